@@ -1,0 +1,30 @@
+# `make run` and `make test` need only python3 (3.11 or newer): they set up .venv themselves.
+PYTHON ?= python3
+CONFIG ?= config.yml
+NOTEBOOKS = 01.Train_Siamese_model.ipynb 02.Inferences.ipynb
+READY = .venv/ready
+
+.PHONY: run test notebooks lab lint
+
+run: $(READY)  ## execute both notebooks; executed copies, figures and metrics go to results_path
+	.venv/bin/python -m utils.notebooks --config $(CONFIG) $(NOTEBOOKS)
+
+test: lint  ## run all tests
+	.venv/bin/python -m pytest -q
+
+notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
+	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)
+	cp results/explanation.png .github/explanation.png
+
+lab: $(READY)  ## open JupyterLab
+	SIAMESE_CONFIG=$(CONFIG) .venv/bin/jupyter lab
+
+lint: $(READY)  ## check the code with ruff
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv --clear .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@

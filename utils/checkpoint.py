@@ -1,0 +1,72 @@
+"""Saving and loading a training state: never half-written, never executing what a file contains."""
+
+import hashlib
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from utils.config import Config
+from utils.images import ImageFolder
+
+FORMAT = "explainable-image-similarity checkpoint"
+# settings that may differ between a killed run and the run that resumes it
+FREE_KEYS = {"checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
+FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded; the message names the file, the cause and the cure."""
+
+
+def save_checkpoint(path, content: dict):
+    """Write tensors and plain Python values to `path`, creating its folder.
+
+    The file is written under a temporary name and moved into place: an interrupted or failed save leaves the old one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}_")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save({"format": FORMAT, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_checkpoint(path, device="cpu") -> dict:
+    """Read what `save_checkpoint` wrote, with its tensors on `device`. Code inside the file is refused, not run.
+
+    Raises CheckpointError for a file that is missing, truncated, or not a checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: run 01.Train_Siamese_model.ipynb first.")
+    with open(path, "rb") as file:
+        head = file.read(4)
+    if not zipfile.is_zipfile(path) and head in (b"", b"PK\x03\x04"):
+        raise CheckpointError(f"{path} is truncated: delete it and run 01.Train_Siamese_model.ipynb again.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{path} was refused as damaged or foreign: {reason}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of this project: name another checkpoints_path.")
+    return content
+
+
+def fingerprint(config: Config, folder: ImageFolder) -> str:
+    """A digest of all that the course of a training run depends on: most settings, and the names of the images."""
+    settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
+    settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
+    files = [os.path.relpath(path, folder.root) for path in folder.paths]
+    return hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()

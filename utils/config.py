@@ -1,0 +1,215 @@
+"""config.yml, checked: every setting of the project as one frozen, typed object.
+
+Key names are those of the paper's repository, so an old file keeps working; keys that it did not have carry a default.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from torchvision import models
+
+CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
+BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
+BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
+
+
+class ConfigError(ValueError):
+    """config.yml cannot be used; the message names each key, its value and what is allowed."""
+
+
+def _number(value):
+    # YAML 1.1 reads 5e-6 (no dot) as text
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value  # left to the type check, which names the key
+    return value
+
+
+def _backbone(name):
+    """The torchvision name for `name`, however it is spelt: ResNet50, EfficientNet-B0, MobileNet (the paper's V2)."""
+    plain = re.sub("[^a-z0-9]", "", name.lower())
+    plain = "mobilenetv2" if plain == "mobilenet" else plain
+    known = {backbone.replace("_", ""): backbone for backbone in BACKBONES}
+    if plain not in known:
+        near = difflib.get_close_matches(plain, known, n=1)
+        hint = f"did you mean {known[near[0]]}? " if near else ""
+        raise ValueError(f"unknown backbone; {hint}Known are {', '.join(BACKBONES)}")
+    return known[plain]
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+FilePath = Annotated[Path, Field(strict=False)]
+PerChannel = Annotated[tuple[Number, Number, Number], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that takes no unknown key and converts no type silently."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    def __str__(self):
+        """The settings as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None).strip()
+
+
+class Normalization(Section):
+    mean: PerChannel
+    std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+
+
+class ImageSettings(Section):
+    size: Annotated[tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]], Field(strict=False)]
+    normalization: Normalization
+    Channels: Literal[1, 3]
+    HorizontalFlip: Share
+    VerticalFlip: Share
+    RandomRotationDegrees: Annotated[Number, Field(ge=0, le=180)]
+    brightness: NotNegative
+    contrast: NotNegative
+    saturation: NotNegative
+    hue: Annotated[Number, Field(ge=0, le=0.5)]
+
+
+class Hyperparameters(Section):
+    epochs: Count
+    verbose: bool
+    batch_size: Annotated[int, Field(ge=2)]
+    num_workers: Annotated[int, Field(ge=0)]
+    optimizer: Literal["Adam", "AdamW", "SGD"]
+    learning_rate: Positive
+    weight_decay: NotNegative
+    momentum: Annotated[Number, Field(ge=0, lt=1)]
+    nesterov: bool
+    max_norm: Positive | None
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self):
+        if self.optimizer == "SGD" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: True needs momentum above 0")
+        return self
+
+
+class EarlyStopping(Section):
+    patience: Count
+    min_delta: NotNegative
+
+
+class LRScheduler(Section):
+    patience: Annotated[int, Field(ge=0)]
+    min_lr: NotNegative
+    factor: Annotated[Number, Field(gt=0, lt=1)]
+    verbose: bool
+
+
+class ExplanationSettings(Section):
+    layer: str = "last"
+    opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
+
+
+class Inference(Section):
+    image1: FilePath | None = None
+    image2: FilePath | None = None
+
+    @model_validator(mode="after")
+    def _both_or_neither(self):
+        if (self.image1 is None) != (self.image2 is None):
+            raise ValueError("image1 and image2 go together: name both, or neither for a pair of the test split")
+        return self
+
+
+class Config(Section):
+    """The whole of config.yml; what each key does is said in the comments of the file itself."""
+
+    data_path: FilePath
+    number_of_iterations: Count
+    backbone_model: Annotated[str, AfterValidator(_backbone)]
+    pretrained: bool | FilePath
+    checkpoints_path: FilePath
+    test_size: Annotated[Number, Field(gt=0, lt=1)]
+    valid_size: Annotated[Number, Field(gt=0, lt=1)]
+    image: ImageSettings
+    hyperparameters: Hyperparameters
+    early_stopping: EarlyStopping
+    LRScheduler: LRScheduler
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    cuda: bool
+    gpu: Annotated[int, Field(ge=0)]
+    # keys that the paper's repository does not have
+    embedding_size: Count = 128
+    margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
+    pairs: Literal["batch", "paper"] = "batch"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    explanation: ExplanationSettings = ExplanationSettings()
+    inference: Inference = Inference()
+    results_path: FilePath = Path("results")
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        if self.test_size + self.valid_size >= 1:
+            raise ValueError("test_size + valid_size must stay below 1, or nothing is left for training")
+        if self.pairs == "batch" and self.hyperparameters.batch_size < 4:
+            raise ValueError("pairs: batch needs hyperparameters.batch_size of at least 4, two images of two classes")
+        return self
+
+
+def load_config(path=None) -> Config:
+    """Read and check a config file.
+
+    `path` defaults to the environment variable SIAMESE_CONFIG, and to config.yml without it.
+
+    Raises ConfigError, naming the file and every key at fault, for a file that is missing, is not YAML, has an unknown
+    or missing key, a value of a wrong type, or an impossible value.
+    """
+    path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name an existing config file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold `key: value` lines, not {type(content).__name__}.")
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())) from error
+
+
+def key_names(section=Config, prefix="") -> list[str]:
+    """The full path of every key: data_path, ..., image.size, ..., image.normalization.mean, ..."""
+    names = []
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        names += key_names(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """One line for one pydantic error: key path, value, what is allowed."""
+    keys = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "lax-", "strict-"))]
+    key = ".".join(keys) or "settings"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    if problem["type"] == "extra_forbidden":
+        section = Config
+        for part in keys[:-1]:
+            section = section.model_fields[part].annotation
+        here, everywhere = list(section.model_fields), {name.split(".")[-1]: name for name in key_names()}
+        near = difflib.get_close_matches(keys[-1], here, n=1) or difflib.get_close_matches(keys[-1], everywhere, n=1)
+        meant = near[0] if near and near[0] in here else everywhere[near[0]] if near else None
+        return f"{key}: unknown key; " + (f"did you mean {meant}?" if meant else f"known are {', '.join(here)}")
+    if problem["type"] == "missing":
+        return f"{key}: missing key; add it to the file"
+    if isinstance(problem["input"], dict):
+        return f"{key}: {message}"
+    return f"{key}: {problem['input']!r} is refused: {message}"

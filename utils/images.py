@@ -1,0 +1,159 @@
+"""Folders to pixels: which images there are, which class each has, and their RGB values."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from utils.runtime import progress
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+SHOWN = 20  # names listed in one message before "and N more"
+
+
+class DataError(ValueError):
+    """The image folder cannot be used; the message names the files, the cause and the cure."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of classes, in sorted order.
+
+    paths: N file paths. labels: int64 (N,), index into `classes`. contents: int64 (N,), equal for two files exactly
+    when they are byte-identical. skipped: number of hidden files and files that are no image by their extension.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    contents: np.ndarray = field(repr=False)
+    skipped: int = 0
+
+    def lone_classes(self) -> list[str]:
+        """Classes of a single image: it cannot form a positive pair and serves as a negative only."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return [name for name, count in zip(self.classes, counts, strict=True) if count == 1]
+
+    def mislabelled_duplicates(self) -> list[tuple[str, ...]]:
+        """Groups of byte-identical files that carry different class labels, as paths below the root."""
+        order = np.argsort(self.contents, kind="stable")
+        groups = np.split(order, np.flatnonzero(np.diff(self.contents[order])) + 1)
+        return [
+            tuple(os.path.relpath(self.paths[index], self.root) for index in group)
+            for group in groups
+            if len(group) > 1 and len(set(self.labels[group])) > 1
+        ]
+
+    def report(self) -> str:
+        """What was found, in lines: counts, skipped files, lone classes, duplicates under different classes."""
+        lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
+        if self.skipped:
+            lines.append(f"{self.skipped} hidden or non-image files skipped")
+        if lone := self.lone_classes():
+            lines.append(f"A single image, so a negative only: {listed(lone)}")
+        if duplicates := self.mislabelled_duplicates():
+            names = listed([" = ".join(group) for group in duplicates])
+            lines.append(f"{len(duplicates)} images stand under more than one class, byte for byte: {names}")
+        return "\n".join(lines)
+
+
+def scan(data_path) -> ImageFolder:
+    """List `data_path`/<class>/<image>; jpg, jpeg, png, bmp, webp, tif and tiff in any letter case count as images.
+
+    Raises DataError for a missing folder, fewer than two classes, and a class without an image.
+    """
+    root = Path(data_path)
+    if not root.is_dir():
+        raise DataError(f"data_path: {root} is not a folder. Put one folder of images per class into it.")
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    skipped = sum(not entry.is_dir() for entry in os.scandir(root))
+    if not folders:
+        raise DataError(f"data_path: {root} holds no class folder. Put one folder of images per class into it.")
+    if len(folders) == 1:
+        raise DataError(f"data_path: {root} holds one class, {folders[0]}; pairs need a second. Add a class folder.")
+    paths, sizes, labels, empty = [], [], [], []
+    for label, folder in enumerate(folders):
+        files = sorted((entry for entry in os.scandir(root / folder) if entry.is_file()), key=lambda entry: entry.name)
+        images = [entry for entry in files if _is_image(entry.name)]
+        skipped += len(files) - len(images)
+        paths += [entry.path for entry in images]
+        sizes += [entry.stat().st_size for entry in images]
+        labels += [label] * len(images)
+        if not images:
+            empty.append(folder)
+    if empty:
+        raise DataError(
+            f"data_path: no image in {listed([str(root / name) for name in empty])} "
+            f"({', '.join(sorted(EXTENSIONS))} count). Add images or delete the folder."
+        )
+    contents = _content_ids(paths, np.array(sizes))
+    return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, skipped)
+
+
+def check_readable(folder: ImageFolder, show_progress=True):
+    """Decode every image once. Raises DataError that names all unreadable files and says how many they are."""
+
+    def problem(path):
+        try:
+            read_image(path)
+        except DataError as error:
+            return str(error)
+
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter lock
+        found = progress(pool.map(problem, folder.paths), "Checking images", show_progress, len(folder.paths))
+        problems = [text for text in found if text]
+    if problems:
+        raise DataError(
+            f"{len(problems)} of {len(folder.paths)} images in {folder.root} cannot be read. "
+            f"Replace or delete them:\n{listed(problems, separator=chr(10))}"
+        )
+
+
+def read_image(path) -> np.ndarray:
+    """Pixels of an image file: uint8 (H, W, 3), RGB, turned upright by its EXIF orientation.
+
+    Greyscale is repeated on the three channels, 16-bit values are scaled down to 8, transparency lies on white.
+
+    Raises DataError, naming the file and the cause, when it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion cuts values off at 255
+                values = np.asarray(image, np.float64)
+                top = next(top for top in (1.0, 255.0, 65535.0, np.inf) if values.max() <= top)
+                scale = 255 / (values.max() if np.isinf(top) else top)
+                image = Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8))
+            if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: {error or 'cannot be decoded'}") from error
+
+
+def listed(names, separator=", ") -> str:
+    """The names in one text, at most SHOWN of them."""
+    rest = len(names) - SHOWN
+    return separator.join(names[:SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def _is_image(name):
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _content_ids(paths, sizes):
+    """int64 (N,), equal for byte-identical files; only files of equal size are opened and hashed."""
+    ids = np.arange(len(paths))
+    _, same_size, counts = np.unique(sizes, return_inverse=True, return_counts=True)
+    first = {}
+    for index in np.flatnonzero(counts[same_size] > 1):
+        with open(paths[index], "rb") as file:
+            digest = hashlib.file_digest(file, "blake2b").digest()
+        ids[index] = first.setdefault(digest, index)
+    return ids

@@ -1,0 +1,81 @@
+"""Executes notebooks from a terminal, their output shown as it comes: behind `make run` and `make notebooks`.
+
+`python -m utils.notebooks NOTEBOOK...` leaves the notebooks as they are and writes executed copies, as ipynb and HTML,
+to `results_path`; with `--inplace` the notebooks themselves are refreshed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+
+from utils.config import CONFIG_VARIABLE, ConfigError, load_config
+
+
+class LiveClient(NotebookClient):
+    """A notebook client that repeats what the cells print on the terminal while they run."""
+
+    def output(self, outs, msg, display_id, cell_index):
+        if msg["msg_type"] == "stream":
+            print(msg["content"]["text"], end="", flush=True)
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def execute(path: Path, show=True):
+    """Run all cells of a notebook in a fresh kernel, in the current folder; returns the executed notebook.
+
+    Raises CellExecutionError, with the cell and its traceback, where a cell fails.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = (LiveClient if show else NotebookClient)(
+        notebook,
+        kernel_name="python3",
+        timeout=None,
+        record_timing=False,  # timestamps would change the file at every run
+        coalesce_streams=True,  # progress bars leave their last state, not every step
+        resources={"metadata": {"path": os.getcwd()}},
+    )
+    return client.execute()
+
+
+def write(notebook, path: Path):
+    """Write a notebook as ipynb, or as HTML where the path says so, and move it into place whole."""
+    text = HTMLExporter().from_notebook_node(notebook)[0] if path.suffix == ".html" else nbformat.writes(notebook)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Execute notebooks with their output on the terminal.")
+    parser.add_argument("notebooks", nargs="+", type=Path)
+    parser.add_argument("--config", help="config file, also for the notebooks (default: config.yml)")
+    parser.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
+    options = parser.parse_args()
+    if options.config:
+        os.environ[CONFIG_VARIABLE] = options.config
+    try:
+        config = load_config()
+        config.results_path.mkdir(parents=True, exist_ok=True)
+        for path in options.notebooks:
+            print(f"--- {path}")
+            notebook = execute(path)
+            targets = [path] if options.inplace else [config.results_path / path.name]
+            for target in [*targets, config.results_path / f"{path.stem}.html"]:
+                write(notebook, target)
+    except (ConfigError, CellExecutionError) as error:
+        sys.exit(f"\n{error}")
+    metrics = json.loads((config.results_path / "metrics.json").read_text(encoding="utf-8"))
+    print(f"\nTest AUC {metrics['auc']:.4f} on {metrics['pairs']} pairs ({config.results_path / 'metrics.json'})")
+    print(f"Look at: {', '.join(str(config.results_path / f'{path.stem}.html') for path in options.notebooks)}")
+    print(f"Figures: {config.results_path}/*.png")
+
+
+if __name__ == "__main__":
+    main()

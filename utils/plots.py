@@ -1,0 +1,138 @@
+"""Every figure of the project; the only user of matplotlib.
+
+Each function returns a closed figure, so that a notebook cell that ends with it shows it once.
+"""
+
+from pathlib import Path
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from utils.config import Config
+from utils.gradcam import Explanation
+from utils.images import read_image
+from utils.pairs import Pairs, Splits
+from utils.training import best_epoch
+
+COLORMAP = "turbo"
+SAME, DIFFERENT = "tab:blue", "tab:orange"
+
+
+def overlay(image, heatmap, opacity: float) -> np.ndarray:
+    """A heatmap laid over an image: uint8 (H, W, 3) RGB.
+
+    image: uint8 (H, W, 3) RGB. heatmap: (h, w) in [0, 1], resized to the image. Where the map is 0 the image is
+    untouched; where it is 1 the colour covers it with `opacity`.
+    """
+    heatmap = cv2.resize(np.asarray(heatmap, np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    heatmap = heatmap.clip(0, 1)[..., None]
+    colours = 255 * colormaps[COLORMAP](heatmap[..., 0])[..., :3]
+    return (image + opacity * heatmap * (colours - image)).round().astype(np.uint8)
+
+
+def history_figure(history):
+    """Loss and validation AUC by epoch, the kept epoch marked."""
+    epochs = range(1, len(history) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    left.plot(epochs, [epoch["train_loss"] for epoch in history], label="training")
+    left.plot(epochs, [epoch["valid_loss"] for epoch in history], label="validation")
+    left.set(xlabel="epoch", ylabel="contrastive loss")
+    right.plot(epochs, [epoch["valid_auc"] for epoch in history], color="tab:orange", label="validation")
+    right.set(xlabel="epoch", ylabel="AUC")
+    for axes in (left, right):
+        axes.axvline(best_epoch(history), color="grey", linestyle=":", label="kept")
+        axes.legend(frameon=False)
+    return _closed(figure)
+
+
+def pairs_figure(splits: Splits, pairs: Pairs, count=6):
+    """The first `count` pairs, one below the other image, with their label."""
+    figure, axes = plt.subplots(2, count, figsize=(1.6 * count, 3.6), layout="constrained", squeeze=False)
+    for column, (first, second, label) in enumerate(zip(pairs.first, pairs.second, pairs.labels, strict=True)):
+        if column == count:
+            break
+        for row, index in enumerate((first, second)):
+            _show(axes[row, column], read_image(splits.folder.paths[index]))
+            axes[row, column].set_xlabel(splits.folder.classes[splits.folder.labels[index]], fontsize=8)
+        axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
+    return _closed(figure)
+
+
+def roc_figure(distances, labels, threshold: float):
+    """ROC curve of the test pairs with the operating point of the chosen threshold."""
+    false_alarms, hits, _ = roc_curve(labels, distances)
+    decided = distances > threshold
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    axes.plot(false_alarms, hits, label=f"AUC {roc_auc_score(labels, distances):.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
+    axes.set(xlabel="same pairs called different", ylabel="different pairs called different", aspect="equal")
+    axes.legend(frameon=False, loc="lower right")
+    return _closed(figure)
+
+
+def distances_figure(distances, labels, threshold: float):
+    """Histograms of the distances of same and of different pairs, with the threshold."""
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    bins = np.linspace(0, max(float(distances.max()), threshold), 31)
+    for label, name, colour in ((0, "same class", SAME), (1, "different classes", DIFFERENT)):
+        axes.hist(distances[labels == label], bins, alpha=0.6, color=colour, label=name)
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+    axes.set(xlabel="distance", ylabel="test pairs")
+    axes.legend(frameon=False)
+    return _closed(figure)
+
+
+def images_figure(path1, path2):
+    """Two image files side by side."""
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
+    for number, (column, path) in enumerate(zip(axes, (path1, path2), strict=True), start=1):
+        _show(column, read_image(path))
+        column.set_title(f"image {number}: {Path(path).parent.name}/{Path(path).name}", fontsize=9)
+    return _closed(figure)
+
+
+def explanation_figure(
+    explanation: Explanation, path1, path2, config: Config, kinds=("factual", "counterfactual"), index=0
+):
+    """One row per image: the image, then the map of each of `kinds` over it; the decision in the title."""
+    figure, axes = plt.subplots(2, 1 + len(kinds), figsize=(2.8 * (1 + len(kinds)) + 0.6, 5.8), layout="constrained")
+    decision, other = ("different", "same") if explanation.different[index] else ("same", "different")
+    words = {"factual": f'factual: speaks for "{decision}"', "counterfactual": f'counterfactual: for "{other}"'}
+    for row, path in enumerate((path1, path2)):
+        image = read_image(path)
+        _show(axes[row, 0], image)
+        axes[row, 0].set_ylabel(f"image {row + 1}")
+        for column, kind in enumerate(kinds, start=1):
+            heatmap = getattr(explanation, kind)[index, row].cpu().numpy()
+            _show(axes[row, column], overlay(image, heatmap, config.explanation.opacity))
+            if not heatmap.any():
+                axes[row, column].set_xlabel("no such evidence")
+            if row == 0:
+                axes[row, column].set_title(words[kind], fontsize=10)
+    figure.colorbar(
+        ScalarMappable(cmap=COLORMAP), ax=axes[:, -1], label="share of the image's strongest evidence", shrink=0.8
+    )
+    figure.suptitle(explanation.sentence(index), fontsize=11)
+    return _closed(figure)
+
+
+def saved(figure, name: str, config: Config):
+    """Write a figure to `results_path`/<name>.png and hand it on, so that a cell shows it."""
+    config.results_path.mkdir(parents=True, exist_ok=True)
+    figure.savefig(config.results_path / f"{name}.png", dpi=120)
+    return figure
+
+
+def _show(axes, image):
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])
+
+
+def _closed(figure):
+    plt.close(figure)  # else the notebook shows it a second time
+    return figure

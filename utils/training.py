@@ -1,0 +1,202 @@
+"""Training: batches of pairs, the optimizer, what to keep and when to stop.
+
+`python -m utils.training --config config.yml` trains and tests from a terminal, as notebook 01 does.
+"""
+
+import argparse
+import math
+import time
+import warnings
+
+import torch
+import torchvision
+from sklearn.metrics import roc_auc_score
+from torch import optim
+from torch.utils.data import DataLoader
+
+from utils.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from utils.config import Config, EarlyStopping, Hyperparameters, load_config
+from utils.evaluation import load_trained, pair_distances, test_metrics
+from utils.losses import BatchContrastiveLoss, ContrastiveLoss
+from utils.metrics import choose_threshold
+from utils.pairs import Splits, draw_epoch, load_splits
+from utils.runtime import Runtime, progress, seed_everything, start
+from utils.siamese import build_network, distance
+from utils.transforms import ImageDataset, training_transform
+
+COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which all embeddings are one
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where it stopped and what to change."""
+
+
+def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = None) -> list[dict]:
+    """Train as config.yml says; returns the history, one dict per epoch.
+
+    Each epoch has train_loss, valid_loss, valid_auc, learning_rate and seconds. `checkpoints_path`/best.pt holds the
+    epoch of the highest validation AUC (of equals, the lowest validation loss), last.pt the latest one. A run that was
+    killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted run.
+
+    Raises TrainingError when the loss is not finite; warns (RuntimeWarning) when the embeddings collapse.
+    """
+    runtime, splits = runtime or start(config), splits or load_splits(config)
+    network = runtime.place(build_network(config))
+    optimizer = build_optimizer(network, config.hyperparameters)
+    scheduler = optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        mode="max",  # it watches the validation AUC
+        factor=config.LRScheduler.factor,
+        patience=config.LRScheduler.patience,
+        min_lr=config.LRScheduler.min_lr,
+        threshold=config.early_stopping.min_delta,  # one notion of improvement for both
+        threshold_mode="abs",
+    )
+    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    history = _resume(config, splits, parts)
+    while len(history) < config.hyperparameters.epochs and not stopped_early(history, config.early_stopping):
+        began, number = time.perf_counter(), len(history) + 1
+        rate = optimizer.param_groups[0]["lr"]
+        train_loss = _train_epoch(network, optimizer, splits, config, runtime, number)
+        labels = splits.valid_pairs.labels
+        distances = pair_distances(network, splits, splits.valid_pairs, config, runtime)
+        _warn_of_collapse(distances)
+        history.append(
+            {
+                "train_loss": train_loss,
+                "valid_loss": float(ContrastiveLoss(config.margin)(*map(torch.from_numpy, (distances, labels)))),
+                "valid_auc": float(roc_auc_score(labels, distances)),
+                "learning_rate": rate,
+                "seconds": time.perf_counter() - began,
+            }
+        )
+        scheduler.step(history[-1]["valid_auc"])
+        _report(history, optimizer, config)
+        content = {name: part.state_dict() for name, part in parts.items()} | {
+            "config": config.model_dump(mode="json"),
+            "fingerprint": fingerprint(config, splits.folder),
+            "history": history,
+            "threshold": choose_threshold(distances, labels),
+            "classes": list(splits.folder.classes),
+            "versions": {"torch": str(torch.__version__), "torchvision": torchvision.__version__},
+        }
+        if best_epoch(history) == number:
+            save_checkpoint(config.checkpoints_path / "best.pt", content)
+        save_checkpoint(config.checkpoints_path / "last.pt", content)
+    return history
+
+
+def build_optimizer(network, settings: Hyperparameters) -> optim.Optimizer:
+    """Adam, AdamW or SGD with every setting of `hyperparameters` that it knows."""
+    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "SGD":
+        return optim.SGD(network.parameters(), momentum=settings.momentum, nesterov=settings.nesterov, **common)
+    return {"Adam": optim.Adam, "AdamW": optim.AdamW}[settings.optimizer](network.parameters(), **common)
+
+
+def best_epoch(history) -> int:
+    """The number, from 1, of the epoch to keep: highest validation AUC, of equals the lowest validation loss."""
+    return max(range(1, len(history) + 1), key=lambda n: (history[n - 1]["valid_auc"], -history[n - 1]["valid_loss"]))
+
+
+def stopped_early(history, settings: EarlyStopping) -> bool:
+    """Whether the validation AUC has not risen by more than `min_delta` for `patience` epochs."""
+    best, waited = -math.inf, 0
+    for epoch in history:
+        improved = epoch["valid_auc"] > best + settings.min_delta
+        best, waited = (epoch["valid_auc"], 0) if improved else (best, waited + 1)
+    return waited >= settings.patience
+
+
+def _train_epoch(network, optimizer, splits, config, runtime, number) -> float:
+    """One pass over the training images; returns the mean loss of its batches, weighted by their size."""
+    settings, labels = config.hyperparameters, splits.folder.labels
+    seed_everything(config.seed + number)  # an epoch depends on its number alone, so a resumed run repeats it
+    loader = DataLoader(
+        ImageDataset(splits.folder.paths, training_transform(config.image)),
+        batch_sampler=(batches := draw_epoch(splits, config, number)),
+        num_workers=settings.num_workers,
+    )
+    criterion = (BatchContrastiveLoss if config.pairs == "batch" else ContrastiveLoss)(config.margin)
+    network.train()
+    total = 0.0
+    bar = progress(loader, f"Epoch {number}/{settings.epochs}", settings.verbose)
+    for images, batch in zip(bar, batches, strict=True):
+        with runtime.autocast():
+            embeddings = network.embed(runtime.place(images))
+        classes = torch.from_numpy(labels[batch]).to(runtime.device)
+        if config.pairs == "paper":
+            (first, second), (class1, class2) = embeddings.chunk(2), classes.chunk(2)
+            loss = criterion(distance(first, second), class1 != class2)
+        else:
+            loss = criterion(embeddings, classes)
+        if not math.isfinite(value := loss.item()):
+            raise TrainingError(
+                f"the loss became {value} in epoch {number}. Lower hyperparameters.learning_rate "
+                f"(now {optimizer.param_groups[0]['lr']:g}) or set precision: float32. Earlier checkpoints are intact."
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        if settings.max_norm is not None:
+            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_norm)
+        optimizer.step()
+        total += value * len(batch)
+        bar.set_postfix(loss=f"{value:.4f}")
+    return total / sum(map(len, batches))
+
+
+def _resume(config, splits, parts) -> list[dict]:
+    """Load last.pt into `parts` if it is of this config and dataset and unfinished; returns its history, else []."""
+    path = config.checkpoints_path / "last.pt"
+    if not path.exists():
+        return []
+    content = load_checkpoint(path)
+    if content["fingerprint"] != fingerprint(config, splits.folder):
+        print(f"{path} is of other settings or images: training starts anew.")
+        return []
+    history = content["history"]
+    if len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
+        print(f"{path} is complete: training starts anew.")
+        return []
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
+    print(f"Resuming after epoch {len(history)} of {path}.")
+    return history
+
+
+def _warn_of_collapse(distances):
+    if distances.mean() < COLLAPSED:
+        warnings.warn(
+            "the embeddings have collapsed: all images lie at nearly one point. "
+            "Lower hyperparameters.learning_rate, raise margin, or check that the classes differ.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+def _report(history, optimizer, config):
+    epoch, number = history[-1], len(history)
+    if config.hyperparameters.verbose:
+        mark = "  best" if best_epoch(history) == number else ""
+        print(
+            f"Epoch {number}/{config.hyperparameters.epochs}: loss {epoch['train_loss']:.4f}, "
+            f"validation loss {epoch['valid_loss']:.4f}, AUC {epoch['valid_auc']:.4f}, {epoch['seconds']:.0f} s{mark}"
+        )
+    rate = optimizer.param_groups[0]["lr"]
+    if config.LRScheduler.verbose and rate != epoch["learning_rate"]:
+        print(f"Learning rate lowered from {epoch['learning_rate']:g} to {rate:g}.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Train the Siamese network and test it, as notebook 01 does.")
+    parser.add_argument("--config", help="config file (default: config.yml)")
+    config = load_config(parser.parse_args().config)
+    runtime, splits = start(config), load_splits(config)
+    fit(config, splits, runtime)
+    trained = load_trained(config, runtime)
+    metrics = test_metrics(trained, splits, trained.distances(splits, splits.test_pairs))
+    print(f"Test AUC {metrics['auc']:.4f}, accuracy {metrics['accuracy']:.4f}: {config.results_path}/metrics.json")
+
+
+if __name__ == "__main__":
+    main()
