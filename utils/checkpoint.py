@@ -50,17 +50,18 @@ def load_checkpoint(path, device="cpu") -> dict:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: run 01.Train_Siamese_model.ipynb first.")
-    with open(path, "rb") as file:
-        head = file.read(4)
-    if not zipfile.is_zipfile(path) and head in (b"", b"PK\x03\x04"):
-        raise CheckpointError(f"{path} is truncated: delete it and run 01.Train_Siamese_model.ipynb again.")
+    foreign = f"{path} is not a checkpoint of this project: delete it or name another checkpoints_path"
+    if not zipfile.is_zipfile(path):  # torch saves zip archives, whose directory stands at their very end
+        with open(path, "rb") as file:
+            if file.read(4) in (b"", b"PK\x03\x04"):
+                raise CheckpointError(f"{path} is truncated: delete it and run 01.Train_Siamese_model.ipynb again.")
+        raise CheckpointError(f"{foreign}.")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(f"{path} was refused as damaged or foreign: {reason}") from error
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise CheckpointError(f"{foreign}. {str(error).splitlines()[0]}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of this project: name another checkpoints_path.")
+        raise CheckpointError(f"{foreign}.")
     return content
 
 

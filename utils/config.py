@@ -7,15 +7,16 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 from torchvision import models
 
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
 BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
+PLAIN_WORDS = {"path_type": "should be a path", "model_type": "should be a section of keys"}  # for pydantic's own
 
 
 class ConfigError(ValueError):
@@ -23,13 +24,8 @@ class ConfigError(ValueError):
 
 
 def _number(value):
-    # YAML 1.1 reads 5e-6 (no dot) as text
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value  # left to the type check, which names the key
-    return value
+    """YAML 1.1 reads 5e-6 (no dot) as text; any other text is left to the type check, which names the key."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.lower()) else value
 
 
 def _backbone(name):
@@ -38,10 +34,15 @@ def _backbone(name):
     plain = "mobilenetv2" if plain == "mobilenet" else plain
     known = {backbone.replace("_", ""): backbone for backbone in BACKBONES}
     if plain not in known:
-        near = difflib.get_close_matches(plain, known, n=1)
-        hint = f"did you mean {known[near[0]]}? " if near else ""
-        raise ValueError(f"unknown backbone; {hint}Known are {', '.join(BACKBONES)}")
+        hint = "".join(f"did you mean {known[near]}? " for near in difflib.get_close_matches(plain, known, n=1))
+        raise ValueError(f"unknown backbone; {hint}known are {', '.join(BACKBONES)}")
     return known[plain]
+
+
+def _pretrained(value):
+    if isinstance(value, bool | str):
+        return value if isinstance(value, bool) else Path(value)
+    raise ValueError("should be True, False or the path of a state dict")
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -56,7 +57,7 @@ PerChannel = Annotated[tuple[Number, Number, Number], Field(strict=False)]
 class Section(BaseModel):
     """A frozen group of keys that takes no unknown key and converts no type silently."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = {"frozen": True, "extra": "forbid", "strict": True}
 
     def __str__(self):
         """The settings as YAML."""
@@ -93,12 +94,6 @@ class Hyperparameters(Section):
     nesterov: bool
     max_norm: Positive | None
 
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self):
-        if self.optimizer == "SGD" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov: True needs momentum above 0")
-        return self
-
 
 class EarlyStopping(Section):
     patience: Count
@@ -121,12 +116,6 @@ class Inference(Section):
     image1: FilePath | None = None
     image2: FilePath | None = None
 
-    @model_validator(mode="after")
-    def _both_or_neither(self):
-        if (self.image1 is None) != (self.image2 is None):
-            raise ValueError("image1 and image2 go together: name both, or neither for a pair of the test split")
-        return self
-
 
 class Config(Section):
     """The whole of config.yml; what each key does is said in the comments of the file itself."""
@@ -134,7 +123,7 @@ class Config(Section):
     data_path: FilePath
     number_of_iterations: Count
     backbone_model: Annotated[str, AfterValidator(_backbone)]
-    pretrained: bool | FilePath
+    pretrained: Annotated[bool | Path, PlainValidator(_pretrained)]
     checkpoints_path: FilePath
     test_size: Annotated[Number, Field(gt=0, lt=1)]
     valid_size: Annotated[Number, Field(gt=0, lt=1)]
@@ -160,24 +149,25 @@ class Config(Section):
             raise ValueError("test_size + valid_size must stay below 1, or nothing is left for training")
         if self.pairs == "batch" and self.hyperparameters.batch_size < 4:
             raise ValueError("pairs: batch needs hyperparameters.batch_size of at least 4, two images of two classes")
+        sgd = self.hyperparameters if self.hyperparameters.optimizer == "SGD" else None
+        if sgd and sgd.nesterov and not sgd.momentum:
+            raise ValueError("hyperparameters.nesterov: True needs hyperparameters.momentum above 0")
+        if (self.inference.image1 is None) != (self.inference.image2 is None):
+            raise ValueError("inference: name both image1 and image2, or neither for a pair of the test split")
         return self
 
 
 def load_config(path=None) -> Config:
-    """Read and check a config file.
+    """Read and check a config file; without `path`, the one that SIAMESE_CONFIG names, else config.yml.
 
-    `path` defaults to the environment variable SIAMESE_CONFIG, and to config.yml without it.
-
-    Raises ConfigError, naming the file and every key at fault, for a file that is missing, is not YAML, has an unknown
-    or missing key, a value of a wrong type, or an impossible value.
+    Raises ConfigError, naming the file and every key at fault, for a file that is missing or not YAML, an unknown or
+    missing key, a value of a wrong type, or an impossible value.
     """
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Name an existing config file.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not valid YAML: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines, not {type(content).__name__}.")
     try:
@@ -195,21 +185,16 @@ def key_names(section=Config, prefix="") -> list[str]:
     return names
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict) -> str:
     """One line for one pydantic error: key path, value, what is allowed."""
-    keys = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "lax-", "strict-"))]
+    keys = [str(part) for part in problem["loc"]]
     key = ".".join(keys) or "settings"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = PLAIN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
-        section = Config
-        for part in keys[:-1]:
-            section = section.model_fields[part].annotation
-        here, everywhere = list(section.model_fields), {name.split(".")[-1]: name for name in key_names()}
-        near = difflib.get_close_matches(keys[-1], here, n=1) or difflib.get_close_matches(keys[-1], everywhere, n=1)
-        meant = near[0] if near and near[0] in here else everywhere[near[0]] if near else None
-        return f"{key}: unknown key; " + (f"did you mean {meant}?" if meant else f"known are {', '.join(here)}")
+        near = difflib.get_close_matches(key, [*key_names(), *Config.model_fields], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0].removeprefix('.'.join(keys[:-1]) + '.')}?" if near else None
+        return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names())}"
     if problem["type"] == "missing":
         return f"{key}: missing key; add it to the file"
-    if isinstance(problem["input"], dict):
-        return f"{key}: {message}"
-    return f"{key}: {problem['input']!r} is refused: {message}"
+    value = "" if isinstance(problem["input"], dict) else f" {problem['input']!r} is refused:"
+    return f"{key}:{value} {message}"

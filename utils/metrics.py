@@ -1,11 +1,15 @@
-"""How well distances tell same from different: over all pairs of an epoch at once, never averaged over batches.
+"""How well distances tell same from different, over all pairs at once; which epoch did best and when to stop.
 
 Distances are float (P,), labels int (P,): 0 same class, 1 different classes. "Different" is the positive event of the
 curves, because a larger distance speaks for it.
 """
 
+import math
+
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, roc_auc_score, roc_curve
+
+from utils.config import EarlyStopping
 
 
 def choose_threshold(distances, labels) -> float:
@@ -50,3 +54,17 @@ def evaluate_distances(distances, labels, threshold: float) -> dict:
         "confusion_matrix": confusion_matrix(labels, decisions, labels=[0, 1]).tolist(),
         "pairs": len(labels),
     }
+
+
+def best_epoch(history) -> int:
+    """The number, from 1, of the epoch to keep: highest validation AUC, of equals the lowest validation loss."""
+    return max(range(1, len(history) + 1), key=lambda n: (history[n - 1]["valid_auc"], -history[n - 1]["valid_loss"]))
+
+
+def stopped_early(history, settings: EarlyStopping) -> bool:
+    """Whether the validation AUC has not risen by more than `min_delta` for `patience` epochs."""
+    best, waited = -math.inf, 0
+    for epoch in history:
+        improved = epoch["valid_auc"] > best + settings.min_delta
+        best, waited = (epoch["valid_auc"], 0) if improved else (best, waited + 1)
+    return waited >= settings.patience

@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score, roc_curve
 from utils.config import Config
 from utils.gradcam import Explanation
 from utils.images import read_image
+from utils.metrics import best_epoch
 from utils.pairs import Pairs, Splits
-from utils.training import best_epoch
 
 COLORMAP = "turbo"
 SAME, DIFFERENT = "tab:blue", "tab:orange"

@@ -15,16 +15,20 @@ from torch import optim
 from torch.utils.data import DataLoader
 
 from utils.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from utils.config import Config, EarlyStopping, Hyperparameters, load_config
+from utils.config import Config, Hyperparameters, load_config
 from utils.evaluation import load_trained, pair_distances, test_metrics
 from utils.losses import BatchContrastiveLoss, ContrastiveLoss
-from utils.metrics import choose_threshold
+from utils.metrics import best_epoch, choose_threshold, stopped_early
 from utils.pairs import Splits, draw_epoch, load_splits
 from utils.runtime import Runtime, progress, seed_everything, start
 from utils.siamese import build_network, distance
 from utils.transforms import ImageDataset, training_transform
 
 COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which all embeddings are one
+COLLAPSE_WARNING = (
+    "the embeddings have collapsed: all images lie at nearly one point. "
+    "Lower hyperparameters.learning_rate, raise margin, or check that the classes differ."
+)
 
 
 class TrainingError(RuntimeError):
@@ -56,23 +60,25 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     history = _resume(config, splits, parts)
     while len(history) < config.hyperparameters.epochs and not stopped_early(history, config.early_stopping):
         began, number = time.perf_counter(), len(history) + 1
-        rate = optimizer.param_groups[0]["lr"]
-        train_loss = _train_epoch(network, optimizer, splits, config, runtime, number)
-        labels = splits.valid_pairs.labels
+        rate, labels = optimizer.param_groups[0]["lr"], splits.valid_pairs.labels
+        train_loss = _train_epoch(network, optimizer, splits, config, runtime, history)
         distances = pair_distances(network, splits, splits.valid_pairs, config, runtime)
-        _warn_of_collapse(distances)
-        history.append(
-            {
-                "train_loss": train_loss,
-                "valid_loss": float(ContrastiveLoss(config.margin)(*map(torch.from_numpy, (distances, labels)))),
-                "valid_auc": float(roc_auc_score(labels, distances)),
-                "learning_rate": rate,
-                "seconds": time.perf_counter() - began,
-            }
-        )
-        scheduler.step(history[-1]["valid_auc"])
+        _check_finite(mean := float(distances.mean()), number)
+        if mean < COLLAPSED:
+            warnings.warn(COLLAPSE_WARNING, RuntimeWarning, stacklevel=2)
+        valid_loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(labels))
+        epoch = {
+            "train_loss": train_loss,
+            "valid_loss": valid_loss.item(),
+            "valid_auc": float(roc_auc_score(labels, distances)),
+            "learning_rate": rate,
+            "seconds": time.perf_counter() - began,
+        }
+        history.append(epoch)
+        scheduler.step(epoch["valid_auc"])
         _report(history, optimizer, config)
-        content = {name: part.state_dict() for name, part in parts.items()} | {
+        content = {
+            "network": network.state_dict(),
             "config": config.model_dump(mode="json"),
             "fingerprint": fingerprint(config, splits.folder),
             "history": history,
@@ -82,6 +88,7 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         }
         if best_epoch(history) == number:
             save_checkpoint(config.checkpoints_path / "best.pt", content)
+        content |= {name: part.state_dict() for name, part in parts.items()}  # resuming needs the optimizer too
         save_checkpoint(config.checkpoints_path / "last.pt", content)
     return history
 
@@ -94,23 +101,9 @@ def build_optimizer(network, settings: Hyperparameters) -> optim.Optimizer:
     return {"Adam": optim.Adam, "AdamW": optim.AdamW}[settings.optimizer](network.parameters(), **common)
 
 
-def best_epoch(history) -> int:
-    """The number, from 1, of the epoch to keep: highest validation AUC, of equals the lowest validation loss."""
-    return max(range(1, len(history) + 1), key=lambda n: (history[n - 1]["valid_auc"], -history[n - 1]["valid_loss"]))
-
-
-def stopped_early(history, settings: EarlyStopping) -> bool:
-    """Whether the validation AUC has not risen by more than `min_delta` for `patience` epochs."""
-    best, waited = -math.inf, 0
-    for epoch in history:
-        improved = epoch["valid_auc"] > best + settings.min_delta
-        best, waited = (epoch["valid_auc"], 0) if improved else (best, waited + 1)
-    return waited >= settings.patience
-
-
-def _train_epoch(network, optimizer, splits, config, runtime, number) -> float:
+def _train_epoch(network, optimizer, splits, config, runtime, history) -> float:
     """One pass over the training images; returns the mean loss of its batches, weighted by their size."""
-    settings, labels = config.hyperparameters, splits.folder.labels
+    settings, labels, number = config.hyperparameters, splits.folder.labels, len(history) + 1
     seed_everything(config.seed + number)  # an epoch depends on its number alone, so a resumed run repeats it
     loader = DataLoader(
         ImageDataset(splits.folder.paths, training_transform(config.image)),
@@ -119,7 +112,7 @@ def _train_epoch(network, optimizer, splits, config, runtime, number) -> float:
     )
     criterion = (BatchContrastiveLoss if config.pairs == "batch" else ContrastiveLoss)(config.margin)
     network.train()
-    total = 0.0
+    total, auc = 0.0, f"{history[-1]['valid_auc']:.4f}" if history else "?"
     bar = progress(loader, f"Epoch {number}/{settings.epochs}", settings.verbose)
     for images, batch in zip(bar, batches, strict=True):
         with runtime.autocast():
@@ -130,18 +123,14 @@ def _train_epoch(network, optimizer, splits, config, runtime, number) -> float:
             loss = criterion(distance(first, second), class1 != class2)
         else:
             loss = criterion(embeddings, classes)
-        if not math.isfinite(value := loss.item()):
-            raise TrainingError(
-                f"the loss became {value} in epoch {number}. Lower hyperparameters.learning_rate "
-                f"(now {optimizer.param_groups[0]['lr']:g}) or set precision: float32. Earlier checkpoints are intact."
-            )
+        _check_finite(value := loss.item(), number)
         optimizer.zero_grad()
         loss.backward()
         if settings.max_norm is not None:
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_norm)
         optimizer.step()
         total += value * len(batch)
-        bar.set_postfix(loss=f"{value:.4f}")
+        bar.set_postfix(loss=f"{value:.4f}", validation_auc=auc)
     return total / sum(map(len, batches))
 
 
@@ -164,23 +153,21 @@ def _resume(config, splits, parts) -> list[dict]:
     return history
 
 
-def _warn_of_collapse(distances):
-    if distances.mean() < COLLAPSED:
-        warnings.warn(
-            "the embeddings have collapsed: all images lie at nearly one point. "
-            "Lower hyperparameters.learning_rate, raise margin, or check that the classes differ.",
-            RuntimeWarning,
-            stacklevel=3,
+def _check_finite(value, number):
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"training diverged: the loss or the distances became {value} in epoch {number}. "
+            "Lower hyperparameters.learning_rate or set precision: float32. Earlier checkpoints are intact."
         )
 
 
 def _report(history, optimizer, config):
     epoch, number = history[-1], len(history)
     if config.hyperparameters.verbose:
-        mark = "  best" if best_epoch(history) == number else ""
         print(
             f"Epoch {number}/{config.hyperparameters.epochs}: loss {epoch['train_loss']:.4f}, "
-            f"validation loss {epoch['valid_loss']:.4f}, AUC {epoch['valid_auc']:.4f}, {epoch['seconds']:.0f} s{mark}"
+            f"validation loss {epoch['valid_loss']:.4f}, AUC {epoch['valid_auc']:.4f}, {epoch['seconds']:.0f} s",
+            "  best" * (best_epoch(history) == number),
         )
     rate = optimizer.param_groups[0]["lr"]
     if config.LRScheduler.verbose and rate != epoch["learning_rate"]:
@@ -188,7 +175,7 @@ def _report(history, optimizer, config):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Train the Siamese network and test it, as notebook 01 does.")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", help="config file (default: config.yml)")
     config = load_config(parser.parse_args().config)
     runtime, splits = start(config), load_splits(config)

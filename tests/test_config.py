@@ -1,0 +1,184 @@
+import pytest
+import yaml
+from conftest import ROOT, changed
+
+from utils.config import BACKBONES, Config, ConfigError, key_names, load_config
+
+PAPER_CONFIG = """
+data_path: 'Data/Flowers'
+number_of_iterations: 1
+backbone_model: 'ResNet50' # MobileNet, ResNet50
+pretrained: True
+checkpoints_path: 'checkpoints/Flowers'
+test_size: 0.1
+valid_size: 0.1
+image:
+    size: [320, 320]
+    normalization:
+        mean: [0.485, 0.456, 0.406]
+        std: [0.229, 0.224, 0.225]
+    Channels: 3
+    HorizontalFlip: 0.5
+    VerticalFlip: 0.5
+    RandomRotationDegrees: 45
+    brightness: 0.0
+    contrast: 0.0
+    saturation: 0.0
+    hue: 0.0
+hyperparameters:
+    epochs: 100
+    verbose: True
+    batch_size: 4
+    num_workers: 0
+    optimizer: 'Adam'
+    learning_rate: 5e-6
+    weight_decay: 0.01
+    momentum: 0.9
+    nesterov: False
+    max_norm: 1.0
+early_stopping:
+    patience: 25
+    min_delta: 0.00000001
+LRScheduler:
+    patience: 15
+    min_lr:  0.00000001
+    factor: 0.5
+    verbose: True
+seed: 42
+cuda: True
+gpu: 0
+"""
+
+
+def refusal(tmp_path, text):
+    path = tmp_path / "config.yml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def test_paper_config_loads(tmp_path):
+    (tmp_path / "old.yml").write_text(PAPER_CONFIG)
+    config = load_config(tmp_path / "old.yml")
+    assert config.backbone_model == "resnet50"
+    assert config.hyperparameters.learning_rate == 0.000005
+    assert config.image.size == (320, 320)
+    assert config.pretrained is True
+    assert config.pairs == "batch"
+
+
+def test_shipped_config_names_every_key():
+    written = yaml.safe_load((ROOT / "config.yml").read_text())
+    for name in key_names():
+        section = written
+        for part in name.split("."):
+            assert part in section, name
+            section = section[part]
+
+
+def test_environment_variable_names_the_config(tmp_path, monkeypatch):
+    (tmp_path / "other.yml").write_text(PAPER_CONFIG.replace("seed: 42", "seed: 7"))
+    monkeypatch.setenv("SIAMESE_CONFIG", str(tmp_path / "other.yml"))
+    assert load_config().seed == 7
+
+
+def test_config_is_frozen(make_config):
+    with pytest.raises(ValueError, match="frozen"):
+        make_config().seed = 1
+
+
+def test_printed_config_loads_again(make_config, tmp_path):
+    config = make_config()
+    (tmp_path / "printed.yml").write_text(str(config))
+    assert load_config(tmp_path / "printed.yml") == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seed", -1, "seed: -1 is refused: should be greater than or equal to 0"),
+        ("cuda", "yes", "cuda: 'yes' is refused: should be a valid boolean"),
+        ("data_path", 5, "data_path: 5 is refused: should be a path"),
+        ("data_path", None, "data_path: None is refused"),
+        ("test_size", 1.5, "test_size: 1.5 is refused: should be less than 1"),
+        ("test_size", 0.9, "test_size + valid_size must stay below 1"),
+        ("backbone_model", "ResNet51", "did you mean resnet50?"),
+        ("backbone_model", "vgg16", "unknown backbone"),
+        ("pretrained", 3, "pretrained: 3 is refused: should be True, False or the path"),
+        ("image", None, "image: None is refused: should be a section of keys"),
+        ("image.size", [32], "image.size.1: missing"),
+        ("image.size", [32, 16], "image.size.1: 16 is refused: should be greater than or equal to 32"),
+        ("image.Channels", 2, "image.Channels: 2 is refused: should be 1 or 3"),
+        ("image.hue", 0.6, "image.hue: 0.6 is refused: should be less than or equal to 0.5"),
+        ("image.HorizontalFlip", 2, "image.HorizontalFlip: 2 is refused"),
+        ("image.normalization.std", [1, 0, 1], "image.normalization.std.1: 0 is refused: should be greater than 0"),
+        ("hyperparameters.epochs", "ten", "hyperparameters.epochs: 'ten' is refused: should be a valid integer"),
+        ("hyperparameters.epochs", True, "hyperparameters.epochs: True is refused: should be a valid integer"),
+        ("hyperparameters.optimizer", "adam", "should be 'Adam', 'AdamW' or 'SGD'"),
+        ("hyperparameters.learning_rate", "fast", "hyperparameters.learning_rate: 'fast' is refused"),
+        ("hyperparameters.learning_rate", float("nan"), "hyperparameters.learning_rate: nan is refused"),
+        ("hyperparameters.batch_size", 2, "batch_size of at least 4"),
+        ("LRScheduler.factor", 1, "LRScheduler.factor: 1 is refused: should be less than 1"),
+        ("precision", "float16", "should be 'auto', 'float32' or 'bfloat16'"),
+        ("pairs", "triplet", "pairs: 'triplet' is refused: should be 'batch' or 'paper'"),
+        ("inference.image1", "a.jpg", "name both image1 and image2, or neither"),
+        ("learning_rte", 1, "learning_rte: unknown key; did you mean hyperparameters.learning_rate?"),
+        ("hyperparameters.learning_rte", 1, "hyperparameters.learning_rte: unknown key; did you mean learning_rate?"),
+        ("xyz", 1, "xyz: unknown key; known are data_path, number_of_iterations"),
+    ],
+)
+def test_refusals_name_the_key_and_the_cure(settings, tmp_path, key, value, said):
+    assert said in refusal(tmp_path, yaml.safe_dump(changed(settings, {key: value})))
+
+
+def test_nesterov_without_momentum_is_refused(settings, tmp_path):
+    changes = {"hyperparameters.optimizer": "SGD", "hyperparameters.nesterov": True, "hyperparameters.momentum": 0}
+    assert "nesterov: True needs hyperparameters.momentum" in refusal(
+        tmp_path, yaml.safe_dump(changed(settings, changes))
+    )
+
+
+def test_all_mistakes_are_reported_together(settings, tmp_path):
+    said = refusal(tmp_path, yaml.safe_dump(changed(settings, {"seed": "x", "gpu": -1, "image.hue": "red"})))
+    assert all(key in said for key in ("seed: 'x'", "gpu: -1", "image.hue: 'red'"))
+
+
+def test_missing_key_is_named(settings, tmp_path):
+    del settings["hyperparameters"]["epochs"]
+    assert "hyperparameters.epochs: missing key" in refusal(tmp_path, yaml.safe_dump(settings))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("a: [1", "cannot be read as YAML"), ("- a", "`key: value`"), ("", "`key: value`")]
+)
+def test_files_that_are_no_settings(tmp_path, text, said):
+    assert said in refusal(tmp_path, text)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yml: cannot be read as YAML: .*No such file"):
+        load_config(tmp_path / "absent.yml")
+
+
+@pytest.mark.parametrize(
+    ("spelt", "meant"),
+    [
+        ("ResNet50", "resnet50"),
+        ("MobileNet", "mobilenet_v2"),
+        ("MobileNetV3-Large", "mobilenet_v3_large"),
+        ("EfficientNet-B0", "efficientnet_b0"),
+        ("convnext_tiny", "convnext_tiny"),
+        ("wide_resnet50_2", "wide_resnet50_2"),
+    ],
+)
+def test_backbones_by_any_spelling(make_config, spelt, meant):
+    assert make_config({"backbone_model": spelt}).backbone_model == meant
+    assert meant in BACKBONES
+
+
+def test_key_names_reach_the_leaves():
+    assert {"data_path", "image.normalization.mean", "inference.image1", "LRScheduler.factor"} <= set(key_names())
+    assert "image" not in key_names()
+    assert len(key_names()) == len(set(key_names())) > len(Config.model_fields)

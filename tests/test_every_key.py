@@ -1,0 +1,202 @@
+"""No dead key: changing any key of config.yml changes something that can be observed."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_images
+
+from utils import runtime, transforms
+from utils.checkpoint import load_checkpoint
+from utils.config import key_names
+from utils.evaluation import embed_images, inference_paths, load_trained
+from utils.gradcam import explain
+from utils.metrics import stopped_early
+from utils.pairs import load_splits
+from utils.plots import explanation_figure, history_figure, saved
+from utils.runtime import seed_everything, start
+from utils.siamese import build_network
+from utils.training import fit
+from utils.transforms import evaluation_transform, training_transform
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+
+
+def images_seen_in_training(config):
+    seed_everything(0)
+    return torch.stack([training_transform(config.image)(PIXELS) for _ in range(8)]).tolist()
+
+
+def images_seen_in_evaluation(config):
+    return evaluation_transform(config.image)(PIXELS).tolist()
+
+
+def split_sizes(config):
+    splits = load_splits(config)
+    return len(splits.train), len(splits.valid), len(splits.test), len(splits.test_pairs)
+
+
+def trained_weights(config):
+    fit(config)
+    weights = load_checkpoint(config.checkpoints_path / "last.pt")["network"]
+    return {name: value.tolist() for name, value in weights.items() if name.startswith(("embedding", "backbone.stem"))}
+
+
+def learning_rates(config):
+    return [epoch["learning_rate"] for epoch in fit(config)]
+
+
+def first_weights(config):
+    return next(build_network(config).parameters()).flatten()[:3].tolist()
+
+
+def what_fit_prints(config, capsys):
+    fit(config)
+    return [line for line in capsys.readouterr().out.splitlines() if "Learning rate" in line or "Epoch" in line] != []
+
+
+def files_written(config):
+    fit(config)
+    figure = saved(history_figure([{"train_loss": 1.0, "valid_loss": 1.0, "valid_auc": 1.0}]), "history", config)
+    assert figure is not None
+    return [folder.exists() for folder in (config.checkpoints_path, config.results_path)]
+
+
+def chosen_device(config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(runtime, "seed_everything", lambda seed: None)
+    return start(config).device
+
+
+def decoding_processes(config, monkeypatch, tmp_path):
+    """Whether images are decoded by this process alone."""
+    log, real = tmp_path / "processes", transforms.read_image
+
+    def read_image(path):
+        with open(log, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return real(path)
+
+    monkeypatch.setattr(transforms, "read_image", read_image)
+    log.unlink(missing_ok=True)
+    embed_images(build_network(config), load_splits(config).folder.paths[:4], config, start(config))
+    return set(log.read_text().split()) == {str(os.getpid())}
+
+
+def stops(config):
+    return stopped_early([{"valid_auc": auc} for auc in (0.5, 0.5005, 0.5010)], config.early_stopping)
+
+
+def evidence(config):
+    seed_everything(0)
+    network = build_network(config).eval()
+    return explain(network, *torch.randn(2, 1, 3, 64, 64), 0.5, config.explanation.layer).evidence.tolist()
+
+
+def explained_pixels(config):
+    fit(config)
+    trained = load_trained(config)
+    paths = inference_paths(config, load_splits(config))
+    images = trained.load_images(*paths)
+    explanation = explain(trained.network, images[:1], images[1:], trained.threshold)
+    figure = explanation_figure(explanation, *paths, config)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba()).tobytes()
+
+
+def explained_files(config):
+    return inference_paths(config, load_splits(config))
+
+
+SGD = {"hyperparameters.optimizer": "SGD", "hyperparameters.learning_rate": 0.05}
+NEVER_BETTER = {"early_stopping.min_delta": 1.0, "LRScheduler.patience": 0, "hyperparameters.epochs": 4}
+NO_GPU_NEEDED = {"cuda": True, "precision": "float32"}
+OWN_PAIR = {"inference.image1": "a.png", "inference.image2": "b.png"}
+
+# key -> (a value other than the tiny config's, what to observe, what else to set in both configs)
+KEYS = {
+    "data_path": ("OTHER_DATA", lambda config: load_splits(config).folder.paths, {}),
+    "number_of_iterations": (3, split_sizes, {}),
+    "backbone_model": ("MobileNetV2", lambda config: build_network(config).layers, {}),
+    "pretrained": ("STATE_DICT", first_weights, {}),
+    "checkpoints_path": (
+        "ELSEWHERE",
+        lambda config: fit(config) and str(next(config.checkpoints_path.glob("best.pt"))),
+        {},
+    ),
+    "test_size": (0.4, split_sizes, {}),
+    "valid_size": (0.4, split_sizes, {}),
+    "image.size": ([48, 32], lambda config: np.shape(images_seen_in_evaluation(config)), {}),
+    "image.normalization.mean": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {}),
+    "image.normalization.std": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {}),
+    "image.Channels": (1, images_seen_in_evaluation, {}),
+    "image.HorizontalFlip": (0.0, images_seen_in_training, {}),
+    "image.VerticalFlip": (0.0, images_seen_in_training, {}),
+    "image.RandomRotationDegrees": (30, images_seen_in_training, {}),
+    "image.brightness": (0.5, images_seen_in_training, {}),
+    "image.contrast": (0.5, images_seen_in_training, {}),
+    "image.saturation": (0.5, images_seen_in_training, {}),
+    "image.hue": (0.2, images_seen_in_training, {}),
+    "hyperparameters.epochs": (3, lambda config: len(fit(config)), {}),
+    "hyperparameters.verbose": (False, what_fit_prints, {}),
+    "hyperparameters.batch_size": (4, trained_weights, {}),
+    "hyperparameters.num_workers": (2, decoding_processes, {}),
+    "hyperparameters.optimizer": ("Adam", trained_weights, {}),
+    "hyperparameters.learning_rate": (0.01, trained_weights, {}),
+    "hyperparameters.weight_decay": (0.5, trained_weights, {}),
+    "hyperparameters.momentum": (0.5, trained_weights, SGD),
+    "hyperparameters.nesterov": (True, trained_weights, SGD),
+    "hyperparameters.max_norm": (0.001, trained_weights, SGD),
+    "early_stopping.patience": (2, stops, {"early_stopping.min_delta": 0.01}),
+    "early_stopping.min_delta": (0.01, stops, {"early_stopping.patience": 2}),
+    "LRScheduler.patience": (2, learning_rates, NEVER_BETTER),
+    "LRScheduler.min_lr": (0.0008, learning_rates, NEVER_BETTER),
+    "LRScheduler.factor": (0.9, learning_rates, NEVER_BETTER),
+    "LRScheduler.verbose": (False, what_fit_prints, {**NEVER_BETTER, "hyperparameters.verbose": False}),
+    "seed": (7, trained_weights, {}),
+    "cuda": (False, chosen_device, NO_GPU_NEEDED),
+    "gpu": (1, chosen_device, NO_GPU_NEEDED),
+    "embedding_size": (5, lambda config: build_network(config).embedding.weight.shape, {}),
+    "margin": (1.5, trained_weights, {}),
+    "pairs": ("paper", trained_weights, {}),
+    "precision": ("bfloat16", trained_weights, {}),
+    "explanation.layer": ("layer2", evidence, {}),
+    "explanation.opacity": (0.2, explained_pixels, {"hyperparameters.epochs": 1}),
+    "inference.image1": ("c.png", explained_files, OWN_PAIR),
+    "inference.image2": ("c.png", explained_files, OWN_PAIR),
+    "results_path": ("ELSEWHERE", files_written, {}),
+}
+
+
+def test_every_key_is_walked():
+    assert list(KEYS) == key_names()
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_changing_the_key_changes_something(key, make_config, tmp_path, request):
+    value, observe, common = KEYS[key]
+    if value == "OTHER_DATA":
+        write_images(tmp_path / "other" / "a", 9)
+        write_images(tmp_path / "other" / "b", 9, seed=1)
+        value = str(tmp_path / "other")
+    elif value == "STATE_DICT":
+        seed_everything(123)
+        network = build_network(make_config())
+        state = {f"conv1.{name}": tensor for name, tensor in network.backbone.stem[0].state_dict().items()}
+        state |= {f"bn1.{name}": tensor for name, tensor in network.backbone.stem[1].state_dict().items()}
+        state |= network.backbone[1:].state_dict()
+        value = str(tmp_path / "weights.pth")
+        torch.save(state, value)
+    elif value == "ELSEWHERE":
+        value = str(tmp_path / "elsewhere")
+    wanted = observe.__code__.co_varnames[1 : observe.__code__.co_argcount]  # fixtures that the observation needs
+    fixtures = {name: request.getfixturevalue(name) for name in wanted}
+    observed = []
+    for name, changes in (("before", {}), ("before", {}), ("after", {key: value})):
+        own = {"checkpoints_path": str(tmp_path / f"{name}{len(observed)}")} if key != "checkpoints_path" else {}
+        seed_everything(0)
+        observed.append(observe(make_config({**common, **own, **changes}), **fixtures))
+    assert observed[0] == observed[1]  # the observation itself is steady
+    assert observed[0] != observed[2]

@@ -1,0 +1,58 @@
+"""The corridor: each module imports only those before it, and every room has a reasonable size."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+CORRIDOR = ["config", "runtime", "images", "transforms", "pairs", "siamese", "losses", "metrics", "checkpoint"]
+CORRIDOR += ["evaluation", "training", "gradcam", "plots"]
+ASIDE = ["notebooks", "sample_data"]  # doors to the house: nothing in the corridor imports them
+
+
+def imports(name):
+    tree = ast.parse((ROOT / "utils" / f"{name}.py").read_text())
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_the_corridor_is_the_whole_house():
+    modules = {path.stem for path in (ROOT / "utils").glob("*.py")} - {"__init__"}
+    assert modules == set(CORRIDOR) | set(ASIDE)
+
+
+@pytest.mark.parametrize("name", CORRIDOR)
+def test_imports_only_rooms_before_it(name):
+    before = {f"utils.{room}" for room in CORRIDOR[: CORRIDOR.index(name)]}
+    assert {module for module in imports(name) if module.startswith("utils")} <= before
+
+
+@pytest.mark.parametrize("name", CORRIDOR + ASIDE)
+def test_rooms_have_30_to_200_lines(name):
+    assert 30 <= len((ROOT / "utils" / f"{name}.py").read_text().splitlines()) <= 200
+
+
+@pytest.mark.parametrize("name", CORRIDOR + ASIDE)
+def test_only_plots_draws(name):
+    assert any(module.startswith("matplotlib") for module in imports(name)) == (name == "plots")
+
+
+def test_readme_maps_the_corridor_in_order():
+    text = (ROOT / "README.md").read_text()
+    places = [text.index(f"`{name}`") for name in CORRIDOR]
+    assert places == sorted(places)
+
+
+def test_torchvision_imports_beside_any_build_of_torch():
+    code = "import utils, torchvision; from torchvision.transforms import v2; print(torchvision.models.resnet18().fc)"
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "out_features=1000" in run.stdout

@@ -1,0 +1,86 @@
+import json
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from conftest import ROOT
+
+from utils import notebooks
+from utils.config import load_config
+
+NOTEBOOKS = [ROOT / "01.Train_Siamese_model.ipynb", ROOT / "02.Inferences.ipynb"]
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_short_cells_under_headings(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    kinds = [cell.cell_type for cell in notebook.cells]
+    assert kinds[0] == "markdown"
+    for before, cell in zip(notebook.cells, notebook.cells[1:], strict=False):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown"
+            assert before.source.startswith("#")
+            assert len(cell.source.splitlines()) <= 8
+            assert not any(word in cell.source for word in ("def ", "class ", "lambda", "for ", "while ", "if "))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_notebooks_are_executed_in_order(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert path.stat().st_size < 2_000_000
+
+
+def test_both_notebooks_run_on_any_dataset(make_config, tmp_path):
+    make_config({"hyperparameters.epochs": 5})
+    committed = [path.read_bytes() for path in NOTEBOOKS]
+    command = [sys.executable, "-m", "utils.notebooks", "--config", str(tmp_path / "config.yml"), *map(str, NOTEBOOKS)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    results = tmp_path / "results"
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert "Epoch 5/5" in run.stdout  # progress on the terminal
+    assert f"Test AUC {metrics['auc']:.4f}" in run.stdout.splitlines()[-3]
+    assert str(results / "02.Inferences.html") in run.stdout.splitlines()[-2]
+    assert [path.read_bytes() for path in NOTEBOOKS] == committed
+    names = {path.name for path in results.iterdir()}
+    assert {path.name for path in NOTEBOOKS} | {f"{path.stem}.html" for path in NOTEBOOKS} <= names
+    figures = {"history", "roc", "distances", "explanation", "decided_same", "decided_different"}
+    assert {f"{name}.png" for name in figures} <= names
+    for path in NOTEBOOKS:
+        executed = nbformat.read(results / path.name, as_version=4)
+        assert all(cell.outputs for cell in code_cells(executed))  # every cell shows something
+        assert not any(output.get("name") == "stderr" for cell in code_cells(executed) for output in cell.outputs)
+
+
+def test_a_failing_notebook_says_why_and_leaves_nothing(make_config, tmp_path, monkeypatch):
+    make_config({"data_path": str(tmp_path / "absent")})
+    monkeypatch.setattr(sys, "argv", ["notebooks", "--config", str(tmp_path / "config.yml"), str(NOTEBOOKS[0])])
+    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")  # restored afterwards
+    with pytest.raises(SystemExit, match="absent is not a folder"):
+        notebooks.main()
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_in_place_refreshes_the_notebook_itself(make_config, tmp_path, monkeypatch):
+    make_config()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "metrics.json").write_text('{"auc": 0.5, "pairs": 2}')
+    path = tmp_path / "small.ipynb"
+    cell = nbformat.v4.new_code_cell("from utils.config import load_config\nload_config().seed")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")
+    arguments = ["notebooks", "--config", str(tmp_path / "config.yml"), "--inplace", str(path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    notebooks.main()
+    seed = load_config(tmp_path / "config.yml").seed
+    assert nbformat.read(path, as_version=4).cells[0].outputs[0].data["text/plain"] == str(seed)

@@ -1,0 +1,83 @@
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from utils import sample_data
+from utils.images import read_image, scan
+from utils.sample_data import CLASSES, ensure_sample, make_sample, masks_folder
+
+# of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine
+DIGEST = "to be filled"
+
+
+def digest(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample") / "Shapes"
+    make_sample(folder, images_per_class=2)
+    return folder
+
+
+def test_same_bytes_everywhere(sample):
+    assert digest(sample.parent) == DIGEST
+
+
+def test_another_seed_makes_other_images(sample, tmp_path):
+    make_sample(tmp_path / "Shapes", images_per_class=2, seed=1)
+    assert digest(tmp_path) != digest(sample.parent)
+
+
+def test_six_classes_and_masks_outside_the_class_folders(sample):
+    folder = scan(sample)
+    assert folder.classes == tuple(CLASSES)
+    assert np.bincount(folder.labels).tolist() == [2] * 6
+    assert len(set(folder.contents)) == len(folder.paths)
+    assert all(read_image(path).shape == (96, 96, 3) for path in folder.paths)
+    for path in folder.paths:
+        mask = read_image(path.replace(str(sample), str(masks_folder(sample))))
+        assert set(np.unique(mask)) == {0, 255}
+        assert 0.01 < (mask == 255).mean() < 0.15
+
+
+def test_the_mask_is_where_the_class_is():
+    """Drawn twice from one random stream, two classes differ inside their masks and nowhere else."""
+    names = list(CLASSES)
+    for one, other in itertools.pairwise(names):
+        (image1, mask1), (image2, mask2) = (sample_data.draw(name, np.random.RandomState(5)) for name in (one, other))
+        differs = (image1 != image2).any(axis=2)
+        inside = (mask1 > 0) | (mask2 > 0)
+        border = np.zeros_like(inside)
+        border[1:], border[:-1] = inside[:-1], inside[1:]
+        border[:, 1:] |= inside[:, :-1]
+        border[:, :-1] |= inside[:, 1:]
+        assert differs.sum() > 0.3 * inside.sum()
+        assert not differs[~(inside | border)].any()
+
+
+def test_nothing_is_overwritten_or_left_half_made(sample, tmp_path, monkeypatch):
+    with pytest.raises(FileExistsError, match="delete or rename"):
+        make_sample(sample)
+    monkeypatch.setattr(sample_data, "draw", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        make_sample(tmp_path / "Shapes")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_the_bundled_sample_is_made_on_demand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = []
+    monkeypatch.setattr(sample_data, "make_sample", made.append)
+    ensure_sample("Data/Elsewhere")
+    assert made == []
+    ensure_sample("Data/Shapes")
+    ensure_sample(tmp_path / "Data" / "Shapes")
+    assert len(made) == 2
+    (tmp_path / "Data" / "Shapes").mkdir(parents=True)
+    ensure_sample("Data/Shapes")
+    assert len(made) == 2

@@ -1,0 +1,179 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, write_images
+
+from utils import evaluation, training
+from utils.checkpoint import load_checkpoint
+from utils.evaluation import inference_paths, load_trained, typical_pairs
+from utils.metrics import best_epoch
+from utils.pairs import load_splits
+from utils.siamese import build_network
+from utils.training import TrainingError, build_optimizer, fit
+
+
+def without_times(history):
+    return [{key: value for key, value in epoch.items() if key != "seconds"} for epoch in history]
+
+
+@pytest.mark.parametrize("pairs", ["batch", "paper"])
+def test_training_learns_what_can_be_learned(make_config, pairs):
+    config = make_config({"hyperparameters.epochs": 4, "pairs": pairs})
+    splits = load_splits(config)
+    history = fit(config, splits)
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+    trained = load_trained(config)
+    distances, labels = trained.distances(splits, splits.test_pairs), splits.test_pairs.labels
+    metrics = evaluation.test_metrics(trained, splits, distances)
+    assert metrics["auc"] > 0.9  # three colours
+    assert metrics["pairs"] == len(labels) == 2 * len(splits.test)
+    assert metrics == json.loads((config.results_path / "metrics.json").read_text())
+    kept = load_checkpoint(config.checkpoints_path / "best.pt")
+    assert len(kept["history"]) == best_epoch(history)
+    assert set(kept["versions"]) == {"torch", "torchvision"}
+    assert trained.classes == ("blue", "green", "red")
+    same, different = typical_pairs(trained, splits, distances)
+    assert same[0].split("/")[-2] == same[1].split("/")[-2]
+    assert different[0].split("/")[-2] != different[1].split("/")[-2]
+
+
+def test_killed_training_resumes_to_the_identical_history(make_config, tmp_path):
+    whole = fit(make_config({"hyperparameters.epochs": 5, "checkpoints_path": str(tmp_path / "whole")}))
+    config = make_config({"hyperparameters.epochs": 5, "checkpoints_path": str(tmp_path / "killed")}, "killed.yml")
+    command = [sys.executable, "-m", "utils.training", "--config", str(tmp_path / "killed.yml")]
+    last = tmp_path / "killed" / "last.pt"
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
+        while not last.exists() and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+    done = len(load_checkpoint(last)["history"])
+    assert 1 <= done < 5
+    resumed = fit(config)
+    assert without_times(resumed) == without_times(whole)
+    ends = [load_checkpoint(tmp_path / name / "last.pt")["network"] for name in ("whole", "killed")]
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_more_epochs_go_on_where_training_stopped(make_config, capsys):
+    fit(make_config({"hyperparameters.epochs": 1}))
+    history = fit(make_config({"hyperparameters.epochs": 2}))
+    assert len(history) == 2
+    assert "Resuming after epoch 1" in capsys.readouterr().out
+
+
+def test_a_complete_or_other_run_starts_anew(make_config, capsys):
+    first = fit(make_config({"hyperparameters.epochs": 1}))
+    again = fit(make_config({"hyperparameters.epochs": 1}))
+    assert "is complete: training starts anew" in capsys.readouterr().out
+    assert without_times(first) == without_times(again)
+    fit(make_config({"hyperparameters.epochs": 2, "seed": 1}))
+    assert "other settings or images: training starts anew" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_stops_training(make_config):
+    config = make_config({"hyperparameters.learning_rate": 1e30, "hyperparameters.epochs": 5})
+    with pytest.raises(TrainingError, match=r"became (nan|inf) in epoch \d\. Lower hyperparameters"):
+        fit(config)
+    for path in config.checkpoints_path.glob("*"):
+        assert load_checkpoint(path)["history"]  # what is left is whole
+
+
+def test_collapsed_embeddings_are_warned_of(make_config, monkeypatch):
+    def collapsed(config):
+        network = build_network(config)
+        torch.nn.init.zeros_(network.embedding.weight)
+        torch.nn.init.ones_(network.embedding.bias)
+        return network
+
+    monkeypatch.setattr(training, "build_network", collapsed)
+    with pytest.warns(RuntimeWarning, match="embeddings have collapsed"):
+        fit(make_config({"hyperparameters.epochs": 1, "hyperparameters.learning_rate": 1e-9}))
+
+
+def test_each_image_is_embedded_once_per_evaluation(make_config, monkeypatch):
+    config = make_config({"number_of_iterations": 4})
+    splits = load_splits(config)
+    assert len(splits.test_pairs) == 8 * len(splits.test)
+    read = []
+    real = evaluation.ImageDataset.__getitem__
+    monkeypatch.setattr(
+        evaluation.ImageDataset, "__getitem__", lambda self, i: read.append(self.paths[i]) or real(self, i)
+    )
+    runtime = training.start(config)
+    network = build_network(config)
+    distances = evaluation.pair_distances(network, splits, splits.test_pairs, config, runtime)
+    assert sorted(read) == sorted(splits.folder.paths[index] for index in splits.test)
+    assert network.training
+    pair = [splits.folder.paths[part[5]] for part in (splits.test_pairs.first, splits.test_pairs.second)]
+    trained = evaluation.Trained(network.eval(), config, runtime, 0.5, (), ())
+    with torch.no_grad():
+        expected = network(trained.load_images(pair[0]), trained.load_images(pair[1])).item()
+    assert distances[5] == pytest.approx(expected, abs=1e-5)
+
+
+def test_optimizers_take_all_their_settings(make_config):
+    network = torch.nn.Linear(2, 2)
+    for name in ("Adam", "AdamW", "SGD"):
+        settings = make_config(
+            {"hyperparameters.optimizer": name, "hyperparameters.nesterov": True, "hyperparameters.weight_decay": 0.3}
+        ).hyperparameters
+        optimizer = build_optimizer(network, settings)
+        assert type(optimizer).__name__ == name
+        group = optimizer.param_groups[0]
+        assert (group["lr"], group["weight_decay"]) == (0.001, 0.3)
+        if name == "SGD":
+            assert (group["momentum"], group["nesterov"]) == (0.9, True)
+
+
+def test_gradients_are_clipped(make_config, monkeypatch):
+    config = make_config({"hyperparameters.epochs": 1, "hyperparameters.max_norm": 1e-3})
+    lengths = []
+    real = torch.optim.AdamW.step
+
+    def step(self, *args):
+        gradients = [parameter.grad.norm() for group in self.param_groups for parameter in group["params"]]
+        lengths.append(torch.stack(gradients).norm().item())
+        return real(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    fit(config)
+    assert max(lengths) <= 1e-3 * 1.001
+
+
+def test_the_checkpoint_rules_where_config_has_changed(make_config, capsys):
+    fit(make_config({"hyperparameters.epochs": 1}))
+    trained = load_trained(make_config({"image.size": [64, 64], "embedding_size": 4, "explanation.opacity": 0.3}))
+    assert "has changed since training in image, embedding_size" in capsys.readouterr().out.replace(
+        "embedding_size, image", "image, embedding_size"
+    )
+    assert trained.config.image.size == (32, 40)
+    assert trained.config.explanation.opacity == 0.3
+
+
+def test_inference_images_from_config_or_test_split(make_config, tmp_path):
+    splits = load_splits(make_config())
+    first, second = inference_paths(make_config(), splits)
+    assert {first, second} <= {splits.folder.paths[index] for index in splits.test}
+    write_images(tmp_path / "own", 2)
+    own = (str(tmp_path / "own" / "0.png"), str(tmp_path / "own" / "1.png"))
+    assert inference_paths(make_config({"inference.image1": own[0], "inference.image2": own[1]}), splits) == own
+
+
+def test_command_line(make_config, tmp_path, monkeypatch, capsys):
+    make_config({"hyperparameters.epochs": 1}, "cli.yml")
+    monkeypatch.setattr(sys, "argv", ["training", "--config", str(tmp_path / "cli.yml")])
+    training.main()
+    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert {"auc", "average_precision", "eer", "threshold", "accuracy", "pairs", "seconds"} <= set(metrics)
+    assert f"Test AUC {metrics['auc']:.4f}" in capsys.readouterr().out
+
+
+def test_training_on_a_gpu(make_config, device):
+    config = make_config({"cuda": device.type == "cuda", "hyperparameters.epochs": 1, "precision": "auto"})
+    assert np.isfinite(fit(config)[0]["train_loss"])
+    assert next(load_trained(config).network.parameters()).device.type == device.type
