@@ -62,7 +62,7 @@ def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
     for index in range(2):
         expected = textbook_gradcam(network, images1[index], images2[index], layer)
         scale = expected.abs().max()
-        torch.testing.assert_close(explanation.evidence[index] / scale, expected / scale, atol=1e-4, rtol=0)
+        torch.testing.assert_close(explanation.evidence[index] / scale, expected / scale, atol=2e-3, rtol=0)
 
 
 def test_last_is_the_last_stage():

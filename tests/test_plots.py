@@ -1,7 +1,10 @@
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from utils import plots
 from utils.gradcam import Explanation
@@ -12,8 +15,9 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 
 def pixels(figure):
-    figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    file = io.BytesIO()
+    figure.savefig(file)
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():

@@ -16,7 +16,7 @@ from torchvision import models
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
 BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
-PLAIN_WORDS = {"path_type": "should be a path", "model_type": "should be a section of keys"}  # for pydantic's own
+PLAIN_WORDS = {"path_type": "should be a path", "missing": "missing; add it"}  # instead of pydantic's
 
 
 class ConfigError(ValueError):
@@ -80,6 +80,7 @@ class ImageSettings(Section):
     contrast: NotNegative
     saturation: NotNegative
     hue: Annotated[Number, Field(ge=0, le=0.5)]
+    RandomCropScale: Annotated[Number, Field(gt=0, le=1)] = 1.0  # not in the paper's repository
 
 
 class Hyperparameters(Section):
@@ -194,7 +195,5 @@ def _explain(problem: dict) -> str:
         near = difflib.get_close_matches(key, [*key_names(), *Config.model_fields], n=1, cutoff=0.5)
         hint = f"did you mean {near[0].removeprefix('.'.join(keys[:-1]) + '.')}?" if near else None
         return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names())}"
-    if problem["type"] == "missing":
-        return f"{key}: missing key; add it to the file"
-    value = "" if isinstance(problem["input"], dict) else f" {problem['input']!r} is refused:"
+    value = "" if isinstance(problem["input"], dict | list) else f" {problem['input']!r} is refused:"
     return f"{key}:{value} {message}"
