@@ -41,7 +41,7 @@ def textbook_gradcam(network, image1, image2, layer):
     evidence = []
     for activation in kept:
         channels, height, width = activation.shape[1:]
-        heatmap = torch.zeros(height, width)
+        heatmap = torch.zeros(height, width, dtype=activation.dtype)
         for channel in range(channels):
             weight = activation.grad[0, channel].sum() / (height * width)
             heatmap += (weight * activation[0, channel]).detach()
@@ -56,13 +56,13 @@ def textbook_gradcam(network, image1, image2, layer):
     ("backbone", "layer"), [("resnet18", "layer4"), ("resnet18", "layer2"), ("mobilenet_v2", "stage18")]
 )
 def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
-    network, images1, images2 = network_and_images(backbone, size)
+    network, images1, images2 = (part.double() for part in network_and_images(backbone, size))
     explanation = explain(network, images1, images2, 0.5, layer)
     assert explanation.evidence.shape == (2, 2, *size)
     for index in range(2):
         expected = textbook_gradcam(network, images1[index], images2[index], layer)
         scale = expected.abs().max()
-        torch.testing.assert_close(explanation.evidence[index] / scale, expected / scale, atol=2e-3, rtol=0)
+        torch.testing.assert_close(explanation.evidence[index] / scale, expected / scale, atol=1e-6, rtol=0)
 
 
 def test_last_is_the_last_stage():

@@ -76,6 +76,7 @@ def test_every_figure_draws_and_is_closed(make_config, splits):
     figures = [
         plots.history_figure(history),
         plots.pairs_figure(splits, splits.test_pairs),
+        plots.augmentation_figure(splits.folder.paths[0], make_config()),
         plots.roc_figure(distances, labels, 0.7),
         plots.distances_figure(distances, labels, 0.7),
         plots.images_figure(*splits.folder.paths[:2]),

@@ -17,6 +17,7 @@ from utils.gradcam import Explanation
 from utils.images import read_image
 from utils.metrics import best_epoch
 from utils.pairs import Pairs, Splits
+from utils.transforms import to_pixels, training_transform
 
 COLORMAP = "turbo"
 SAME, DIFFERENT = "tab:blue", "tab:orange"
@@ -59,6 +60,15 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
             _show(axes[row, column], read_image(splits.folder.paths[index]))
             axes[row, column].set_xlabel(splits.folder.classes[splits.folder.labels[index]], fontsize=8)
         axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
+    return _closed(figure)
+
+
+def augmentation_figure(path, config: Config, count=6):
+    """One training image as the network sees it: `count` random augmentations."""
+    image, transform = read_image(path), training_transform(config.image)
+    figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.8), layout="constrained")
+    for column in axes:
+        _show(column, to_pixels(transform(image), config.image).numpy())
     return _closed(figure)
 
 

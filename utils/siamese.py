@@ -43,7 +43,7 @@ class SiameseNetwork(nn.Module):
         """Feature map (B, C, h, w) of a stage to embeddings, float32 (B, embedding_size), of length 1."""
         features = self.backbone[self._stages_up_to(layer) :](features)
         with torch.autocast(features.device.type, enabled=False):  # bfloat16 would round distances to two digits
-            pooled = features.float().mean(dim=(2, 3))  # (B, C)
+            pooled = features.to(self.embedding.weight.dtype).mean(dim=(2, 3))  # (B, C)
             return F.normalize(self.embedding(pooled), dim=1)
 
     def embed(self, images):
