@@ -160,7 +160,7 @@ KEYS = {
     "margin": (1.5, trained_weights, {}),
     "pairs": ("paper", trained_weights, {}),
     "precision": ("bfloat16", trained_weights, {}),
-    "explanation.layer": ("layer2", evidence, {}),
+    "explanation.layer": ("last", evidence, {}),
     "explanation.opacity": (0.2, explained_pixels, {"hyperparameters.epochs": 1}),
     "inference.image1": ("c.png", explained_files, OWN_PAIR),
     "inference.image2": ("c.png", explained_files, OWN_PAIR),

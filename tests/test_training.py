@@ -11,6 +11,7 @@ from conftest import ROOT, write_images
 from utils import evaluation, training
 from utils.checkpoint import load_checkpoint
 from utils.evaluation import inference_paths, load_trained, typical_pairs
+from utils.images import DataError
 from utils.metrics import best_epoch
 from utils.pairs import load_splits
 from utils.siamese import build_network
@@ -162,6 +163,17 @@ def test_inference_images_from_config_or_test_split(make_config, tmp_path):
     write_images(tmp_path / "own", 2)
     own = (str(tmp_path / "own" / "0.png"), str(tmp_path / "own" / "1.png"))
     assert inference_paths(make_config({"inference.image1": own[0], "inference.image2": own[1]}), splits) == own
+
+
+def test_typical_pairs_without_a_right_or_without_any_decision(make_config):
+    splits = load_splits(make_config())
+    labels = splits.test_pairs.labels
+    trained = evaluation.Trained(None, make_config(), None, 0.5, (), ())
+    same, different = typical_pairs(trained, splits, np.where(labels == 1, 0.1, 0.9))  # every decision is wrong
+    assert same[0].split("/")[-2] != same[1].split("/")[-2]
+    assert different[0].split("/")[-2] == different[1].split("/")[-2]
+    with pytest.raises(DataError, match='no test pair is decided "different"'):
+        typical_pairs(trained, splits, np.zeros(len(labels)))
 
 
 def test_command_line(make_config, tmp_path, monkeypatch, capsys):

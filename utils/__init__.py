@@ -1,6 +1,7 @@
 """Explainable image similarity: one straight corridor of modules, each importing only those before it.
 
-config > runtime > images > transforms > pairs > siamese > losses > metrics > checkpoint > training > gradcam > plots
+config > runtime > images > transforms > pairs > siamese > losses > metrics > checkpoint > evaluation > training >
+gradcam > plots; beside it, sample_data makes the bundled dataset and notebooks executes the notebooks.
 """
 
 from importlib.util import find_spec

@@ -130,17 +130,17 @@ def inference_paths(config: Config, splits: Splits) -> tuple[str, str]:
 
 
 def typical_pairs(trained: Trained, splits: Splits, distances: np.ndarray):
-    """Image paths of a test pair rightly decided "same" and of one rightly decided "different".
+    """Image paths of a test pair decided "same" and of one decided "different", each rightly if there is such a pair.
 
-    Typical: at the median distance of the rightly decided pairs of its label. Raises DataError where there is none.
+    Typical: at the median distance of its kind. Raises DataError where all pairs are decided alike.
     """
     labels, decided, chosen = splits.test_pairs.labels, distances > trained.threshold, []
     for label, word in enumerate(("same", "different")):
-        candidates = np.flatnonzero((labels == label) & (decided == label))
+        candidates = np.flatnonzero(decided == label)
         if not len(candidates):
-            raise DataError(
-                f'no test pair is rightly decided "{word}" at the threshold {trained.threshold:.3f}: train longer.'
-            )
+            raise DataError(f'no test pair is decided "{word}" at the threshold {trained.threshold:.3f}: train longer.')
+        rightly = candidates[labels[candidates] == label]
+        candidates = rightly if len(rightly) else candidates
         chosen.append(_paths(splits, candidates[np.argsort(distances[candidates])[len(candidates) // 2]]))
     return tuple(chosen)
 
