@@ -14,6 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from utils.config import CONFIG_VARIABLE, ConfigError, load_config
 
@@ -37,6 +38,7 @@ def execute(path: Path, show=True):
         notebook,
         kernel_name="python3",
         timeout=None,
+        config=Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}}),  # ipc opens no port
         record_timing=False,  # timestamps would change the file at every run
         coalesce_streams=True,  # progress bars leave their last state, not every step
         resources={"metadata": {"path": os.getcwd()}},

@@ -110,7 +110,8 @@ def _background(random):
     """Colour noise at four scales, int64 (192, 192, 3) in [0, 255]."""
     total = np.zeros((CANVAS, CANVAS, 3), np.int64)
     for cells in (32, 16, 8, 4):
-        noise = random.randint(0, 256, (cells, cells, 3)).astype(np.uint8)
+        grey, colour = random.randint(0, 256, (cells, cells, 1)), random.randint(0, 256, (cells, cells, 3))
+        noise = ((2 * grey + colour) // 3).astype(np.uint8)  # muted, so that a heatmap stands out
         total += cv2.resize(noise, (CANVAS, CANVAS), interpolation=cv2.INTER_LINEAR_EXACT)  # bit-exact everywhere
     return np.clip((total // 4 - 128) * 3 // 2 + 128, 0, 255)  # averaging scales flattens contrast
 
