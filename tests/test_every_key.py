@@ -116,7 +116,7 @@ OWN_PAIR = {"inference.image1": "a.png", "inference.image2": "b.png"}
 KEYS = {
     "data_path": ("OTHER_DATA", lambda config: load_splits(config).folder.paths, {}),
     "number_of_iterations": (3, split_sizes, {}),
-    "backbone_model": ("MobileNetV2", lambda config: build_network(config).layers, {}),
+    "backbone_model": ("MobileNetV2", lambda config: build_network(config).layers, {"explanation.layer": "last"}),
     "pretrained": ("STATE_DICT", first_weights, {}),
     "checkpoints_path": (
         "ELSEWHERE",
