@@ -53,3 +53,11 @@ def test_batch_loss_moves_embeddings_the_right_way():
     before, after = torch.cdist(embeddings.detach(), embeddings.detach()), torch.cdist(moved, moved)
     assert after[0, 1] < before[0, 1]
     assert after[0, 2] > before[0, 2]
+
+
+def test_gradients_of_a_large_batch_repeat_to_the_bit():
+    embeddings = torch.nn.functional.normalize(torch.randn(96, 128, generator=torch.Generator().manual_seed(0)))
+    embeddings.requires_grad_()
+    classes = torch.arange(96) % 5
+    gradients = [torch.autograd.grad(BatchContrastiveLoss(1.0)(embeddings, classes), embeddings)[0] for _ in range(30)]
+    assert all(torch.equal(gradients[0], other) for other in gradients[1:])

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.siamese import distance
+from utils.siamese import EPSILON
 
 
 class ContrastiveLoss(nn.Module):
@@ -30,11 +30,12 @@ class BatchContrastiveLoss(ContrastiveLoss):
 
     def forward(self, embeddings, classes):
         """embeddings float (B, D) of length 1, classes int (B,); returns a scalar."""
-        first, second = torch.triu_indices(len(classes), len(classes), offset=1, device=classes.device)
-        labels = (classes[first] != classes[second]).long()  # (P,), P = B (B - 1) / 2
-        losses = pair_losses(distance(embeddings[first], embeddings[second]), labels, self.margin)
-        kinds = [losses[labels == kind] for kind in (0, 1)]
-        return torch.stack([kind.mean() for kind in kinds if len(kind)]).mean()
+        squared = (2 - 2 * embeddings @ embeddings.T).clamp(min=0)  # (B, B): gathering pairs would add up their
+        distances = (squared + EPSILON).sqrt()  # gradients in no fixed order, and runs would not repeat
+        different = classes[:, None] != classes[None, :]
+        same = ~different & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+        losses = pair_losses(distances, different, self.margin)
+        return torch.stack([(losses * kind).sum() / kind.sum() for kind in (same, different) if kind.any()]).mean()
 
 
 def pair_losses(distances, labels, margin):
