@@ -9,8 +9,9 @@ READY = .venv/ready
 run: $(READY)  ## execute both notebooks; executed copies, figures and metrics go to results_path
 	.venv/bin/python -m utils.notebooks --config $(CONFIG) $(NOTEBOOKS)
 
-test: lint  ## run all tests
+test: $(READY)  ## run all tests, then ruff
 	.venv/bin/python -m pytest -q
+	$(MAKE) --no-print-directory lint
 
 notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
 	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)

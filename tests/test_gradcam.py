@@ -95,7 +95,7 @@ def test_factual_and_counterfactual_are_opposite_parts_of_one_evidence():
     assert same.tolist() == [[[0.0, 0.5], [0.0, 0.0]], [[1.0, 0.5], [0.0, 0.0]]]  # one scale: the strongest of both
     assert torch.equal(explanation.counterfactual[0], same)
     assert torch.equal(explanation.counterfactual[1], different)
-    assert "above the threshold 0.500" in explanation.sentence(0)
+    assert 'Similarity 0.550, "same" from 0.750 on (distance 0.900, threshold 0.500)' in explanation.sentence(0)
     assert 'decided "same"' in explanation.sentence(1)
 
 

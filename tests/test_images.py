@@ -57,6 +57,14 @@ def test_floating_point_tiff(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "float.tif"), np.stack([GREY] * 3, axis=2))
 
 
+def test_dark_16_bit_images_stay_dark_and_nan_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "dark.png"), np.full((4, 4), 200, np.uint16))
+    assert read_image(tmp_path / "dark.png").max() == 1
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "nan.tif")
+    with pytest.raises(DataError, match=r"nan\.tif: holds values that are not finite"):
+        read_image(tmp_path / "nan.tif")
+
+
 def test_palette_and_transparency_lie_on_white(tmp_path):
     alpha = np.zeros((24, 32), np.uint8)
     alpha[:, 16:] = 255
@@ -85,6 +93,7 @@ def test_scan_sorts_counts_and_skips(tmp_path):
     write_images(tmp_path / ".hidden", 1)
     (tmp_path / "a" / ".hidden.png").write_bytes(b"")
     (tmp_path / "a" / "notes.txt").write_text("")
+    write_images(tmp_path / "a" / "deeper", 1)
     (tmp_path / "readme.md").write_text("")
     folder = scan(tmp_path)
     assert folder.classes == ("a", "b")
@@ -96,8 +105,8 @@ def test_scan_sorts_counts_and_skips(tmp_path):
         "b/1.png",
     ]
     assert folder.labels.tolist() == [0, 0, 0, 1, 1]
-    assert folder.skipped == 3
-    assert "3 hidden or non-image files skipped" in folder.report()
+    assert folder.skipped == 4
+    assert "4 hidden or non-image files and subfolders skipped" in folder.report()
 
 
 def test_lone_class_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -76,6 +77,34 @@ def test_a_complete_or_other_run_starts_anew(make_config, capsys):
     assert "other settings or images: training starts anew" in capsys.readouterr().out
 
 
+def test_what_was_drawn_before_does_not_change_training(make_config, tmp_path):
+    config = make_config({"hyperparameters.epochs": 1})
+    alone = fit(config)
+    runtime = training.start(config)
+    torch.rand(3)
+    config = make_config({"hyperparameters.epochs": 1, "checkpoints_path": str(tmp_path / "other")})
+    assert without_times(fit(config, load_splits(config), runtime)) == without_times(alone)
+
+
+def test_an_earlier_run_is_kept(make_config):
+    config = make_config({"hyperparameters.epochs": 1})
+    fit(config)
+    earlier = (config.checkpoints_path / "best.pt").read_bytes()
+    fit(make_config({"hyperparameters.epochs": 1, "seed": 1}))
+    assert (config.checkpoints_path / "best.previous.pt").read_bytes() == earlier
+
+
+def test_a_moved_dataset_is_found_and_a_changed_one_is_told(make_config, tiny_data, tmp_path, capsys):
+    fit(make_config({"hyperparameters.epochs": 1}))
+    shutil.copytree(tiny_data, tmp_path / "moved")
+    moved = make_config({"data_path": str(tmp_path / "moved")})
+    assert len(load_trained(moved).load_splits().test) == 9
+    assert "changed since training" not in capsys.readouterr().out
+    write_images(tmp_path / "moved" / "red", 1)
+    load_trained(moved).load_splits()
+    assert "have changed since training: test pairs may hold training images" in capsys.readouterr().out
+
+
 def test_a_loss_that_is_not_finite_stops_training(make_config):
     config = make_config({"hyperparameters.learning_rate": 1e30, "hyperparameters.epochs": 5})
     with pytest.raises(TrainingError, match=r"became (nan|inf) in epoch \d\. Lower hyperparameters"):
@@ -111,7 +140,7 @@ def test_each_image_is_embedded_once_per_evaluation(make_config, monkeypatch):
     assert sorted(read) == sorted(splits.folder.paths[index] for index in splits.test)
     assert network.training
     pair = [splits.folder.paths[part[5]] for part in (splits.test_pairs.first, splits.test_pairs.second)]
-    trained = evaluation.Trained(network.eval(), config, runtime, 0.5, (), ())
+    trained = evaluation.Trained(network.eval(), config, runtime, 0.5, (), (), "")
     with torch.no_grad():
         expected = network(trained.load_images(pair[0]), trained.load_images(pair[1])).item()
     assert distances[5] == pytest.approx(expected, abs=1e-5)
@@ -168,7 +197,7 @@ def test_inference_images_from_config_or_test_split(make_config, tmp_path):
 def test_typical_pairs_without_a_right_or_without_any_decision(make_config):
     splits = load_splits(make_config())
     labels = splits.test_pairs.labels
-    trained = evaluation.Trained(None, make_config(), None, 0.5, (), ())
+    trained = evaluation.Trained(None, make_config(), None, 0.5, (), (), "")
     same, different = typical_pairs(trained, splits, np.where(labels == 1, 0.1, 0.9))  # every decision is wrong
     assert same[0].split("/")[-2] != same[1].split("/")[-2]
     assert different[0].split("/")[-2] == different[1].split("/")[-2]

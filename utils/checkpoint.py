@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from utils.images import ImageFolder
 
 FORMAT = "explainable-image-similarity checkpoint"
 # settings that may differ between a killed run and the run that resumes it
-FREE_KEYS = {"checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
+FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
 FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
 
 
@@ -30,16 +29,15 @@ def save_checkpoint(path, content: dict):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}_")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, **content}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path, device="cpu") -> dict:
@@ -65,9 +63,10 @@ def load_checkpoint(path, device="cpu") -> dict:
     return content
 
 
-def fingerprint(config: Config, folder: ImageFolder) -> str:
-    """A digest of all that the course of a training run depends on: most settings, and the names of the images."""
+def fingerprint(config: Config, folder: ImageFolder) -> dict[str, str]:
+    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images."""
     settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
     settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
-    files = [os.path.relpath(path, folder.root) for path in folder.paths]
-    return hashlib.sha256(json.dumps([settings, files], sort_keys=True).encode()).hexdigest()
+    images = [[Path(path).relative_to(folder.root).as_posix(), os.path.getsize(path)] for path in folder.paths]
+    digests = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (settings, images))
+    return dict(zip(("settings", "images"), digests, strict=True))

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import fingerprint, load_checkpoint
 from utils.config import Config
 from utils.images import DataError, read_image
 from utils.metrics import evaluate_distances
-from utils.pairs import Pairs, Splits
+from utils.pairs import Pairs, Splits, load_splits
 from utils.runtime import Runtime, progress, start
 from utils.siamese import SiameseNetwork, distance, evaluating
 from utils.transforms import ImageDataset, evaluation_transform
@@ -23,7 +23,6 @@ TRAINED_KEYS = (
     "embedding_size",
     "image",
     "margin",
-    "data_path",
     "number_of_iterations",
     "test_size",
     "valid_size",
@@ -36,7 +35,8 @@ class Trained:
     """A trained network with all that its use needs.
 
     threshold: distance up to which a pair is decided "same", chosen on validation. config: the current settings, with
-    the TRAINED_KEYS of the training run. seconds: training time up to the chosen epoch.
+    the TRAINED_KEYS of the training run. images: digest of the image files then. seconds: training time up to the
+    chosen epoch.
     """
 
     network: SiameseNetwork
@@ -45,10 +45,20 @@ class Trained:
     threshold: float
     classes: tuple[str, ...]
     history: tuple[dict, ...]
+    images: str
 
     @property
     def seconds(self) -> float:
         return sum(epoch["seconds"] for epoch in self.history)
+
+    def load_splits(self) -> Splits:
+        """The splits of the training run; one line says so if the image files have changed since."""
+        splits = load_splits(self.config)
+        if fingerprint(self.config, splits.folder)["images"] != self.images:
+            print(
+                f"The images in {splits.folder.root} have changed since training: test pairs may hold training images."
+            )
+        return splits
 
     def load_images(self, *paths) -> torch.Tensor:
         """Image files as the network takes them: float32 (B, 3, h, w) on its device."""
@@ -84,7 +94,15 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     network = SiameseNetwork(config.backbone_model, config.embedding_size)
     network.load_state_dict(content["network"])
     network = runtime.place(network).eval()
-    return Trained(network, config, runtime, content["threshold"], tuple(content["classes"]), tuple(content["history"]))
+    return Trained(
+        network,
+        config,
+        runtime,
+        content["threshold"],
+        tuple(content["classes"]),
+        tuple(content["history"]),
+        content["fingerprint"]["images"],
+    )
 
 
 @torch.no_grad()

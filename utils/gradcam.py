@@ -40,10 +40,10 @@ class Explanation:
 
     def sentence(self, index=0) -> str:
         """Score and decision of one pair in words."""
-        decision, relation = ("different", "above") if self.different[index] else ("same", "within")
+        decision = "different" if self.different[index] else "same"
         return (
-            f"Similarity {self.similarity[index]:.3f} (distance {self.distance[index]:.3f}, {relation} "
-            f'the threshold {self.threshold:.3f}): decided "{decision}".'
+            f'Similarity {self.similarity[index]:.3f}, "same" from {1 - self.threshold / 2:.3f} on '
+            f'(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f}): decided "{decision}".'
         )
 
     def _scaled(self, sign):

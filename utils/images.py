@@ -24,7 +24,7 @@ class ImageFolder:
     """A folder of classes, in sorted order.
 
     paths: N file paths. labels: int64 (N,), index into `classes`. contents: int64 (N,), equal for two files exactly
-    when they are byte-identical. skipped: number of hidden files and files that are no image by their extension.
+    when they are byte-identical. skipped: number of hidden files, files that are no image by their extension, and subfolders.
     """
 
     root: Path
@@ -53,7 +53,7 @@ class ImageFolder:
         """What was found, in lines: counts, skipped files, lone classes, duplicates under different classes."""
         lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
         if self.skipped:
-            lines.append(f"{self.skipped} hidden or non-image files skipped")
+            lines.append(f"{self.skipped} hidden or non-image files and subfolders skipped")
         if lone := self.lone_classes():
             lines.append(f"A single image, so a negative only: {listed(lone)}")
         if duplicates := self.mislabelled_duplicates():
@@ -78,9 +78,9 @@ def scan(data_path) -> ImageFolder:
         raise DataError(f"data_path: {root} holds one class, {folders[0]}; pairs need a second. Add a class folder.")
     paths, sizes, labels, empty = [], [], [], []
     for label, folder in enumerate(folders):
-        files = sorted((entry for entry in os.scandir(root / folder) if entry.is_file()), key=lambda entry: entry.name)
-        images = [entry for entry in files if _is_image(entry.name)]
-        skipped += len(files) - len(images)
+        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        images = [entry for entry in entries if entry.is_file() and _is_image(entry.name)]
+        skipped += len(entries) - len(images)
         paths += [entry.path for entry in images]
         sizes += [entry.stat().st_size for entry in images]
         labels += [label] * len(images)
@@ -126,9 +126,11 @@ def read_image(path) -> np.ndarray:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion cuts values off at 255
                 values = np.asarray(image, np.float64)
-                top = next(top for top in (1.0, 255.0, 65535.0, np.inf) if values.max() <= top)
-                scale = 255 / (values.max() if np.isinf(top) else top)
-                image = Image.fromarray(np.clip(values * scale, 0, 255).round().astype(np.uint8))
+                if not np.isfinite(values).all():
+                    raise ValueError("holds values that are not finite")
+                tops = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0)
+                top = next((top for top in tops if values.max() <= top), values.max())
+                image = Image.fromarray(np.clip(values * 255 / top, 0, 255).round().astype(np.uint8))
             if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -73,8 +73,9 @@ def main():
                 write(notebook, target)
     except (ConfigError, CellExecutionError) as error:
         sys.exit(f"\n{error}")
-    metrics = json.loads((config.results_path / "metrics.json").read_text(encoding="utf-8"))
-    print(f"\nTest AUC {metrics['auc']:.4f} on {metrics['pairs']} pairs ({config.results_path / 'metrics.json'})")
+    if (path := config.results_path / "metrics.json").exists():
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        print(f"\nTest AUC {metrics['auc']:.4f} on {metrics['pairs']} pairs ({path})")
     print(f"Look at: {', '.join(str(config.results_path / f'{path.stem}.html') for path in options.notebooks)}")
     print(f"Figures: {config.results_path}/*.png")
 

@@ -21,6 +21,8 @@ from utils.transforms import to_pixels, training_transform
 
 COLORMAP = "turbo"
 SAME, DIFFERENT = "tab:blue", "tab:orange"
+FAINT = 0.05  # a map that stays below is told in words: nobody would see it
+SHOWN_PIXELS = 768  # longest side of an image in a figure
 
 
 def overlay(image, heatmap, opacity: float) -> np.ndarray:
@@ -46,18 +48,20 @@ def history_figure(history):
     right.set(xlabel="epoch", ylabel="AUC")
     for axes in (left, right):
         axes.axvline(best_epoch(history), color="grey", linestyle=":", label="kept")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)
     return _closed(figure)
 
 
 def pairs_figure(splits: Splits, pairs: Pairs, count=6):
-    """The first `count` pairs, one below the other image, with their label."""
+    """Positive and negative pairs in turn, spread over all `pairs`: one column each, with classes and label."""
     figure, axes = plt.subplots(2, count, figsize=(1.6 * count, 3.6), layout="constrained", squeeze=False)
-    for column, (first, second, label) in enumerate(zip(pairs.first, pairs.second, pairs.labels, strict=True)):
-        if column == count:
-            break
-        for row, index in enumerate((first, second)):
-            _show(axes[row, column], read_image(splits.folder.paths[index]))
+    for column in range(count):
+        label = column % 2
+        candidates = np.flatnonzero(pairs.labels == label)
+        position = candidates[len(candidates) * column // count]
+        for row, index in enumerate((pairs.first[position], pairs.second[position])):
+            _show(axes[row, column], _photo(splits.folder.paths[index]))
             axes[row, column].set_xlabel(splits.folder.classes[splits.folder.labels[index]], fontsize=8)
         axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
     return _closed(figure)
@@ -101,7 +105,7 @@ def images_figure(path1, path2):
     """Two image files side by side."""
     figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
     for number, (column, path) in enumerate(zip(axes, (path1, path2), strict=True), start=1):
-        _show(column, read_image(path))
+        _show(column, _photo(path))
         column.set_title(f"image {number}: {Path(path).parent.name}/{Path(path).name}", fontsize=9)
     return _closed(figure)
 
@@ -114,14 +118,14 @@ def explanation_figure(
     decision, other = ("different", "same") if explanation.different[index] else ("same", "different")
     words = {"factual": f'factual: speaks for "{decision}"', "counterfactual": f'counterfactual: for "{other}"'}
     for row, path in enumerate((path1, path2)):
-        image = read_image(path)
+        image = _photo(path)
         _show(axes[row, 0], image)
         axes[row, 0].set_ylabel(f"image {row + 1}")
         for column, kind in enumerate(kinds, start=1):
             heatmap = getattr(explanation, kind)[index, row].cpu().numpy()
             _show(axes[row, column], overlay(image, heatmap, config.explanation.opacity))
-            if not heatmap.any():
-                axes[row, column].set_xlabel("no such evidence")
+            if heatmap.max() < FAINT:
+                axes[row, column].set_xlabel(f"at most {heatmap.max():.1%}" if heatmap.any() else "no such evidence")
             if row == 0:
                 axes[row, column].set_title(words[kind], fontsize=10)
     figure.colorbar(
@@ -136,6 +140,13 @@ def saved(figure, name: str, config: Config):
     config.results_path.mkdir(parents=True, exist_ok=True)
     figure.savefig(config.results_path / f"{name}.png", dpi=120)
     return figure
+
+
+def _photo(path):
+    """An image file for a figure, shrunk to SHOWN_PIXELS where it is larger."""
+    image = read_image(path)
+    scale = SHOWN_PIXELS / max(image.shape[:2])
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
 
 
 def _show(axes, image):

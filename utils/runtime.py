@@ -41,7 +41,8 @@ def start(config: Config) -> Runtime:
     """
     device = torch.device("cpu")
     if config.cuda and not torch.cuda.is_available():
-        print("cuda: True, but this machine has no usable GPU: running on the CPU.")
+        cause = "this build of torch is for CPUs only" if torch.version.cuda is None else "no usable GPU was found"
+        print(f"cuda: True, but {cause}: running on the CPU.")
     elif config.cuda:
         if config.gpu >= torch.cuda.device_count():
             raise ConfigError(f"gpu: {config.gpu} is refused: the GPUs here are 0 to {torch.cuda.device_count() - 1}")

@@ -20,8 +20,9 @@ EPSILON = 1e-12  # under the root of the distance: identical images keep a finit
 class SiameseNetwork(nn.Module):
     """One shared backbone, global average pooling, one linear layer to the embedding, L2 normalisation.
 
-    With a single linear layer the embedding is linear in the feature map up to its length, so that a similarity can
-    be taken apart exactly. `backbone` is a Sequential of named stages; any of them can serve as feature layer.
+    With a single linear layer the embedding is linear in the feature map, but for a constant bias and its length, so
+    that a similarity can be taken apart by place. Of a pretrained model all but the feature stages is dropped (with
+    ConvNeXt also the norm before the classifier). `backbone` is a Sequential of named stages; any of them can serve as feature layer.
     """
 
     def __init__(self, backbone_model: str, embedding_size: int, pretrained=False):

@@ -21,6 +21,7 @@ from utils.losses import BatchContrastiveLoss, ContrastiveLoss
 from utils.metrics import best_epoch, choose_threshold, stopped_early
 from utils.pairs import Splits, draw_epoch, load_splits
 from utils.runtime import Runtime, progress, seed_everything, start
+from utils.sample_data import ensure_sample
 from utils.siamese import build_network, distance
 from utils.transforms import ImageDataset, training_transform
 
@@ -40,11 +41,13 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
 
     Each epoch has train_loss, valid_loss, valid_auc, learning_rate and seconds. `checkpoints_path`/best.pt holds the
     epoch of the highest validation AUC (of equals, the lowest validation loss), last.pt the latest one. A run that was
-    killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted run.
+    killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted run; any other earlier
+    run in the folder is kept as best.previous.pt and last.previous.pt.
 
     Raises TrainingError when the loss is not finite; warns (RuntimeWarning) when the embeddings collapse.
     """
     runtime, splits = runtime or start(config), splits or load_splits(config)
+    seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
     network = runtime.place(build_network(config))
     optimizer = build_optimizer(network, config.hyperparameters)
     scheduler = optim.lr_scheduler.ReduceLROnPlateau(
@@ -141,16 +144,23 @@ def _resume(config, splits, parts) -> list[dict]:
         return []
     content = load_checkpoint(path)
     if content["fingerprint"] != fingerprint(config, splits.folder):
-        print(f"{path} is of other settings or images: training starts anew.")
-        return []
+        return _set_aside(path, "is of other settings or images")
     history = content["history"]
     if len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
-        print(f"{path} is complete: training starts anew.")
-        return []
+        return _set_aside(path, "is complete")
     for name, part in parts.items():
         part.load_state_dict(content[name])
     print(f"Resuming after epoch {len(history)} of {path}.")
     return history
+
+
+def _set_aside(path, reason) -> list:
+    """Keep the files of the earlier run that `path` belongs to, under another name; returns an empty history."""
+    print(f"{path} {reason}: training starts anew, the earlier run is kept as *.previous.pt.")
+    for old in (path, path.with_name("best.pt")):
+        if old.exists():
+            old.replace(old.with_suffix(".previous.pt"))
+    return []
 
 
 def _check_finite(value, number):
@@ -178,6 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", help="config file (default: config.yml)")
     config = load_config(parser.parse_args().config)
+    ensure_sample(config.data_path)
     runtime, splits = start(config), load_splits(config)
     fit(config, splits, runtime)
     trained = load_trained(config, runtime)
