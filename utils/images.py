@@ -24,7 +24,8 @@ class ImageFolder:
     """A folder of classes, in sorted order.
 
     paths: N file paths. labels: int64 (N,), index into `classes`. contents: int64 (N,), equal for two files exactly
-    when they are byte-identical. skipped: number of hidden files, files that are no image by their extension, and subfolders.
+    when they are byte-identical. skipped: number of hidden files, of files that are no image by their extension, and
+    of subfolders of a class.
     """
 
     root: Path

@@ -21,8 +21,9 @@ class SiameseNetwork(nn.Module):
     """One shared backbone, global average pooling, one linear layer to the embedding, L2 normalisation.
 
     With a single linear layer the embedding is linear in the feature map, but for a constant bias and its length, so
-    that a similarity can be taken apart by place. Of a pretrained model all but the feature stages is dropped (with
-    ConvNeXt also the norm before the classifier). `backbone` is a Sequential of named stages; any of them can serve as feature layer.
+    that a similarity can be taken apart by place. Of a torchvision model only the feature stages are kept (not, for
+    one, the norm before the classifier of ConvNeXt). `backbone` is a Sequential of these stages, by name; any of them
+    can serve as feature layer.
     """
 
     def __init__(self, backbone_model: str, embedding_size: int, pretrained=False):
