@@ -114,11 +114,14 @@ def explanation_figure(
     explanation: Explanation, path1, path2, config: Config, kinds=("factual", "counterfactual"), index=0
 ):
     """One row per image: the image, then the map of each of `kinds` over it; the decision in the title."""
-    figure, axes = plt.subplots(2, 1 + len(kinds), figsize=(2.8 * (1 + len(kinds)) + 0.6, 5.8), layout="constrained")
+    photos = [_photo(path) for path in (path1, path2)]
+    aspects = [photo.shape[0] / photo.shape[1] for photo in photos]  # rows as high as their images: no gaps
+    columns = 1 + len(kinds)
+    size = (2.8 * columns + 0.6, 2.6 * sum(aspects) + 0.9)
+    figure, axes = plt.subplots(2, columns, figsize=size, height_ratios=aspects, layout="constrained")
     decision, other = ("different", "same") if explanation.different[index] else ("same", "different")
     words = {"factual": f'factual: speaks for "{decision}"', "counterfactual": f'counterfactual: for "{other}"'}
-    for row, path in enumerate((path1, path2)):
-        image = _photo(path)
+    for row, image in enumerate(photos):
         _show(axes[row, 0], image)
         axes[row, 0].set_ylabel(f"image {row + 1}")
         for column, kind in enumerate(kinds, start=1):
