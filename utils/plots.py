@@ -135,7 +135,7 @@ def explanation_figure(
     figure.colorbar(
         ScalarMappable(cmap=COLORMAP), ax=axes[:, -1], label="share of the image's strongest evidence", shrink=0.8
     )
-    figure.suptitle(textwrap.fill(explanation.sentence(index), 28 * columns), fontsize=11)
+    figure.suptitle(textwrap.fill(explanation.sentence(index), 31 * columns), fontsize=11)
     return _closed(figure)
 
 
