@@ -22,7 +22,7 @@ from utils.transforms import to_pixels, training_transform
 
 COLORMAP = "turbo"
 SAME, DIFFERENT = "tab:blue", "tab:orange"
-FAINT = 0.05  # a map that stays below is told in words: nobody would see it
+FAINT = 0.2  # a map that stays below is told in words: hardly anyone would see it
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 
 
@@ -135,7 +135,7 @@ def explanation_figure(
     figure.colorbar(
         ScalarMappable(cmap=COLORMAP), ax=axes[:, -1], label="share of the image's strongest evidence", shrink=0.8
     )
-    figure.suptitle(textwrap.fill(explanation.sentence(index), 31 * columns), fontsize=11)
+    figure.suptitle(textwrap.fill(explanation.sentence(index), 34 * columns), fontsize=11)
     return _closed(figure)
 
 
