@@ -60,7 +60,7 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         threshold_mode="abs",
     )
     parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
-    history = _resume(config, splits, parts)
+    history = _resume(config, mark := fingerprint(config, splits.folder), parts)
     while len(history) < config.hyperparameters.epochs and not stopped_early(history, config.early_stopping):
         began, number = time.perf_counter(), len(history) + 1
         rate, labels = optimizer.param_groups[0]["lr"], splits.valid_pairs.labels
@@ -83,7 +83,7 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         content = {
             "network": network.state_dict(),
             "config": config.model_dump(mode="json"),
-            "fingerprint": fingerprint(config, splits.folder),
+            "fingerprint": mark,
             "history": history,
             "threshold": choose_threshold(distances, labels),
             "classes": list(splits.folder.classes),
@@ -137,13 +137,13 @@ def _train_epoch(network, optimizer, splits, config, runtime, history) -> float:
     return total / sum(map(len, batches))
 
 
-def _resume(config, splits, parts) -> list[dict]:
-    """Load last.pt into `parts` if it is of this config and dataset and unfinished; returns its history, else []."""
+def _resume(config, mark, parts) -> list[dict]:
+    """Load last.pt into `parts` if it bears the fingerprint `mark` and is unfinished; returns its history, else []."""
     path = config.checkpoints_path / "last.pt"
     if not path.exists():
         return []
     content = load_checkpoint(path)
-    if content["fingerprint"] != fingerprint(config, splits.folder):
+    if content["fingerprint"] != mark:
         return _set_aside(path, "is of other settings or images")
     history = content["history"]
     if len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
