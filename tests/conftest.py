@@ -41,6 +41,7 @@ def settings(tiny_data, tmp_path):
         "data_path": str(tiny_data),
         "checkpoints_path": str(tmp_path / "checkpoints"),
         "results_path": str(tmp_path / "results"),
+        "cache_path": str(tmp_path / "cache"),
         "test_size": 0.3,
         "valid_size": 0.3,
         "embedding_size": 8,

@@ -121,7 +121,7 @@ def test_printed_config_loads_again(make_config, tmp_path):
         ("hyperparameters.learning_rate", float("nan"), "hyperparameters.learning_rate: nan is refused"),
         ("hyperparameters.batch_size", 2, "batch_size of at least 4"),
         ("LRScheduler.factor", 1, "LRScheduler.factor: 1 is refused: should be less than 1"),
-        ("precision", "float16", "should be 'auto', 'float32' or 'bfloat16'"),
+        ("precision", "half", "should be 'auto', 'float32', 'bfloat16' or 'float16'"),
         ("pairs", "triplet", "pairs: 'triplet' is refused: should be 'batch' or 'paper'"),
         ("inference.image1", "a.jpg", "name both image1 and image2, or neither"),
         ("learning_rte", 1, "learning_rte: unknown key; did you mean hyperparameters.learning_rate?"),

@@ -1,21 +1,23 @@
 """No dead key: changing any key of config.yml changes something that can be observed."""
 
-import os
+import threading
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from conftest import write_images
 
-from utils import runtime, transforms
+from utils import cache, runtime
 from utils.checkpoint import load_checkpoint
 from utils.config import key_names
-from utils.evaluation import embed_images, inference_paths, load_trained
+from utils.delivery import resident
+from utils.evaluation import inference_paths, load_trained
 from utils.gradcam import explain
 from utils.metrics import stopped_early
 from utils.pairs import load_splits
 from utils.plots import explanation_figure, history_figure, saved
-from utils.runtime import seed_everything, start
+from utils.runtime import Runtime, seed_everything, start
 from utils.siamese import build_network
 from utils.training import fit
 from utils.transforms import evaluation_transform, training_transform
@@ -25,11 +27,12 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 
 def images_seen_in_training(config):
     seed_everything(0)
-    return torch.stack([training_transform(config.image)(PIXELS) for _ in range(8)]).tolist()
+    pixels = torch.from_numpy(PIXELS).expand(8, -1, -1, -1)
+    return training_transform(config.image)(pixels).tolist()
 
 
 def images_seen_in_evaluation(config):
-    return evaluation_transform(config.image)(PIXELS).tolist()
+    return evaluation_transform(config.image)(torch.from_numpy(PIXELS)[None]).tolist()
 
 
 def split_sizes(config):
@@ -68,19 +71,44 @@ def chosen_device(config, monkeypatch):
     return start(config).device
 
 
-def decoding_processes(config, monkeypatch, tmp_path):
-    """Whether images are decoded by this process alone."""
-    log, real = tmp_path / "processes", transforms.read_image
+def decoding_threads(config, monkeypatch):
+    """How many threads decode images at the same time: each waits for the others, if there are any."""
+    names, real = set(), cache.decode
+    meet = threading.Barrier(3)
 
-    def read_image(path):
-        with open(log, "a") as file:
-            file.write(f"{os.getpid()}\n")
-        return real(path)
+    def decode(path, size):
+        names.add(threading.current_thread().name)
+        with suppress(threading.BrokenBarrierError):
+            meet.wait(0.5)
+        return real(path, size)
 
-    monkeypatch.setattr(transforms, "read_image", read_image)
-    log.unlink(missing_ok=True)
-    embed_images(build_network(config), load_splits(config).folder.paths[:4], config, start(config))
-    return set(log.read_text().split()) == {str(os.getpid())}
+    monkeypatch.setattr(cache, "decode", decode)
+    load_splits(config)
+    monkeypatch.setattr(cache, "decode", real)
+    return len(names)
+
+
+def files_of_the_cache(config):
+    load_splits(config)
+    return str(next(config.cache_path.glob("*.pixels")))
+
+
+def place_of_pixels(config, monkeypatch):
+    """Which pixels training reads, on a device with room for 30 images of 32 x 40."""
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: 30 * 32 * 40 * 3)
+    return type(resident(load_splits(config).pixels, start(config), config.gpu_cache_share)).__name__
+
+
+def compiled(config, monkeypatch):
+    stages = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda stage: stages.append(type(stage).__name__))
+    fit(config)
+    return stages
+
+
+def cudnn_settings(config):
+    start(config)
+    return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
 
 
 def stops(config):
@@ -140,7 +168,7 @@ KEYS = {
     "hyperparameters.epochs": (3, lambda config: len(fit(config)), {}),
     "hyperparameters.verbose": (False, what_fit_prints, {}),
     "hyperparameters.batch_size": (4, trained_weights, {}),
-    "hyperparameters.num_workers": (2, decoding_processes, {}),
+    "hyperparameters.num_workers": (1, decoding_threads, {"hyperparameters.num_workers": 3, "cache_path": None}),
     "hyperparameters.optimizer": ("Adam", trained_weights, {}),
     "hyperparameters.learning_rate": (0.0005, trained_weights, {}),
     "hyperparameters.weight_decay": (0.5, trained_weights, {}),
@@ -160,11 +188,15 @@ KEYS = {
     "margin": (1.5, trained_weights, {}),
     "pairs": ("paper", trained_weights, {}),
     "precision": ("bfloat16", trained_weights, {}),
+    "deterministic": (True, cudnn_settings, {}),
+    "compile": (True, compiled, {"hyperparameters.epochs": 1}),
     "explanation.layer": ("last", evidence, {}),
     "explanation.opacity": (0.2, explained_pixels, {"hyperparameters.epochs": 1}),
     "inference.image1": ("c.png", explained_files, OWN_PAIR),
     "inference.image2": ("c.png", explained_files, OWN_PAIR),
     "results_path": ("ELSEWHERE", files_written, {}),
+    "cache_path": ("ELSEWHERE", files_of_the_cache, {}),
+    "gpu_cache_share": (1.0, place_of_pixels, {}),
 }
 
 

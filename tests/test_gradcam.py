@@ -14,7 +14,7 @@ def network_and_images(backbone="resnet18", size=(64, 64), count=2, device="cpu"
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = None  # one pass sets the running statistics: else deep features are nearly zero
     with torch.no_grad():
-        network.embed(torch.randn(16, 3, *size, device=device))
+        network(torch.randn(16, 3, *size, device=device))
     images1, images2 = torch.randn(2, count, 3, *size, device=device)
     return network.eval(), images1, images2
 

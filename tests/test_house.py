@@ -8,8 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
-CORRIDOR = ["config", "runtime", "images", "transforms", "pairs", "siamese", "losses", "metrics", "checkpoint"]
-CORRIDOR += ["evaluation", "training", "gradcam", "plots"]
+CORRIDOR = ["config", "runtime", "parallel", "images", "transforms", "cache", "delivery", "pairs", "siamese", "losses"]
+CORRIDOR += ["metrics", "checkpoint", "evaluation", "epoch", "training", "gradcam", "plots"]
 ASIDE = ["notebooks", "sample_data"]  # the doors of the house; sample_data itself imports no room
 
 

@@ -20,7 +20,8 @@ def labels_of(sizes, seed):
 def folder_of(labels, contents=None):
     paths = tuple(f"{label}/{number}" for number, label in enumerate(labels))
     classes = tuple(str(label) for label in range(max(labels) + 1))
-    return ImageFolder(Path(), classes, paths, labels, np.arange(len(labels)) if contents is None else contents)
+    contents = np.arange(len(labels)) if contents is None else contents
+    return ImageFolder(Path(), classes, paths, labels, contents, np.zeros((len(labels), 2), np.int64))
 
 
 @given(class_sizes, st.integers(1, 3), seeds)

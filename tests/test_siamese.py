@@ -21,7 +21,7 @@ def test_every_backbone_builds(name):
 def test_every_layer_splits_the_network_in_two(name):
     network, images = SiameseNetwork(name, 8).eval(), torch.randn(2, 3, 64, 32)
     with torch.no_grad():
-        whole = network.embed(images)
+        whole = network(images)
         for layer in (network.layers[0], network.layers[2], "last"):
             torch.testing.assert_close(network.embed_features(network.features(images, layer), layer), whole)
 
@@ -38,17 +38,17 @@ def test_forward_is_the_distance_of_the_embeddings(device):
     network = SiameseNetwork("resnet18", 8).to(device).eval()
     images1, images2 = torch.randn(2, 4, 3, 32, 48, device=device)
     with torch.no_grad():
-        embeddings1, embeddings2 = network.embed(images1), network.embed(images2)
+        embeddings1, embeddings2 = network(images1), network(images2)
         torch.testing.assert_close(embeddings1.norm(dim=1), torch.ones(4, device=device))
         expected = (embeddings1 - embeddings2).norm(dim=1)
-        torch.testing.assert_close(network(images1, images2), expected)
-        assert similarity(network(images1, images1)).min() == pytest.approx(1, abs=1e-4)
+        torch.testing.assert_close(distance(embeddings1, embeddings2), expected)
+        assert similarity(distance(embeddings1, embeddings1)).min() == pytest.approx(1, abs=1e-4)
 
 
 def test_distances_stay_float32_under_autocast(device):
     network = SiameseNetwork("resnet18", 8).to(device).eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-        assert network(*torch.randn(2, 2, 3, 32, 32, device=device)).dtype == torch.float32
+        assert distance(*network(torch.randn(2, 3, 32, 32, device=device))).dtype == torch.float32
 
 
 def test_distance_and_similarity_at_the_ends():
@@ -78,7 +78,7 @@ def test_distance_gradient_against_finite_differences(identical):
 
 def test_identical_images_give_finite_parameter_gradients():
     network, images = SiameseNetwork("resnet18", 8), torch.randn(2, 3, 32, 32)
-    network(images, images).sum().backward()
+    distance(network(images), network(images)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 

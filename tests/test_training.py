@@ -10,13 +10,15 @@ import torch
 from conftest import ROOT, write_images
 
 from utils import evaluation, training
+from utils.cache import PixelCache
 from utils.checkpoint import load_checkpoint
+from utils.epoch import TrainingError, build_optimizer
 from utils.evaluation import inference_paths, load_trained, typical_pairs
 from utils.images import DataError
 from utils.metrics import best_epoch
 from utils.pairs import load_splits
-from utils.siamese import build_network
-from utils.training import TrainingError, build_optimizer, fit
+from utils.siamese import build_network, distance
+from utils.training import fit
 
 
 def without_times(history):
@@ -129,20 +131,17 @@ def test_each_image_is_embedded_once_per_evaluation(make_config, monkeypatch):
     config = make_config({"number_of_iterations": 4})
     splits = load_splits(config)
     assert len(splits.test_pairs) == 8 * len(splits.test)
-    read = []
-    real = evaluation.ImageDataset.__getitem__
-    monkeypatch.setattr(
-        evaluation.ImageDataset, "__getitem__", lambda self, i: read.append(self.paths[i]) or real(self, i)
-    )
+    read, real = [], PixelCache.__getitem__
+    monkeypatch.setattr(PixelCache, "__getitem__", lambda self, wanted: read.extend(wanted) or real(self, wanted))
     runtime = training.start(config)
     network = build_network(config)
     distances = evaluation.pair_distances(network, splits, splits.test_pairs, config, runtime)
-    assert sorted(read) == sorted(splits.folder.paths[index] for index in splits.test)
+    assert sorted(read) == splits.test.tolist()
     assert network.training
     pair = [splits.folder.paths[part[5]] for part in (splits.test_pairs.first, splits.test_pairs.second)]
     trained = evaluation.Trained(network.eval(), config, runtime, 0.5, (), (), "")
     with torch.no_grad():
-        expected = network(trained.load_images(pair[0]), trained.load_images(pair[1])).item()
+        expected = distance(*network(trained.load_images(*pair))).item()
     assert distances[5] == pytest.approx(expected, abs=1e-5)
 
 

@@ -1,7 +1,8 @@
 """Explainable image similarity: one straight corridor of modules, each importing only those before it.
 
-config > runtime > images > transforms > pairs > siamese > losses > metrics > checkpoint > evaluation > training >
-gradcam > plots; beside it, sample_data makes the bundled dataset and notebooks executes the notebooks.
+config > runtime > parallel > images > transforms > cache > delivery > pairs > siamese > losses > metrics > checkpoint >
+evaluation > epoch > training > gradcam > plots; beside it, sample_data makes the bundled dataset and notebooks executes
+the notebooks.
 """
 
 from importlib.util import find_spec

@@ -13,8 +13,10 @@ from utils.config import Config
 from utils.images import ImageFolder
 
 FORMAT = "explainable-image-similarity checkpoint"
+TRAINING = 2  # to be raised when the same settings come to train in another way, so that no older run is resumed
 # settings that may differ between a killed run and the run that resumes it
 FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
+FREE_KEYS |= {"cache_path", "gpu_cache_share", "deterministic", "compile"}
 FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
 
 
@@ -65,8 +67,10 @@ def load_checkpoint(path, device="cpu") -> dict:
 
 def fingerprint(config: Config, folder: ImageFolder) -> dict[str, str]:
     """Digests of all that the course of a training run depends on: most settings; names and sizes of the images."""
-    settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
+    settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"}) | {"version": TRAINING}
     settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
-    images = [[Path(path).relative_to(folder.root).as_posix(), os.path.getsize(path)] for path in folder.paths]
+    below = len(str(folder.root)) + 1
+    names = (path[below:].replace(os.sep, "/") for path in folder.paths)
+    images = list(zip(names, folder.stats[:, 0].tolist(), strict=True))
     digests = (hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest() for part in (settings, images))
     return dict(zip(("settings", "images"), digests, strict=True))

@@ -139,10 +139,14 @@ class Config(Section):
     embedding_size: Count = 128
     margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
     pairs: Literal["batch", "paper"] = "batch"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    deterministic: bool = False
+    compile: bool = False
     explanation: ExplanationSettings = ExplanationSettings()
     inference: Inference = Inference()
     results_path: FilePath = Path("results")
+    cache_path: FilePath | None = Path("cache")
+    gpu_cache_share: Share = 0.5
 
     @model_validator(mode="after")
     def _fits_together(self):
@@ -150,8 +154,7 @@ class Config(Section):
             raise ValueError("test_size + valid_size must stay below 1, or nothing is left for training")
         if self.pairs == "batch" and self.hyperparameters.batch_size < 4:
             raise ValueError("pairs: batch needs hyperparameters.batch_size of at least 4, two images of two classes")
-        sgd = self.hyperparameters if self.hyperparameters.optimizer == "SGD" else None
-        if sgd and sgd.nesterov and not sgd.momentum:
+        if (sgd := self.hyperparameters).optimizer == "SGD" and sgd.nesterov and not sgd.momentum:
             raise ValueError("hyperparameters.nesterov: True needs hyperparameters.momentum above 0")
         if (self.inference.image1 is None) != (self.inference.image2 is None):
             raise ValueError("inference: name both image1 and image2, or neither for a pair of the test split")
@@ -161,8 +164,7 @@ class Config(Section):
 def load_config(path=None) -> Config:
     """Read and check a config file; without `path`, the one that SIAMESE_CONFIG names, else config.yml.
 
-    Raises ConfigError, naming the file and every key at fault, for a file that is missing or not YAML, an unknown or
-    missing key, a value of a wrong type, or an impossible value.
+    Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
     """
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
     try:
@@ -188,12 +190,11 @@ def key_names(section=Config, prefix="") -> list[str]:
 
 def _explain(problem: dict) -> str:
     """One line for one pydantic error: key path, value, what is allowed."""
-    keys = [str(part) for part in problem["loc"]]
-    key = ".".join(keys) or "settings"
+    key = ".".join(map(str, problem["loc"])) or "settings"
     message = PLAIN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, [*key_names(), *Config.model_fields], n=1, cutoff=0.5)
-        hint = f"did you mean {near[0].removeprefix('.'.join(keys[:-1]) + '.')}?" if near else None
+        hint = f"did you mean {near[0].removeprefix(key.rpartition('.')[0] + '.')}?" if near else None
         return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names())}"
     value = "" if isinstance(problem["input"], dict | list) else f" {problem['input']!r} is refused:"
     return f"{key}:{value} {message}"

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
+from utils.cache import decode
 from utils.checkpoint import fingerprint, load_checkpoint
 from utils.config import Config
-from utils.images import DataError, read_image
+from utils.delivery import deliver
+from utils.images import DataError
 from utils.metrics import evaluate_distances
 from utils.pairs import Pairs, Splits, load_splits
+from utils.parallel import gather, share
 from utils.runtime import Runtime, progress, start
-from utils.siamese import SiameseNetwork, distance, evaluating
-from utils.transforms import ImageDataset, evaluation_transform
+from utils.siamese import SiameseNetwork, distance, evaluating, folded
+from utils.transforms import evaluation_transform, stored_size
 
 # what a network was trained with holds for it ever after, whatever config.yml says later
 TRAINED_KEYS = (
@@ -62,8 +64,8 @@ class Trained:
 
     def load_images(self, *paths) -> torch.Tensor:
         """Image files as the network takes them: float32 (B, 3, h, w) on its device."""
-        transform = evaluation_transform(self.config.image)
-        return self.runtime.place(torch.stack([transform(read_image(path)) for path in paths]))
+        pixels = np.stack([decode(path, stored_size(self.config.image)) for path in paths])
+        return self.runtime.place(evaluation_transform(self.config.image)(torch.from_numpy(pixels)))
 
     def distances(self, splits: Splits, pairs: Pairs) -> np.ndarray:
         """Distances float32 (P,) of the pairs."""
@@ -79,7 +81,7 @@ class Trained:
 
 
 def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
-    """The best network of the last training run, in evaluation mode, on the device of `runtime`.
+    """The best network of the last training run, folded for evaluation, on the device of `runtime`.
 
     Where config.yml has changed since in a key that the network depends on, the checkpoint's value is used and one
     line says so. Raises CheckpointError when best.pt cannot be loaded.
@@ -93,9 +95,8 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         config = Config.model_validate_json(json.dumps(now | {key: then[key] for key in changed}))
     network = SiameseNetwork(config.backbone_model, config.embedding_size)
     network.load_state_dict(content["network"])
-    network = runtime.place(network).eval()
     return Trained(
-        network,
+        runtime.place(folded(network, runtime.dtype)),
         config,
         runtime,
         content["threshold"],
@@ -106,22 +107,24 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
 
 
 @torch.no_grad()
-def embed_images(network, paths, config: Config, runtime: Runtime) -> torch.Tensor:
-    """Embeddings of image files, float32 (N, embedding_size) on the CPU, in evaluation mode."""
-    loader = DataLoader(
-        ImageDataset(paths, evaluation_transform(config.image)),
-        batch_size=config.hyperparameters.batch_size,
-        num_workers=config.hyperparameters.num_workers,
-    )
-    bar = progress(loader, "Embedding", config.hyperparameters.verbose)
-    with evaluating(network), runtime.autocast():
-        return torch.cat([network.embed(runtime.place(images)).cpu() for images in bar])
+def embed_images(network, pixels, indices, config: Config, runtime: Runtime) -> torch.Tensor:
+    """Embeddings of the images `indices`, int64 (N,), of `pixels`: float32 (N, embedding_size) on the CPU.
+
+    The network is in evaluation mode meanwhile; one that `folded` made is faster. Under torchrun each process embeds
+    its share and gets all.
+    """
+    transform, size, own = evaluation_transform(config.image), config.hyperparameters.batch_size, share(indices)
+    batches = np.array_split(own, -(-len(own) // size) or 1)
+    bar = progress(deliver(pixels, batches, runtime), "Embedding", config.hyperparameters.verbose, len(batches))
+    with evaluating(network):
+        embeddings = torch.cat([network(runtime.place(transform(part))) for part in bar])
+    return gather(embeddings, len(indices)).cpu()
 
 
 def pair_distances(network, splits: Splits, pairs: Pairs, config: Config, runtime: Runtime) -> np.ndarray:
     """Distances float32 (P,) of the pairs; each image is embedded once, however many pairs it is in."""
     used, positions = np.unique(np.concatenate([pairs.first, pairs.second]), return_inverse=True)
-    embeddings = embed_images(network, [splits.folder.paths[index] for index in used], config, runtime)
+    embeddings = embed_images(network, splits.pixels, used, config, runtime)
     return distance(*embeddings[torch.from_numpy(positions)].chunk(2)).numpy()
 
 

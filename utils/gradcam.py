@@ -84,5 +84,4 @@ def explain(network: SiameseNetwork, images1, images2, threshold: float, layer: 
 def explain_files(trained: Trained, *pairs: tuple[Path, Path]) -> Explanation:
     """Explain pairs of image files with a trained network, on the layer that `explanation.layer` names."""
     images1, images2 = (trained.load_images(*paths) for paths in zip(*pairs, strict=True))
-    with trained.runtime.autocast():
-        return explain(trained.network, images1, images2, trained.threshold, trained.config.explanation.layer)
+    return explain(trained.network, images1, images2, trained.threshold, trained.config.explanation.layer)

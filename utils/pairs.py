@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.cache import Decoder, open_pixels
 from utils.config import Config
-from utils.images import DataError, ImageFolder, check_readable, scan
+from utils.images import DataError, ImageFolder, scan
+from utils.transforms import stored_size
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,10 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Splits:
-    """Indices into `folder` of the three splits, and the validation and test pairs, fixed for a run."""
+    """Indices into `folder` and `pixels` of the three splits, and the validation and test pairs, fixed for a run."""
 
     folder: ImageFolder
+    pixels: Decoder
     train: np.ndarray
     valid: np.ndarray
     test: np.ndarray
@@ -49,14 +52,15 @@ class Splits:
 
 
 def load_splits(config: Config) -> Splits:
-    """Scan `data_path`, check that every image can be read, split, and draw the validation and test pairs.
+    """Scan `data_path`, open the pixels of its images, split, and draw the validation and test pairs.
 
     The same config and files give the same splits and pairs.
 
     Raises DataError for a folder that cannot be used, or when a split can form no positive or no negative pair.
     """
     folder = scan(config.data_path)
-    check_readable(folder, config.hyperparameters.verbose)
+    settings = config.hyperparameters
+    pixels = open_pixels(folder, stored_size(config.image), config.cache_path, settings.num_workers, settings.verbose)
     train, valid, test = split(folder, config.test_size, config.valid_size, config.seed)
     drawn = []
     for number, (key, part) in enumerate((("", train), ("valid_size", valid), ("test_size", test))):
@@ -66,7 +70,7 @@ def load_splits(config: Config) -> Splits:
             cure = f"raise {key} or add images" if key else "lower test_size and valid_size or add images"
             name = ("training", "validation", "test")[number]
             raise DataError(f"{config.data_path}: the {name} split has no positive or no negative pair; {cure}.")
-    return Splits(folder, train, valid, test, *drawn[1:])
+    return Splits(folder, pixels, train, valid, test, *drawn[1:])
 
 
 def split(folder: ImageFolder, test_size: float, valid_size: float, seed: int):
@@ -126,7 +130,7 @@ def draw_epoch(splits: Splits, config: Config, number: int) -> list[np.ndarray]:
     if config.pairs == "batch":
         return draw_batches(splits.train, splits.folder.labels, size, random)
     pairs = draw_pairs(splits.train, splits.folder.labels, config.number_of_iterations, random)
-    chosen = np.split(random.permutation(len(pairs)), range(size, len(pairs), size))
+    chosen = np.array_split(random.permutation(len(pairs)), -(-len(pairs) // size))
     return [np.concatenate([pairs.first[batch], pairs.second[batch]]) for batch in chosen]
 
 
@@ -139,20 +143,22 @@ def draw_batches(indices: np.ndarray, labels: np.ndarray, batch_size: int, rando
     hand for images drawn from the other classes.
     """
     hand = 4 if batch_size >= 8 else 2
-    shuffled = random.permutation(indices)
-    hands, keys = [], []
-    for label in np.unique(labels[indices]):
-        members = shuffled[labels[shuffled] == label]
-        dealt = np.array_split(members, -(-len(members) // hand))
-        hands += dealt
-        keys.append((np.arange(len(dealt)) + random.random(len(dealt))) / len(dealt))
-    hands = [hands[position] for position in np.argsort(np.concatenate(keys))]
-    count = -(-len(hands) // (batch_size // hand))
-    batches = []
-    for chosen in np.array_split(np.arange(len(hands)), count):
-        batch = np.concatenate([hands[position] for position in chosen])
-        if len(set(labels[batch])) == 1:
-            strangers = random.permutation(indices[labels[indices] != labels[batch[0]]])[:hand]
-            batch = np.concatenate([batch[: max(batch_size - hand, hand)], strangers])
-        batches.append(batch)
+    order = random.permutation(indices)
+    order = order[np.argsort(labels[order], kind="stable")]  # classes lie in contiguous blocks, shuffled inside
+    counts = np.unique(labels[order], return_counts=True)[1]
+    hands = -(-counts // hand)  # of each class
+    last = np.cumsum(hands)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each image in its block
+    dealt = np.repeat(last - hands, counts) + place * np.repeat(hands, counts) // np.repeat(counts, counts)
+    keys = (np.arange(last[-1]) - np.repeat(last - hands, hands) + random.random(last[-1])) / np.repeat(hands, hands)
+    turn = np.argsort(np.argsort(keys))[dealt]  # when the hand of each image is played
+    ends = [part[-1] for part in np.array_split(np.arange(last[-1]), -(-last[-1] // (batch_size // hand)))]
+    played = np.argsort(turn, kind="stable")
+    batches = np.split(order[played], np.searchsorted(turn[played], ends[:-1], side="right"))
+    for number, batch in enumerate(batches):
+        if (labels[batch] == labels[batch[0]]).all():
+            start, stop = np.searchsorted(labels[order], labels[batch[0]] + np.arange(2))
+            others = random.choice(len(order) - stop + start, min(hand, len(order) - stop + start), replace=False)
+            strangers = order[np.where(others < start, others, others + stop - start)]  # jump over the class itself
+            batches[number] = np.concatenate([batch[: max(batch_size - hand, hand)], strangers])
     return batches

@@ -9,16 +9,18 @@ from pathlib import Path
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from utils.cache import decode
 from utils.config import Config
 from utils.gradcam import Explanation
 from utils.images import read_image
 from utils.metrics import best_epoch
 from utils.pairs import Pairs, Splits
-from utils.transforms import to_pixels, training_transform
+from utils.transforms import stored_size, to_pixels, training_transform
 
 COLORMAP = "turbo"
 SAME, DIFFERENT = "tab:blue", "tab:orange"
@@ -70,10 +72,11 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
 
 def augmentation_figure(path, config: Config, count=6):
     """One training image as the network sees it: `count` random augmentations."""
-    image, transform = read_image(path), training_transform(config.image)
+    pixels = torch.from_numpy(decode(path, stored_size(config.image)))
+    images = training_transform(config.image)(pixels.expand(count, -1, -1, -1))
     figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.8), layout="constrained")
-    for column in axes:
-        _show(column, to_pixels(transform(image), config.image).numpy())
+    for column, image in zip(axes, to_pixels(images, config.image).numpy(), strict=True):
+        _show(column, image)
     return _closed(figure)
 
 

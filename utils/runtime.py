@@ -4,9 +4,11 @@ import os
 import random
 import sys
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from utils.config import Config, ConfigError
@@ -14,18 +16,22 @@ from utils.config import Config, ConfigError
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device, and the dtype of convolutions: float32, or bfloat16 under autocast (weights stay float32)."""
+    """The device, and the dtype of convolutions: float32, or a shorter one under autocast (weights stay float32)."""
 
     device: torch.device
     dtype: torch.dtype
 
     def autocast(self):
         """A context in which matrix products and convolutions run in `dtype`."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        return torch.autocast(self.device.type, None if (full := self.dtype == torch.float32) else self.dtype, not full)
 
     def place(self, tensor_or_module):
         """Move to the device, four-dimensional tensors in channels-last order: the faster one for convolutions."""
         return tensor_or_module.to(self.device, memory_format=torch.channels_last)
+
+    def free_memory(self) -> int:
+        """Bytes free on the GPU; 0 on the CPU, which has no memory apart."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
 
     def __str__(self):
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} cores"
@@ -35,24 +41,40 @@ class Runtime:
 def start(config: Config) -> Runtime:
     """Choose device and precision from the keys `cuda`, `gpu` and `precision`, and seed every generator.
 
-    `cuda: True` on a machine without a GPU falls back to the CPU and prints one line.
+    `cuda: True` on a machine without a GPU falls back to the CPU and prints one line. Under torchrun this process joins
+    the others, and its GPU is that of its number on this machine, not `gpu`.
 
-    Raises ConfigError when `gpu` is not the index of a GPU of this machine.
+    Raises ConfigError when there is no GPU of that index, or float16 is asked of a CPU.
     """
-    device = torch.device("cpu")
+    device, number = torch.device("cpu"), int(os.environ.get("LOCAL_RANK", config.gpu))
     if config.cuda and not torch.cuda.is_available():
         cause = "this build of torch is for CPUs only" if torch.version.cuda is None else "no usable GPU was found"
         print(f"cuda: True, but {cause}: running on the CPU.")
     elif config.cuda:
-        if config.gpu >= torch.cuda.device_count():
-            raise ConfigError(f"gpu: {config.gpu} is refused: the GPUs here are 0 to {torch.cuda.device_count() - 1}")
-        device = torch.device("cuda", config.gpu)
-    if config.precision == "auto":
-        dtype = torch.bfloat16 if computes_bfloat16(device) else torch.float32
-    else:
-        dtype = getattr(torch, config.precision)
+        if number >= torch.cuda.device_count():
+            raise ConfigError(f"gpu: {number} is refused: the GPUs here are 0 to {torch.cuda.device_count() - 1}")
+        device = torch.device("cuda", number)
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        # processes wait for one another while the slowest fills its image cache
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.backends.cudnn.benchmark = not config.deterministic
     seed_everything(config.seed)
-    return Runtime(device, dtype)
+    return Runtime(device, _dtype(config.precision, device))
+
+
+def _dtype(precision, device):
+    """The dtype of convolutions: with `auto`, the shortest that the hardware computes faster than float32."""
+    if precision == "float16" and device.type == "cpu":
+        raise ConfigError("precision: float16 is refused on the CPU: set auto, float32 or bfloat16")
+    if precision != "auto":
+        return getattr(torch, precision)
+    if computes_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def computes_bfloat16(device: torch.device) -> bool:
@@ -64,14 +86,16 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def seed_everything(seed: int):
-    """Seed Python, NumPy and torch (all devices), and let cuDNN choose only reproducible algorithms."""
+    """Seed Python, NumPy and torch, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
 
 
 def progress(iterable, text: str, show: bool, total=None):
-    """A progress bar that vanishes when done; on stdout, because notebooks paint stderr red."""
-    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=not show)
+    """A progress bar that vanishes when done; on stdout, because notebooks paint stderr red.
+
+    Of several processes of torchrun only the first shows one.
+    """
+    hidden = not show or os.environ.get("RANK", "0") != "0"
+    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=hidden)

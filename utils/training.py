@@ -1,39 +1,38 @@
-"""Training: batches of pairs, the optimizer, what to keep and when to stop.
+"""Training: epoch after epoch, what to keep, when to stop, and how to go on after an interruption.
 
-`python -m utils.training --config config.yml` trains and tests from a terminal, as notebook 01 does.
+`python -m utils.training --config config.yml` trains and tests from a terminal, as notebook 01 does; under
+`torchrun --nproc-per-node N -m utils.training ...` on N GPUs.
 """
 
 import argparse
-import math
 import time
 import warnings
+from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 import torchvision
 from sklearn.metrics import roc_auc_score
 from torch import optim
-from torch.utils.data import DataLoader
 
 from utils.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from utils.config import Config, Hyperparameters, load_config
+from utils.config import Config, load_config
+from utils.delivery import resident
+from utils.epoch import build_optimizer, build_scaler, check_finite, train_epoch
 from utils.evaluation import load_trained, pair_distances, test_metrics
-from utils.losses import BatchContrastiveLoss, ContrastiveLoss
+from utils.losses import ContrastiveLoss
 from utils.metrics import best_epoch, choose_threshold, stopped_early
-from utils.pairs import Splits, draw_epoch, load_splits
-from utils.runtime import Runtime, progress, seed_everything, start
+from utils.pairs import Splits, load_splits
+from utils.parallel import distributed, from_first, rank
+from utils.runtime import Runtime, seed_everything, start
 from utils.sample_data import ensure_sample
-from utils.siamese import build_network, distance
-from utils.transforms import ImageDataset, training_transform
+from utils.siamese import build_network, folded
 
 COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which all embeddings are one
 COLLAPSE_WARNING = (
     "the embeddings have collapsed: all images lie at nearly one point. "
     "Lower hyperparameters.learning_rate, raise margin, or check that the classes differ."
 )
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says where it stopped and what to change."""
 
 
 def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = None) -> list[dict]:
@@ -47,8 +46,13 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     Raises TrainingError when the loss is not finite; warns (RuntimeWarning) when the embeddings collapse.
     """
     runtime, splits = runtime or start(config), splits or load_splits(config)
+    splits = replace(splits, pixels=resident(splits.pixels, runtime, config.gpu_cache_share))
     seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
     network = runtime.place(build_network(config))
+    if config.compile:
+        for stage in network.backbone:
+            stage.compile()  # stage by stage, so that any of them can still be a feature layer
+    model = distributed(network)
     optimizer = build_optimizer(network, config.hyperparameters)
     scheduler = optim.lr_scheduler.ReduceLROnPlateau(
         optimizer,
@@ -59,15 +63,17 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         threshold=config.early_stopping.min_delta,  # one notion of improvement for both
         threshold_mode="abs",
     )
-    parts = {"network": network, "optimizer": optimizer, "scheduler": scheduler}
+    stepper = {"optimizer": optimizer, "scaler": build_scaler(runtime)}
+    parts = {"network": network, "scheduler": scheduler, **stepper}
     history = _resume(config, mark := fingerprint(config, splits.folder), parts)
     while len(history) < config.hyperparameters.epochs and not stopped_early(history, config.early_stopping):
         began, number = time.perf_counter(), len(history) + 1
         rate, labels = optimizer.param_groups[0]["lr"], splits.valid_pairs.labels
-        train_loss = _train_epoch(network, optimizer, splits, config, runtime, history)
-        distances = pair_distances(network, splits, splits.valid_pairs, config, runtime)
-        _check_finite(mean := float(distances.mean()), number)
-        if mean < COLLAPSED:
+        auc = f"{history[-1]['valid_auc']:.4f}" if history else "?"
+        train_loss = train_epoch(model, stepper, splits, config, runtime, number, auc)
+        embedder = folded(network, runtime.dtype)
+        distances = pair_distances(embedder, splits, splits.valid_pairs, config, runtime)
+        if check_finite(float(distances.mean()), number) < COLLAPSED:
             warnings.warn(COLLAPSE_WARNING, RuntimeWarning, stacklevel=2)
         valid_loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(labels))
         epoch = {
@@ -79,6 +85,8 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         }
         history.append(epoch)
         scheduler.step(epoch["valid_auc"])
+        if rank() > 0:
+            continue  # the first process alone writes
         _report(history, optimizer, config)
         content = {
             "network": network.state_dict(),
@@ -96,79 +104,35 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     return history
 
 
-def build_optimizer(network, settings: Hyperparameters) -> optim.Optimizer:
-    """Adam, AdamW or SGD with every setting of `hyperparameters` that it knows."""
-    common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
-    if settings.optimizer == "SGD":
-        return optim.SGD(network.parameters(), momentum=settings.momentum, nesterov=settings.nesterov, **common)
-    return {"Adam": optim.Adam, "AdamW": optim.AdamW}[settings.optimizer](network.parameters(), **common)
-
-
-def _train_epoch(network, optimizer, splits, config, runtime, history) -> float:
-    """One pass over the training images; returns the mean loss of its batches, weighted by their size."""
-    settings, labels, number = config.hyperparameters, splits.folder.labels, len(history) + 1
-    seed_everything(config.seed + number)  # an epoch depends on its number alone, so a resumed run repeats it
-    loader = DataLoader(
-        ImageDataset(splits.folder.paths, training_transform(config.image)),
-        batch_sampler=(batches := draw_epoch(splits, config, number)),
-        num_workers=settings.num_workers,
-    )
-    criterion = (BatchContrastiveLoss if config.pairs == "batch" else ContrastiveLoss)(config.margin)
-    network.train()
-    total, auc = 0.0, f"{history[-1]['valid_auc']:.4f}" if history else "?"
-    bar = progress(loader, f"Epoch {number}/{settings.epochs}", settings.verbose)
-    for images, batch in zip(bar, batches, strict=True):
-        with runtime.autocast():
-            embeddings = network.embed(runtime.place(images))
-        classes = torch.from_numpy(labels[batch]).to(runtime.device)
-        if config.pairs == "paper":
-            (first, second), (class1, class2) = embeddings.chunk(2), classes.chunk(2)
-            loss = criterion(distance(first, second), class1 != class2)
-        else:
-            loss = criterion(embeddings, classes)
-        _check_finite(value := loss.item(), number)
-        optimizer.zero_grad()
-        loss.backward()
-        if settings.max_norm is not None:
-            torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_norm)
-        optimizer.step()
-        total += value * len(batch)
-        bar.set_postfix(loss=f"{value:.4f}", validation_auc=auc)
-    return total / sum(map(len, batches))
-
-
 def _resume(config, mark, parts) -> list[dict]:
     """Load last.pt into `parts` if it bears the fingerprint `mark` and is unfinished; returns its history, else []."""
-    path = config.checkpoints_path / "last.pt"
-    if not path.exists():
+    content = from_first(_unfinished(config, mark) if rank() == 0 else None)
+    if content is None:
         return []
-    content = load_checkpoint(path)
-    if content["fingerprint"] != mark:
-        return _set_aside(path, "is of other settings or images")
-    history = content["history"]
-    if len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
-        return _set_aside(path, "is complete")
     for name, part in parts.items():
         part.load_state_dict(content[name])
-    print(f"Resuming after epoch {len(history)} of {path}.")
-    return history
+    return content["history"]
 
 
-def _set_aside(path, reason) -> list:
-    """Keep the files of the earlier run that `path` belongs to, under another name; returns an empty history."""
+def _unfinished(config, mark) -> dict | None:
+    """The content of last.pt if training goes on from it; any other run is set aside under another name."""
+    path = config.checkpoints_path / "last.pt"
+    if not path.exists():
+        return None
+    content = load_checkpoint(path)
+    history, reason = content["history"], None
+    if content["fingerprint"] != mark:
+        reason = "is of other settings or images"
+    elif len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
+        reason = "is complete"
+    if reason is None:
+        print(f"Resuming after epoch {len(history)} of {path}.")
+        return content
     print(f"{path} {reason}: training starts anew, the earlier run is kept as *.previous.pt.")
     for old in (path, path.with_name("best.pt")):
         if old.exists():
             old.replace(old.with_suffix(".previous.pt"))
-    return []
-
-
-def _check_finite(value, number):
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"training diverged: the loss or the distances became {value} in epoch {number}. "
-            "Lower hyperparameters.learning_rate or set precision: float32. Earlier checkpoints are intact."
-        )
+    return None
 
 
 def _report(history, optimizer, config):
@@ -188,12 +152,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", help="config file (default: config.yml)")
     config = load_config(parser.parse_args().config)
-    ensure_sample(config.data_path)
-    runtime, splits = start(config), load_splits(config)
+    runtime = start(config)
+    if rank() == 0:
+        ensure_sample(config.data_path)
+    from_first(None)  # the others wait for the sample
+    splits = load_splits(config)
     fit(config, splits, runtime)
+    from_first(None)  # and for the last checkpoint
     trained = load_trained(config, runtime)
-    metrics = test_metrics(trained, splits, trained.distances(splits, splits.test_pairs))
-    print(f"Test AUC {metrics['auc']:.4f}, accuracy {metrics['accuracy']:.4f}: {config.results_path}/metrics.json")
+    distances = trained.distances(splits, splits.test_pairs)
+    if rank() == 0:
+        metrics = test_metrics(trained, splits, distances)
+        print(f"Test AUC {metrics['auc']:.4f}, accuracy {metrics['accuracy']:.4f}: {config.results_path}/metrics.json")
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

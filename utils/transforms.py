@@ -1,30 +1,50 @@
-"""Pixels to tensors: resizing, augmentation for training, normalisation, and its inverse for plots."""
+"""Pixels to tensors, whole batches at once: augmentation for training, normalisation, and its inverse for plots."""
+
+import math
 
 import torch
-from torch.utils.data import Dataset
-from torchvision.transforms import v2
+from kornia import augmentation as K
+from torch import nn
+from torchvision.transforms.v2 import functional as V
 
 from utils.config import ImageSettings
-from utils.images import read_image
 
 
-def training_transform(settings: ImageSettings) -> v2.Compose:
-    """uint8 (H, W, 3) to float32 (3, h, w): resized, augmented as `image` in config.yml says, normalised."""
-    average_colour = [255 * mean for mean in settings.normalization.mean]  # turned-in corners become zero, not black
-    crop = v2.RandomResizedCrop(settings.size, scale=(settings.RandomCropScale, 1.0), antialias=True)
-    return _compose(
-        settings,
-        crop if settings.RandomCropScale < 1 else v2.Resize(settings.size, antialias=True),
-        v2.RandomHorizontalFlip(settings.HorizontalFlip),
-        v2.RandomVerticalFlip(settings.VerticalFlip),
-        v2.RandomRotation(settings.RandomRotationDegrees, v2.InterpolationMode.BILINEAR, fill=average_colour),
-        v2.ColorJitter(settings.brightness, settings.contrast, settings.saturation, settings.hue),
-    )
+def stored_size(settings: ImageSettings) -> tuple[int, int]:
+    """Height and width in which pixels are kept: `image.size`, and with random crops so much more that a crop of
+    average area is never enlarged; at most twice the area.
+    """
+    enlarged = math.sqrt(2 / (1 + settings.RandomCropScale))
+    height, width = settings.size
+    return round(height * enlarged), round(width * enlarged)
 
 
-def evaluation_transform(settings: ImageSettings) -> v2.Compose:
-    """uint8 (H, W, 3) to float32 (3, h, w): resized and normalised, nothing random."""
-    return _compose(settings, v2.Resize(settings.size, antialias=True))
+def training_transform(settings: ImageSettings) -> nn.Module:
+    """uint8 (B, H, W, 3) to float32 (B, 3, h, w): augmented as `image` in config.yml says, each image for itself.
+
+    What is random is drawn from torch's CPU generator, on whatever device the pixels are.
+    """
+    crop, degrees = settings.RandomCropScale, settings.RandomRotationDegrees
+    colours = settings.brightness, settings.contrast, settings.saturation, settings.hue
+    steps = [_Floats(settings.Channels)]
+    if crop < 1:
+        steps.append(K.RandomResizedCrop(settings.size, (crop, 1.0), p=1.0, cropping_mode="resample"))
+    if settings.HorizontalFlip:
+        steps.append(K.RandomHorizontalFlip(settings.HorizontalFlip))
+    if settings.VerticalFlip:
+        steps.append(K.RandomVerticalFlip(settings.VerticalFlip))
+    if any(colours):
+        steps.append(K.ColorJitter(*colours, p=1.0))
+    steps.append(K.Normalize(settings.normalization.mean, settings.normalization.std))
+    if degrees:  # after the normalisation: turned-in corners are zero, which is the average colour
+        steps.append(K.RandomRotation(float(degrees), p=1.0))
+    return nn.Sequential(*steps)
+
+
+def evaluation_transform(settings: ImageSettings) -> nn.Module:
+    """uint8 (B, H, W, 3) to float32 (B, 3, h, w): brought to `image.size` and normalised, nothing random."""
+    normalize = K.Normalize(settings.normalization.mean, settings.normalization.std)
+    return nn.Sequential(_Floats(settings.Channels, settings.size), normalize)
 
 
 def to_pixels(images: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
@@ -34,28 +54,16 @@ def to_pixels(images: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     return ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1)
 
 
-class ImageDataset(Dataset):
-    """Files through a transform: item i is the tensor of paths[i], float32 (3, h, w)."""
+class _Floats(nn.Module):
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1], of another size or grey where asked for."""
 
-    def __init__(self, paths, transform):
-        self.paths, self.transform = paths, transform
+    def __init__(self, channels, size=None):
+        super().__init__()
+        self.channels, self.size = channels, size
 
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, index):
-        return self.transform(read_image(self.paths[index]))
-
-
-def _compose(settings, resize, *augmentations):
-    return v2.Compose(
-        [
-            v2.ToImage(),
-            resize,
-            *([v2.Grayscale(num_output_channels=3)] if settings.Channels == 1 else []),
-            *augmentations,
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(settings.normalization.mean, settings.normalization.std),
-            v2.ToPureTensor(),
-        ]
-    )
+    def forward(self, pixels):
+        images = pixels.movedim(-1, 1)
+        if self.size and images.shape[2:] != self.size:
+            images = V.resize(images, self.size, antialias=True)
+        images = V.to_dtype(images, torch.float32, scale=True)
+        return V.rgb_to_grayscale(images, num_output_channels=3) if self.channels == 1 else images
