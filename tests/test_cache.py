@@ -1,0 +1,271 @@
+"""The cache of pixels: never stale, never corrupt, never half-written, and dispensable."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, write_images
+from PIL import Image
+
+from utils import cache, delivery
+from utils.cache import Decoder, PixelCache, decode, open_pixels
+from utils.images import DataError, read_image, scan
+from utils.runtime import Runtime
+
+SIZE = (32, 40)
+
+
+@pytest.fixture
+def data(tmp_path):
+    for label, name in enumerate("ab"):
+        write_images(tmp_path / "data" / name, 5, (48, 56), seed=label)
+    return tmp_path / "data"
+
+
+def opened(data, tmp_path, size=SIZE):
+    return open_pixels(scan(data), size, tmp_path / "cache", show_progress=False)
+
+
+def rows(pixels):
+    return pixels[np.arange(len(pixels))]
+
+
+def decoded(data, size=SIZE):
+    """The pixels by another way: OpenCV reads, torch resizes."""
+    images = [torch.from_numpy(cv2.imread(path)[..., ::-1].copy()).movedim(-1, 0)[None] for path in scan(data).paths]
+    resized = [torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True) for image in images]
+    return torch.cat(resized).movedim(1, -1).numpy()
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The paths decoded so far, in a list that grows."""
+    paths, real = [], cache.decode
+
+    def counting(path, size):
+        paths.append(os.path.relpath(path).split("data/")[-1])
+        return real(path, size)
+
+    monkeypatch.setattr(cache, "decode", counting)
+    return paths
+
+
+def test_each_image_is_decoded_once_for_all_runs(data, tmp_path, counted):
+    for _ in range(3):
+        pixels = opened(data, tmp_path)
+        assert isinstance(pixels, PixelCache)
+        np.testing.assert_array_equal(rows(pixels), decoded(data))
+    assert len(counted) == 10
+    np.testing.assert_array_equal(pixels[np.array([7, 2, 7])], decoded(data)[[7, 2, 7]])
+
+
+def test_edited_added_and_removed_images_are_never_served_stale(data, tmp_path, counted):
+    opened(data, tmp_path)
+    counted.clear()
+    before = os.stat(data / "a" / "0.png")
+    image = Image.open(data / "a" / "0.png").rotate(180)
+    image.save(data / "a" / "0.png")
+    with open(data / "a" / "0.png", "ab") as file:
+        file.write(bytes(max(0, before.st_size - os.path.getsize(data / "a" / "0.png"))))
+    write_images(data / "c", 2, seed=7)
+    (data / "b" / "3.png").unlink()
+    np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
+    assert sorted(counted) == ["a/0.png", "c/0.png", "c/1.png"]  # the other rows were taken over
+
+
+def test_a_change_of_the_time_alone_is_a_change(data, tmp_path, counted):
+    opened(data, tmp_path)
+    counted.clear()
+    os.utime(data / "a" / "1.png", ns=(0, os.stat(data / "a" / "1.png").st_mtime_ns + 1))
+    opened(data, tmp_path)
+    assert counted == ["a/1.png"]
+
+
+def test_sizes_and_folders_do_not_share_a_cache(data, tmp_path):
+    other = data.rename(tmp_path / "first")
+    write_images(data / "a", 5, (48, 56), seed=8)
+    write_images(data / "b", 5, (48, 56), seed=9)
+    assert rows(opened(other, tmp_path)).tolist() != rows(opened(data, tmp_path)).tolist()
+    assert rows(opened(data, tmp_path, (33, 47))).shape == (10, 33, 47, 3)
+    assert len(list((tmp_path / "cache").glob("*.pixels"))) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "keys", "foreign"])
+def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
+    opened(data, tmp_path)
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    content, tail = bytearray(file.read_bytes()), 10 * (16 + 4)
+    if damage == "cut":
+        content = content[:-700]
+    elif damage == "empty":
+        content = b""
+    elif damage == "header":
+        content[9] ^= 1
+    elif damage == "keys":
+        content[-tail + 3] ^= 1
+    elif damage == "foreign":
+        content = b"not a cache at all" * 400
+    file.write_bytes(content)
+    counted.clear()
+    np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
+    assert len(counted) == 10
+
+
+def test_a_damaged_row_is_decoded_again_with_a_warning(data, tmp_path, counted):
+    opened(data, tmp_path)
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    content = bytearray(file.read_bytes())
+    content[40 + 4 * 32 * 40 * 3 + 99] ^= 255  # one byte of row 4, behind the header of 40
+    file.write_bytes(content)
+    counted.clear()
+    pixels = opened(data, tmp_path)
+    with pytest.warns(RuntimeWarning, match=f"{file.name} is damaged: delete it"):
+        np.testing.assert_array_equal(rows(pixels), decoded(data))
+    assert counted == ["a/4.png"]
+
+
+BUILD = """
+import sys, time
+from pathlib import Path
+from utils import cache
+from utils.images import scan
+real = cache.decode
+cache.BLOCK = 2
+def slow(path, size):
+    time.sleep(0.05)
+    return real(path, size)
+cache.decode = slow
+pixels = cache.open_pixels(scan(sys.argv[1]), (32, 40), Path(sys.argv[2]), show_progress=False)
+print(type(pixels).__name__)
+"""
+
+
+def build(data, tmp_path):
+    command = [sys.executable, "-c", BUILD, str(data), str(tmp_path / "cache")]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counted):
+    with build(data, tmp_path) as process:
+        while not list((tmp_path / "cache").glob(".*.pixels.*")) and process.poll() is None:
+            time.sleep(0.005)
+        process.kill()
+    assert list((tmp_path / "cache").glob(".*.pixels.*"))
+    assert not list((tmp_path / "cache").glob("*.pixels"))
+    np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
+    assert len(counted) == 10
+    assert not list((tmp_path / "cache").glob(".*.pixels.*"))  # and the remains are gone
+
+
+def test_two_builds_at_once_do_the_work_once(data, tmp_path):
+    processes = [build(data, tmp_path) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in processes] == ["PixelCache"] * 3
+    np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
+
+
+def test_a_reader_keeps_what_it_opened_while_another_rebuilds(data, tmp_path):
+    reader, before = opened(data, tmp_path), decoded(data)
+    write_images(data / "a", 5, (48, 56), seed=5)
+    opened(data, tmp_path)
+    np.testing.assert_array_equal(rows(reader), before)
+
+
+def _limited(data, folder, limit, pipe):
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with an error, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        pixels = open_pixels(scan(data), SIZE, folder, show_progress=False)
+    pipe.send((type(pixels).__name__, [str(warning.message) for warning in caught], rows(pixels), os.listdir(folder)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits on the size of files")
+def test_a_full_disk_falls_back_to_decoding_with_one_warning(data, tmp_path):
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_limited, args=(data, tmp_path / "cache", 9000, theirs))
+    process.start()
+    kind, messages, pixels, left = ours.recv()
+    process.join()
+    assert kind == "Decoder"
+    assert len(messages) == 1
+    assert "cannot be written" in messages[0]
+    np.testing.assert_array_equal(pixels, decoded(data))
+    assert [name for name in left if not name.endswith(".lock")] == []
+
+
+def test_a_folder_that_cannot_be_written_falls_back_with_one_warning(data, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.warns(RuntimeWarning, match="cannot be written") as caught:
+        pixels = opened(data, tmp_path)
+    assert len(caught) == 1
+    np.testing.assert_array_equal(rows(pixels), decoded(data))
+
+
+def test_no_cache_path_decodes_without_a_word(data, tmp_path):
+    pixels = open_pixels(scan(data), SIZE, None, show_progress=False)
+    assert type(pixels) is Decoder
+    np.testing.assert_array_equal(rows(pixels), decoded(data))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_unreadable_images_are_named_together(data, tmp_path, cached):
+    whole = (data / "a" / "0.png").read_bytes()
+    (data / "a" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (data / "b" / "empty.jpg").write_bytes(b"")
+    (data / "b" / "text.jpg").write_text("no image")
+    with pytest.raises(DataError) as caught:
+        open_pixels(scan(data), SIZE, tmp_path / "cache" if cached else None, show_progress=False)
+    assert "3 of 13 images" in str(caught.value)
+    assert all(name in str(caught.value) for name in ("cut.png", "empty.jpg", "text.jpg", "Replace or delete"))
+    assert not list((tmp_path / "cache").glob("*.pixels"))
+
+
+def test_large_jpegs_at_reduced_scale_are_nearly_exact(tmp_path):
+    """Against decoding in full; the bounds are in grey levels of 255."""
+    random = np.random.default_rng(0)
+    coarse = [cv2.resize(random.uniform(0, 255, (n, n * 4 // 3, 3)), (1600, 1200)) for n in (3, 12, 48, 300)]
+    photograph = np.clip(np.average(coarse, axis=0, weights=(4, 2, 1, 1)), 0, 255).astype(np.uint8)
+    Image.fromarray(photograph).save(tmp_path / "large.jpg", quality=90)
+    reduced = decode(tmp_path / "large.jpg", (120, 160)).astype(float)
+    assert read_image(tmp_path / "large.jpg", at_least=2 * 160).shape == (600, 800, 3)  # half of it was not decoded
+    full = torch.from_numpy(read_image(tmp_path / "large.jpg")).movedim(-1, 0)[None]
+    full = torch.nn.functional.interpolate(full, (120, 160), mode="bilinear", antialias=True)[0].movedim(0, -1).numpy()
+    assert np.abs(reduced - full).mean() < 0.5
+    assert np.abs(reduced - full).max() <= 4
+
+
+def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device):
+    pixels, batches = opened(data, tmp_path), [np.array(part) for part in ([3, 1], [0], [9, 8, 7], [2], [5, 5])]
+    runtime = Runtime(device, torch.float32)
+    for source in (pixels, delivery.ResidentPixels(pixels, device)):
+        parts = list(delivery.deliver(source, iter(batches), runtime))
+        assert all(part.device.type == device.type for part in parts)
+        for part, batch in zip(parts, batches, strict=True):
+            np.testing.assert_array_equal(part.cpu().numpy(), decoded(data)[batch])
+
+
+def test_pixels_stay_on_the_device_where_they_fit(data, tmp_path, monkeypatch):
+    pixels, runtime = opened(data, tmp_path), Runtime(torch.device("cpu"), torch.float32)
+    assert delivery.resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory apart
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: 2 * 10 * 32 * 40 * 3)
+    assert isinstance(delivery.resident(pixels, runtime, 0.5), delivery.ResidentPixels)
+    assert delivery.resident(pixels, runtime, 0.49) is pixels
+
+
+def test_an_error_while_reading_ahead_reaches_the_caller(data, tmp_path):
+    pixels = open_pixels(scan(data), SIZE, None, show_progress=False)
+    (data / "a" / "2.png").write_text("no longer an image")
+    batches = [np.array([0]), np.array([2]), np.array([1])]
+    with pytest.raises(DataError, match=r"2\.png"):
+        list(delivery.deliver(pixels, batches, Runtime(torch.device("cpu"), torch.float32)))

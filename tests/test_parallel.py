@@ -1,0 +1,102 @@
+"""Several processes compute what one does: the same loss, gradients, statistics and metrics from the same batches."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from worker import gradients
+
+from utils import parallel
+from utils.checkpoint import load_checkpoint
+from utils.evaluation import load_trained
+from utils.metrics import evaluate_distances
+from utils.runtime import start
+from utils.training import fit
+
+# what is random is drawn by each process for itself, so the comparison goes without augmentation
+PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameters.max_norm": None}
+
+
+def launch(processes, *arguments, timeout=300):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, str(ROOT / "tests" / "worker.py"), *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_alone_nothing_changes():
+    rows, network = torch.rand(5, 3, requires_grad=True), torch.nn.Linear(2, 2)
+    assert parallel.gather(rows, 5) is rows
+    assert parallel.share([1, 2, 3]) == [1, 2, 3]
+    assert parallel.distributed(network) is network
+    assert parallel.from_first("value") == "value"
+    assert (parallel.rank(), parallel.world()) == (0, 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("total", [4, 7, 12])
+def test_shares_make_up_the_batch(monkeypatch, processes, total):
+    monkeypatch.setattr(parallel, "world", lambda: processes)
+    shares = []
+    for number in range(processes):
+        monkeypatch.setattr(parallel, "rank", lambda number=number: number)
+        shares.append(parallel.share(np.arange(total)))
+    assert np.concatenate(shares).tolist() == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("processes", "pairs"), [(2, "batch"), (4, "batch"), (2, "paper")])
+def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, pairs):
+    config = make_config({**PLAIN, "pairs": pairs, "hyperparameters.batch_size": 11})  # 11: shares of unequal size
+    run = launch(processes, "gradients", tmp_path / "config.yml", tmp_path / "result.pt")
+    assert run.returncode == 0, run.stderr
+    for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        found = torch.load(tmp_path / "result.pt", weights_only=True)[str(dtype)]
+        expected = gradients(config, start(config), dtype)
+        assert found["loss"] == pytest.approx(expected["loss"], abs=tolerance)
+        assert len(found["gradients"]) == len(expected["gradients"]) >= 2
+        for ours, theirs in zip(found["gradients"], expected["gradients"], strict=True):
+            ours, theirs = (torch.cat([part.flatten() for part in parts]) for parts in (ours, theirs))
+            assert (ours - theirs).abs().max() <= tolerance * theirs.norm()  # as clipped to length 1
+        torch.testing.assert_close(found["buffers"], expected["buffers"], atol=tolerance, rtol=tolerance)
+
+
+def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
+    changes = {**PLAIN, "hyperparameters.epochs": 2, "hyperparameters.learning_rate": 1e-5}
+    alone = fit(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
+    make_config(changes)
+    run = launch(2, "train", tmp_path / "config.yml", "-")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
+    together = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["history"]
+    for key in ("train_loss", "valid_loss", "valid_auc"):
+        assert [epoch[key] for epoch in together] == pytest.approx([epoch[key] for epoch in alone], abs=1e-4), key
+    trained = load_trained(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
+    splits = trained.load_splits()
+    expected = evaluate_distances(
+        trained.distances(splits, splits.test_pairs), splits.test_pairs.labels, trained.threshold
+    )
+    found = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert found["confusion_matrix"] == expected.pop("confusion_matrix")
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-4)
+    more = make_config({**changes, "hyperparameters.epochs": 3})  # and one process can go on with it
+    assert len(fit(more)) == 3
+
+
+def test_a_killed_process_ends_the_run_with_an_error(make_config, tmp_path):
+    make_config({"hyperparameters.epochs": 50})
+    run = launch(2, "killed", tmp_path / "config.yml", "-", timeout=120)
+    assert run.returncode != 0
+    assert "exitcode  : -9" in run.stderr or "SIGKILL" in run.stderr
+    assert len(load_checkpoint(tmp_path / "checkpoints" / "last.pt")["history"]) in (1, 2)  # whole, whichever it is

@@ -1,0 +1,58 @@
+"""One process of a torchrun launch in test_parallel.py: worker.py gradients|train|killed CONFIG RESULT."""
+
+import os
+import signal
+import sys
+
+import torch
+
+from utils import epoch, training
+from utils.config import load_config
+from utils.pairs import load_splits
+from utils.parallel import distributed, rank
+from utils.runtime import Runtime, seed_everything, start
+from utils.siamese import build_network
+
+
+class Recorder(torch.optim.SGD):
+    """An optimizer that keeps every gradient and moves nothing."""
+
+    def __init__(self, network):
+        super().__init__(network.parameters(), lr=1.0)
+        self.gradients = []
+
+    def step(self, closure=None):
+        self.gradients.append([parameter.grad.clone() for parameter in self.param_groups[0]["params"]])
+
+
+def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
+    """Loss of an epoch, the gradients of all its batches, and the running statistics of batch norm after it."""
+    splits = load_splits(config)
+    seed_everything(config.seed)
+    network = runtime.place(build_network(config).to(dtype))
+    recorder = Recorder(network)
+    parts = {"optimizer": recorder, "scaler": epoch.build_scaler(runtime)}
+    loss = epoch.train_epoch(distributed(network), parts, splits, config, runtime, 1)
+    return {"loss": loss, "gradients": recorder.gradients, "buffers": list(network.buffers())}
+
+
+def die_in_epoch_three(*arguments):
+    if rank() == 1 and arguments[5] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train_epoch(*arguments)
+
+
+if __name__ == "__main__":
+    task, config_path, result = sys.argv[1:]
+    if task == "gradients":
+        config = load_config(config_path)
+        runtime = start(config)
+        found = {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
+        if rank() == 0:
+            torch.save(found, result)
+        torch.distributed.destroy_process_group()
+    else:
+        if task == "killed":
+            train_epoch, training.train_epoch = training.train_epoch, die_in_epoch_three
+        sys.argv = ["training", "--config", config_path]
+        training.main()
