@@ -125,7 +125,7 @@ def open_pixels(folder: ImageFolder, size, cache_path: Path | None, workers=0, s
     decoder = Decoder(folder.paths, size, workers)
     if cache_path is not None:
         name = hashlib.blake2b(f"{folder.root.resolve()}\0{tuple(size)}".encode(), digest_size=8).hexdigest()
-        file, keys = cache_path / f"{name}.pixels", _keys(folder)
+        file, keys = cache_path / f"{name}.pixels", keys_of(folder)
         with suppress(OSError, ValueError):  # none yet, or of files that have changed
             return PixelCache(decoder, file, keys)
         try:
@@ -193,8 +193,9 @@ def _header(count, size, tail) -> bytes:
     return np.array((MAGIC, count, *size, zlib.crc32(tail)), HEADER).tobytes()
 
 
-def _keys(folder) -> bytes:
+def keys_of(folder: ImageFolder) -> bytes:
+    """KEY_BYTES for each image: the digest of its path below the root, its size and the time of its last change."""
     below = len(str(folder.root)) + 1
-    entries = zip(folder.paths, folder.stats.tolist(), strict=True)
-    texts = (f"{path[below:]}\0{size}\0{time}" for path, (size, time) in entries)
+    files = zip(folder.paths, folder.stats.tolist(), strict=True)
+    texts = (f"{path[below:]}\0{size}\0{time}" for path, (size, time) in files)
     return b"".join(hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest() for text in texts)

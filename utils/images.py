@@ -2,16 +2,14 @@
 
 import hashlib
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain, repeat
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
-HEAD_BYTES = 4096  # read of each file whose size another file shares
+MIDDLE_BYTES = 512  # read of each file whose size another file shares
 SHOWN = 20  # names listed in one message before "and N more"
 
 
@@ -140,24 +138,26 @@ def _is_image(name):
 
 
 def _content_ids(paths, sizes):
-    """int64 (N,), equal for byte-identical files; only files alike in size, then in their first bytes, are read on."""
+    """int64 (N,), equal for byte-identical files; only files alike in size, then in their middle, are read whole."""
     groups = sizes
-    for amount in (HEAD_BYTES, -1):  # files of one size mostly differ in their first bytes; -1 reads to the end
+    for amount in (MIDDLE_BYTES, None):  # the middle of an image file tells more than its header
         _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
-        alike = np.flatnonzero((counts[groups] > 1) & ((amount > 0) | (sizes > HEAD_BYTES)))
-        with ThreadPoolExecutor() as pool:
-            work = [(paths[index], group) for index, group in zip(alike, groups[alike].tolist(), strict=True)]
-            chunks = [work[start : start + 1000] for start in range(0, len(work), 1000)]  # a task a file costs memory
-            digests = np.array([*chain(*pool.map(_digests, chunks, repeat(amount)))], "S16")
-        groups[alike] = len(paths) + np.unique(digests, return_inverse=True)[1]
+        alike = np.flatnonzero(counts[groups] > 1)
+        digests = [
+            _digest(paths[index], size, amount) for index, size in zip(alike, sizes[alike].tolist(), strict=True)
+        ]
+        groups[alike] = len(paths) + np.unique(np.array(digests, "S16"), return_inverse=True)[1]
     _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
     return first[groups]
 
 
-def _digests(files, amount):
-    found = []
-    for path, group in files:
-        with open(path, "rb", buffering=0) as file:
-            content = file.read(amount)
-        found.append(hashlib.blake2b(content, digest_size=16, salt=group.to_bytes(8)).digest())
-    return found
+def _digest(path, size, amount):
+    """16 bytes that stand for the size and `amount` bytes in the middle of a file; None for all of it."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        if amount:
+            os.lseek(descriptor, size // 2, os.SEEK_SET)
+        content = os.read(descriptor, amount or size)
+    finally:
+        os.close(descriptor)
+    return hashlib.blake2b(content, digest_size=16, salt=size.to_bytes(8)).digest()
