@@ -4,7 +4,10 @@ CONFIG ?= config.yml
 NOTEBOOKS = 01.Train_Siamese_model.ipynb 02.Inferences.ipynb
 READY = .venv/ready
 
-.PHONY: run test notebooks lab lint
+DATA ?= Data/Shapes
+BUDGET ?= 240
+
+.PHONY: run test benchmark notebooks lab lint
 
 run: $(READY)  ## execute both notebooks; executed copies, figures and metrics go to results_path
 	.venv/bin/python -m utils.notebooks --config $(CONFIG) $(NOTEBOOKS)
@@ -12,6 +15,11 @@ run: $(READY)  ## execute both notebooks; executed copies, figures and metrics g
 test: $(READY)  ## run all tests, then ruff
 	.venv/bin/python -m pytest -q
 	$(MAKE) --no-print-directory lint
+
+benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	.venv/bin/python -c 'from utils.sample_data import ensure_sample; ensure_sample("$(DATA)")'
+	PYTHONPATH=. .venv/bin/python tests/benchmarks --data $(DATA) --budget $(BUDGET)
 
 notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
 	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)

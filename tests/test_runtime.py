@@ -6,6 +6,7 @@ import torch
 
 from utils import runtime
 from utils.config import ConfigError
+from utils.epoch import build_scaler, optimize
 
 
 def draws():
@@ -61,3 +62,44 @@ def test_progress_bar_only_where_wanted(capsys):
     assert capsys.readouterr().out == ""
     assert list(runtime.progress(range(3), "Counting", show=True)) == [0, 1, 2]
     assert "Counting" in capsys.readouterr().out
+
+
+def test_float16_is_refused_on_the_cpu(make_config):
+    with pytest.raises(ConfigError, match="float16 is refused on the CPU"):
+        runtime.start(make_config({"precision": "float16"}))
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_auto_precision_of_a_gpu(make_config, monkeypatch, bfloat16, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+    monkeypatch.setattr(runtime, "seed_everything", lambda seed: None)
+    started = runtime.start(make_config({"cuda": True, "precision": "auto"}))
+    assert started.dtype == dtype
+    assert build_scaler(started).is_enabled() == (dtype == torch.float16)
+    assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.fp32_precision == "tf32"
+
+
+def test_under_torchrun_the_gpu_is_that_of_the_process(make_config, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(runtime.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(runtime, "seed_everything", lambda seed: None)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    config = make_config({"cuda": True, "gpu": 0, "precision": "float32"})
+    assert runtime.start(config).device == torch.device("cuda", 3)
+
+
+def test_a_scaled_step_is_the_step_without_scaling(device):
+    """Loss scaling, which float16 needs, must not change what is learned: clipping comes after unscaling."""
+    weights = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 2).to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler(device.type, enabled=enabled)
+        loss = model(torch.ones(4, 3, device=device)).square().sum()
+        optimize(model, loss, 0.5, optimizer, scaler)
+        weights.append(model.weight.detach().cpu())
+    torch.testing.assert_close(*weights)

@@ -5,7 +5,7 @@ import torch
 from torchvision import models
 
 from utils.config import BACKBONES, ConfigError
-from utils.siamese import SiameseNetwork, build_network, distance, evaluating, similarity
+from utils.siamese import SiameseNetwork, build_network, distance, evaluating, folded, similarity
 
 FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
 
@@ -160,3 +160,25 @@ def test_state_dicts_that_do_not_fit(make_config, imagenet, tmp_path):
     torch.save(imagenet, path)
     with pytest.raises(ConfigError, match="keys or shapes differ"):
         build_network(config)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_folded_computes_the_same(name):
+    """After batch norm has seen data, so that its statistics are not those of a fresh network."""
+    torch.manual_seed(0)
+    network = SiameseNetwork(name, 16)
+    with torch.no_grad():
+        network(torch.randn(16, 3, 64, 64))
+    images, norms = torch.randn(6, 3, 64, 64), torch.nn.modules.batchnorm._BatchNorm
+    exact, short = folded(network, torch.float32), folded(network, torch.bfloat16)
+    assert network.training
+    assert not any(isinstance(module, norms) for module in exact.modules())
+    with torch.no_grad(), evaluating(network):
+        torch.testing.assert_close(exact(images), network(images), atol=1e-4, rtol=1e-3)
+        assert torch.nn.functional.cosine_similarity(short(images), network(images)).min() > 0.99
+        assert short(images).dtype == torch.float32
+        for layer in network.layers:
+            torch.testing.assert_close(
+                exact.features(images, layer), network.features(images, layer), atol=1e-3, rtol=1e-3
+            )
+    assert {weight.dtype for weight in short.backbone.parameters()} == {torch.bfloat16}

@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from utils.config import Config, ConfigError
 
+FIRST = os.environ.get("RANK", "0") == "0"  # of several processes of torchrun only the first speaks
+
 
 @dataclass(frozen=True)
 class Runtime:
@@ -49,17 +51,20 @@ def start(config: Config) -> Runtime:
     device, number = torch.device("cpu"), int(os.environ.get("LOCAL_RANK", config.gpu))
     if config.cuda and not torch.cuda.is_available():
         cause = "this build of torch is for CPUs only" if torch.version.cuda is None else "no usable GPU was found"
-        print(f"cuda: True, but {cause}: running on the CPU.")
+        if FIRST:
+            print(f"cuda: True, but {cause}: running on the CPU.")
     elif config.cuda:
         if number >= torch.cuda.device_count():
             raise ConfigError(f"gpu: {number} is refused: the GPUs here are 0 to {torch.cuda.device_count() - 1}")
         device = torch.device("cuda", number)
         torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        patience = timedelta(hours=2)  # processes wait for one another while the slowest fills its image cache
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        # processes wait for one another while the slowest fills its image cache
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+            dist.init_process_group("nccl", timeout=patience, device_id=device)
+        else:
+            dist.init_process_group("gloo", timeout=patience)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic
     seed_everything(config.seed)
@@ -93,9 +98,5 @@ def seed_everything(seed: int):
 
 
 def progress(iterable, text: str, show: bool, total=None):
-    """A progress bar that vanishes when done; on stdout, because notebooks paint stderr red.
-
-    Of several processes of torchrun only the first shows one.
-    """
-    hidden = not show or os.environ.get("RANK", "0") != "0"
-    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=hidden)
+    """A progress bar that vanishes when done; on stdout, because notebooks paint stderr red."""
+    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=not (show and FIRST))

@@ -16,14 +16,14 @@ from sklearn.metrics import roc_auc_score
 from torch import optim
 
 from utils.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from utils.config import Config, load_config
+from utils.config import Config, ConfigError, load_config
 from utils.delivery import resident
 from utils.epoch import build_optimizer, build_scaler, check_finite, train_epoch
 from utils.evaluation import load_trained, pair_distances, test_metrics
 from utils.losses import ContrastiveLoss
 from utils.metrics import best_epoch, choose_threshold, stopped_early
 from utils.pairs import Splits, load_splits
-from utils.parallel import distributed, from_first, rank
+from utils.parallel import distributed, from_first, rank, world
 from utils.runtime import Runtime, seed_everything, start
 from utils.sample_data import ensure_sample
 from utils.siamese import build_network, folded
@@ -43,9 +43,12 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted run; any other earlier
     run in the folder is kept as best.previous.pt and last.previous.pt.
 
-    Raises TrainingError when the loss is not finite; warns (RuntimeWarning) when the embeddings collapse.
+    Raises TrainingError when the loss is not finite, ConfigError when a batch is too small to be shared by all
+    processes; warns (RuntimeWarning) when the embeddings collapse.
     """
     runtime, splits = runtime or start(config), splits or load_splits(config)
+    if config.hyperparameters.batch_size < 2 * world():
+        raise ConfigError(f"hyperparameters.batch_size: must be at least {2 * world()} for {world()} processes")
     splits = replace(splits, pixels=resident(splits.pixels, runtime, config.gpu_cache_share))
     seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
     network = runtime.place(build_network(config))

@@ -65,6 +65,7 @@ def measure_training(folder: str) -> dict:
             "image.size": [224, 224],
             "explanation.layer": "last",
             "hyperparameters.epochs": 1,
+            "hyperparameters.learning_rate": 1e-4,
             "hyperparameters.verbose": False,
             "cache_path": f"{folder}.cache",
             "checkpoints_path": f"{folder}.checkpoints",
@@ -119,7 +120,8 @@ def run(folder: Path) -> tuple[list[Row], list[str]]:
 def _alone(function, folder) -> dict:
     command = [sys.executable, __file__, function, str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return json.loads(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
 
 
 def _peak() -> float:
