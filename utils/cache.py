@@ -140,7 +140,7 @@ def open_pixels(folder: ImageFolder, size, cache_path: Path | None, workers=0, s
             warnings.warn(text, RuntimeWarning, stacklevel=2)
     deque(
         decoder.blocks(lambda index: None, show_progress), maxlen=0
-    )  # unreadable images are told now, not in the middle of an epoch
+    )  # what is unreadable is told now, not in an epoch
     return decoder
 
 
