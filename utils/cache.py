@@ -90,9 +90,7 @@ class PixelCache(Decoder):
         return pixels
 
 
-class _Stored:
-    """A cache file, mapped into memory."""
-
+class _Stored:  # a cache file, mapped into memory
     def __init__(self, file, size):
         with open(file, "rb") as opened:
             self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
