@@ -6,8 +6,9 @@ READY = .venv/ready
 
 DATA ?= Data/Shapes
 BUDGET ?= 240
+PAIRS ?= 128
 
-.PHONY: run test benchmark notebooks lab lint
+.PHONY: run test benchmark faithfulness notebooks lab lint
 
 run: $(READY)  ## execute both notebooks; executed copies, figures and metrics go to results_path
 	.venv/bin/python -m utils.notebooks --config $(CONFIG) $(NOTEBOOKS)
@@ -20,6 +21,10 @@ benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
 	.venv/bin/python -c 'from utils.sample_data import ensure_sample; ensure_sample("$(DATA)")'
 	PYTHONPATH=. .venv/bin/python tests/benchmarks --data $(DATA) --budget $(BUDGET)
+
+faithfulness: $(READY)  ## how far heatmaps can be believed, beside their peers: to results/faithfulness.md
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	PYTHONPATH=. .venv/bin/python tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS)
 
 notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
 	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)

@@ -16,6 +16,7 @@ from torchvision import models
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
 BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
+EXPLANATIONS = ("gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "occlusion")
 PLAIN_WORDS = {"path_type": "should be a path", "missing": "missing; add it"}  # instead of pydantic's
 
 
@@ -30,8 +31,7 @@ def _number(value):
 
 def _backbone(name):
     """The torchvision name for `name`, however it is spelt: ResNet50, EfficientNet-B0, MobileNet (the paper's V2)."""
-    plain = re.sub("[^a-z0-9]", "", name.lower())
-    plain = "mobilenetv2" if plain == "mobilenet" else plain
+    plain = re.sub("^mobilenet$", "mobilenetv2", re.sub("[^a-z0-9]", "", name.lower()))
     known = {backbone.replace("_", ""): backbone for backbone in BACKBONES}
     if plain not in known:
         hint = "".join(f"did you mean {known[near]}? " for near in difflib.get_close_matches(plain, known, n=1))
@@ -41,7 +41,7 @@ def _backbone(name):
 
 def _pretrained(value):
     if isinstance(value, bool | str):
-        return value if isinstance(value, bool) else Path(value)
+        return Path(value) if isinstance(value, str) else value
     raise ValueError("should be True, False or the path of a state dict")
 
 
@@ -109,7 +109,11 @@ class LRScheduler(Section):
 
 
 class ExplanationSettings(Section):
+    method: Literal[EXPLANATIONS] = "path_layercam"
     layer: str = "last"
+    output_stride: Literal[8, 16, 32] = 32
+    steps: Count = 1
+    test_pairs: Count = 48
     opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
 
 

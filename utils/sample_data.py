@@ -30,17 +30,23 @@ def _dots(u, v):
     return (u % 32 - 16) ** 2 + (v % 32 - 16) ** 2 <= 11 * 11
 
 
-# class name -> (inside(u, v), pattern(u, v)); a class is known by its shape and its pattern together
+def _nowhere(u, v):
+    return np.zeros(u.shape, bool)
+
+
+# class name -> (inside(u, v), pattern(u, v)); a class is known by its shape and its pattern together. `clutter` has no
+# object: else one class would be learnt as "none of the others", and its evidence would lie nowhere
 CLASSES = {
+    "banded_cross": (
+        lambda u, v: (np.minimum(abs(u), abs(v)) <= 21) & (np.maximum(abs(u), abs(v)) <= 62),
+        lambda u, v: (np.maximum(abs(u), abs(v)) // 10) % 2,
+    ),
     "checked_square": (lambda u, v: np.maximum(abs(u), abs(v)) <= 54, lambda u, v: (u // 18 + v // 18) % 2),
+    "clutter": (_nowhere, lambda u, v: 0 * u),
     "dotted_diamond": (lambda u, v: 3 * abs(u) + 2 * abs(v) <= 128, _dots),
     "pinwheel_hexagon": (
         lambda u, v: np.maximum(256 * abs(u), 128 * abs(u) + 222 * abs(v)) <= 256 * 58,
         lambda u, v: (u < 0) ^ (v < 0) ^ (abs(u) < abs(v)),
-    ),
-    "plain_cross": (
-        lambda u, v: (np.minimum(abs(u), abs(v)) <= 21) & (np.maximum(abs(u), abs(v)) <= 62),
-        lambda u, v: 0 * u,
     ),
     "ringed_disk": (lambda u, v: u * u + v * v <= 58 * 58, _rings),
     "striped_triangle": (lambda u, v: (v <= 38) & (16 * abs(u) <= 10 * (v + 62)), lambda u, v: (u // 12) % 2),
@@ -50,7 +56,7 @@ CLASSES = {
 def draw(name, random):
     """One image of class `name` and the mask of its object.
 
-    Returns (image uint8 (96, 96, 3) RGB, mask uint8 (96, 96), 255 on the object and 0 elsewhere).
+    Returns (image uint8 (96, 96, 3) RGB, mask uint8 (96, 96), 255 on the object and 0 elsewhere; `clutter` has none).
     """
     canvas = _background(random)
     for _ in range(5):  # distractors, the same kinds for every class: they must not tell the classes apart

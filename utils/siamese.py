@@ -95,6 +95,13 @@ def build_network(config: Config) -> SiameseNetwork:
     return network
 
 
+@torch.no_grad()
+def distances_of(network: nn.Module, images1, images2) -> torch.Tensor:
+    """Distances (B,) of B pairs of images (B, 3, H, W), in evaluation mode."""
+    with evaluating(network):
+        return distance(*network(torch.cat([images1, images2])).chunk(2))
+
+
 @contextmanager
 def evaluating(network: nn.Module):
     """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had."""

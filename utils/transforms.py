@@ -4,6 +4,7 @@ import math
 
 import torch
 from kornia import augmentation as K
+from kornia.filters import gaussian_blur2d
 from torch import nn
 from torchvision.transforms.v2 import functional as V
 
@@ -52,6 +53,16 @@ def to_pixels(images: torch.Tensor, settings: ImageSettings) -> torch.Tensor:
     mean, std = settings.normalization.mean, settings.normalization.std
     mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (mean, std))
     return ((images * std + mean).clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1)
+
+
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    """Images without their content: float32 (B, 3, H, W), Gaussian blur with a twelfth of each side as sigma.
+
+    What explanations compare with: unlike a grey patch it brings no edge of its own, and it looks like no class.
+    """
+    sigma = images.shape[2] / 12, images.shape[3] / 12
+    kernel = tuple(2 * int(2 * side) + 1 for side in sigma)
+    return gaussian_blur2d(images, kernel, sigma)
 
 
 class _Floats(nn.Module):

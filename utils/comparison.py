@@ -1,0 +1,95 @@
+"""All methods, all measures, one table."""
+
+import time
+
+import numpy as np
+import torch
+
+from utils.evaluation import Trained
+from utils.faithfulness import Verdict, chance, gaps, interval
+from utils.pairs import Splits
+from utils.planted import load_masks, pointing
+from utils.sanity import sanity_curve, stability
+
+BATCH = 16  # pairs
+PROBED = 16  # pairs for sanity and stability, which take many explanations each
+
+
+def choose_pairs(splits: Splits, count: int, seed=0):
+    """Image paths of `count` test pairs, or all, drawn from `seed`: ([path of image 1, ...], [path of image 2, ...])."""
+    pairs, paths = splits.test_pairs, splits.folder.paths
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    return [paths[index] for index in pairs.first[chosen]], [paths[index] for index in pairs.second[chosen]]
+
+
+def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dict]:
+    """One row for each method on the same pairs, in one run.
+
+    methods: functions of (network, images1, images2, threshold) by name. Keys of a row: dataset, method, pairs; gap of
+    both images at once, with its 95 % bootstrap interval gap_low and gap_high; gap_alone, the mean of each image alone;
+    believable, the share of pairs judged so; hit1, hit2, energy1, energy2 on planted evidence, else None; sanity, the
+    rank correlation with a fully random network; stable, that with disturbed images; seconds_per_pair.
+    """
+    network, threshold, settings = trained.network, trained.threshold, trained.config.image
+    images = [trained.load_images(*paths) for paths in (paths1, paths2)]
+    masks = [load_masks(trained.config.data_path, paths, settings.size) for paths in (paths1, paths2)]
+    batches = [[part[start : start + BATCH] for part in images] for start in range(0, len(paths1), BATCH)]
+    by_chance, rows = [chance(network, *batch, threshold, seed) for batch in batches], []
+    for name, method in methods.items():
+        method(network, *batches[0], threshold)  # the first call chooses algorithms
+        began = time.perf_counter()
+        explanations = [method(network, *batch, threshold) for batch in batches]
+        explanations[-1].distance.cpu()  # waits for a GPU
+        seconds = (time.perf_counter() - began) / len(paths1)
+        found = [gaps(network, *batch, made) for batch, made in zip(batches, explanations, strict=True)]
+        verdicts = [Verdict(gap, *known) for gap, known in zip(found, by_chance, strict=True)]
+        words = [verdict.word(index) for verdict in verdicts for index in range(len(verdict.centre))]
+        joint = torch.cat([gap.joint for gap in found]).cpu().numpy()
+        low, high = interval(joint, seed)
+        few = [part[:PROBED] for part in images]
+        steady = stability(method, network, *few, threshold, settings)
+        rows.append(
+            {
+                "dataset": str(trained.config.data_path.name),
+                "method": name,
+                "pairs": len(paths1),
+                "gap": float(joint.mean()),
+                "gap_low": low,
+                "gap_high": high,
+                "gap_alone": float(torch.cat([gap.alone for gap in found]).mean()),
+                "believable": words.count("believable") / len(words),
+                **_planted(explanations, masks),
+                "sanity": list(sanity_curve(method, network, *few, threshold, seed).values())[-1],
+                "stable": float(np.nanmean([agreement for agreement, _ in steady.values()])),
+                "seconds_per_pair": seconds,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as a Markdown table; time as a multiple of the quickest method's."""
+    quickest = min(row["seconds_per_pair"] for row in rows)
+    head = ("method", "gap (95 % interval)", "each alone", "believable", "peak on object", "energy on it", "random net")
+    lines = ["| " + " | ".join((*head, "disturbed", "time")) + " |", "| --- " * 9 + "|"]
+    for row in rows:
+        planted = [
+            f"{row[f'{kind}1']:.0%} / {row[f'{kind}2']:.0%}" if row["hit1"] is not None else ""
+            for kind in ("hit", "energy")
+        ]
+        cells = [f"{row['gap']:.3f} ({row['gap_low']:.3f} to {row['gap_high']:.3f})", f"{row['gap_alone']:.3f}"]
+        cells += [f"{row['believable']:.0%}", *planted, f"{row['sanity']:.2f}", f"{row['stable']:.2f}"]
+        lines.append("| " + " | ".join([row["method"], *cells, f"{row['seconds_per_pair'] / quickest:.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def _planted(explanations, masks) -> dict:
+    keys = ("hit1", "hit2", "energy1", "energy2")
+    if any(part is None for part in masks):
+        return dict.fromkeys(keys)
+    found, start = [], 0
+    for made in explanations:
+        stop = start + len(made.distance)
+        found.append(torch.cat(pointing(made, *(part[start:stop] for part in masks)), dim=1))
+        start = stop
+    return dict(zip(keys, torch.cat(found).nanmean(dim=0).tolist(), strict=True))

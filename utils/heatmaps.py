@@ -1,0 +1,145 @@
+"""Figures of explanations: heatmaps over images, matches between them, counterfactuals before and after."""
+
+import textwrap
+from pathlib import Path
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.cm import ScalarMappable
+from matplotlib.patches import ConnectionPatch
+
+from utils.config import Config
+from utils.counterfactuals import Counterfactual
+from utils.decomposition import Decomposition
+from utils.explanation import Explanation
+from utils.faithfulness import Verdict
+from utils.plots import closed, photo, show
+from utils.transforms import to_pixels
+
+COLORMAP = "turbo"
+FAINT = 0.2  # a map that stays below is told in words: hardly anyone would see it
+
+
+def overlay(image, heatmap, opacity: float) -> np.ndarray:
+    """A heatmap laid over an image: uint8 (H, W, 3) RGB.
+
+    image: uint8 (H, W, 3) RGB. heatmap: (h, w) in [0, 1], resized to the image. Where the map is 0 the image is
+    untouched; where it is 1 the colour covers it with `opacity`.
+    """
+    heatmap = cv2.resize(np.asarray(heatmap, np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    heatmap = heatmap.clip(0, 1)[..., None]
+    colours = 255 * colormaps[COLORMAP](heatmap[..., 0])[..., :3]
+    return (image + opacity * heatmap * (colours - image)).round().astype(np.uint8)
+
+
+def images_figure(path1, path2):
+    """Two image files side by side."""
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3), layout="constrained")
+    for number, (column, path) in enumerate(zip(axes, (path1, path2), strict=True), start=1):
+        show(column, photo(path))
+        column.set_title(f"image {number}: {Path(path).parent.name}/{Path(path).name}", fontsize=9)
+    return closed(figure)
+
+
+def explanation_figure(
+    explanation: Explanation,
+    path1,
+    path2,
+    config: Config,
+    kinds=("factual", "counterfactual"),
+    verdict: Verdict | None = None,
+):
+    """One row per image: the image, then the map of each of `kinds` over it; decision and verdict in the title."""
+    photos = [photo(path) for path in (path1, path2)]
+    aspects = [photo.shape[0] / photo.shape[1] for photo in photos]  # rows as high as their images: no gaps
+    columns = 1 + len(kinds)
+    size = (2.8 * columns + 0.6, 2.6 * sum(aspects) + 1.3)
+    figure, axes = plt.subplots(2, columns, figsize=size, height_ratios=aspects, layout="constrained")
+    decision, other = ("different", "same") if explanation.different[0] else ("same", "different")
+    words = {"factual": f'factual: speaks for "{decision}"', "counterfactual": f'counterfactual: for "{other}"'}
+    for row, image in enumerate(photos):
+        show(axes[row, 0], image)
+        axes[row, 0].set_ylabel(f"image {row + 1}")
+        for column, kind in enumerate(kinds, start=1):
+            heatmap = getattr(explanation, kind)[0, row].cpu().numpy()
+            show(axes[row, column], overlay(image, heatmap, config.explanation.opacity))
+            if heatmap.max() < FAINT:
+                cause = f"at most {heatmap.max():.1%}" if heatmap.any() else explanation.cause_of_blank(0, row)
+                axes[row, column].set_xlabel(textwrap.fill(cause, 34))
+            if row == 0:
+                axes[row, column].set_title(words[kind], fontsize=10)
+    figure.colorbar(
+        ScalarMappable(cmap=COLORMAP), ax=axes[:, -1], label="share of the image's strongest evidence", shrink=0.8
+    )
+    lines = [explanation.sentence()] + ([verdict.sentence()] if verdict else [])
+    figure.suptitle("\n".join(textwrap.fill(line, 34 * columns) for line in lines), fontsize=11)
+    return closed(figure)
+
+
+def comparison_figure(explanations: dict[str, Explanation], verdicts: dict[str, Verdict], path1, path2, config: Config):
+    """The factual maps of several methods for one pair: one column each, with its gap and verdict."""
+    photos = [photo(path) for path in (path1, path2)]
+    aspects = [image.shape[0] / image.shape[1] for image in photos]
+    columns = len(explanations)
+    size = (2.1 * columns, 2.1 * sum(aspects) + 1.0)
+    figure, axes = plt.subplots(2, columns, figsize=size, height_ratios=aspects, layout="constrained", squeeze=False)
+    for column, (name, explanation) in enumerate(explanations.items()):
+        for row, image in enumerate(photos):
+            show(axes[row, column], overlay(image, explanation.factual[0, row].cpu(), config.explanation.opacity))
+        axes[0, column].set_title(textwrap.fill(name, 22), fontsize=9)
+        verdict = verdicts[name]
+        axes[1, column].set_xlabel(f"gap {verdict.gap.alone[0]:+.3f}\n{verdict.word()}", fontsize=9)
+    return closed(figure)
+
+
+def matches_figure(decomposition: Decomposition, path1, path2, count=5):
+    """The `count` strongest matches as lines between the two images, each with what it adds to the inner product."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+    photos = [photo(path) for path in (path1, path2)]
+    for column, image in zip(axes, photos, strict=True):
+        show(column, image)
+    colours = plt.get_cmap("Set1")
+    for number, (*points, value) in enumerate(decomposition.strongest(count)):
+        ends = [(x * image.shape[1], y * image.shape[0]) for (y, x), image in zip(points, photos, strict=True)]
+        style = {"color": colours(number % 9), "linewidth": 2, "zorder": 3}
+        figure.add_artist(ConnectionPatch(*ends, "data", "data", *axes, **style))
+        for column, end in zip(axes, ends, strict=True):
+            column.plot(*end, "o", color=style["color"], markeredgecolor="white", markersize=9)
+        axes[0].plot([], [], "o-", color=style["color"], label=f"{value:+.3f}")
+    axes[0].legend(loc="upper left", fontsize=8, framealpha=0.8)
+    figure.suptitle(
+        f"Strongest matches: what each adds to the inner product of {decomposition.cosine:.3f}", fontsize=11
+    )
+    return closed(figure)
+
+
+def counterfactual_figure(found: Counterfactual, path1, path2, config: Config):
+    """Both images before and after the change, its outline drawn, with the network's word on each pair."""
+    after = to_pixels(found.edited, config.image).cpu().numpy()
+    figure, axes = plt.subplots(2, 2, figsize=(6, 6.4), layout="constrained")
+    for column, (path, image, region) in enumerate(zip((path1, path2), after, found.regions, strict=True)):
+        show(axes[0, column], cv2.resize(photo(path), image.shape[1::-1], interpolation=cv2.INTER_AREA))
+        show(axes[1, column], image)
+        if region.any():
+            frame = np.pad(region.cpu().numpy(), 1)  # an outline at the border too
+            axes[1, column].contour(
+                np.arange(-1, frame.shape[1] - 1), np.arange(-1, frame.shape[0] - 1), frame, [0.5], colors="white"
+            )
+        axes[0, column].set_title(f"image {column + 1}", fontsize=10)
+    axes[0, 0].set_ylabel(f"before: similarity {found.before:.3f}")
+    axes[1, 0].set_ylabel(f"after: similarity {found.after:.3f}")
+    figure.suptitle(textwrap.fill(found.sentence(), 64), fontsize=11)
+    return closed(figure)
+
+
+def sanity_figure(curves: dict[str, dict[str, float]]):
+    """Rank correlation with the trained network's maps, by the stage down to which the weights are random."""
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    for name, curve in curves.items():
+        axes.plot(["none", *curve], [1, *curve.values()], "o-", label=name)
+    axes.axhline(0, color="grey", linestyle=":")
+    axes.set(xlabel="weights shuffled from the top down to", ylabel="rank correlation", ylim=(-0.4, 1.05))
+    axes.legend(frameon=False, fontsize=8)
+    return closed(figure)

@@ -1,0 +1,65 @@
+"""From two images to their explanation, by the method that `explanation.method` names."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from utils.config import ExplanationSettings
+from utils.dilation import dilated
+from utils.evaluation import Trained
+from utils.explanation import Explanation
+from utils.faithfulness import Verdict, judge
+from utils.gradcam import FORMULAS, explain_by_gradient
+from utils.integrated import explain_by_path
+from utils.occlusion import explain_by_occlusion
+from utils.siamese import distances_of
+
+PAPER = {"method": "gradcam", "layer": "last", "output_stride": 32}  # the settings of the paper's explanation
+
+
+def method_of(settings: ExplanationSettings, **changes):
+    """The method that the settings, with `changes`, name: a function of (network, images1, images2, threshold).
+
+    Raises ValidationError when a change is no value of `explanation` in config.yml.
+    """
+    settings = ExplanationSettings.model_validate(settings.model_dump() | changes)
+    if settings.method == "occlusion":
+        return explain_by_occlusion
+    if settings.method in FORMULAS:
+        method = partial(explain_by_gradient, layer=settings.layer, formula=FORMULAS[settings.method])
+    else:
+        apart = settings.method == "path_layercam"
+        method = partial(explain_by_path, layer=settings.layer, steps=settings.steps, apart=apart)
+    return method if settings.output_stride == 32 else partial(_finer, method, settings.output_stride)
+
+
+def methods_of(settings: ExplanationSettings) -> dict:
+    """What is worth comparing, by name: the paper's Grad-CAM, then every method at `explanation.layer`."""
+    layer = settings.layer
+    methods = {"gradcam, last (the paper's)": method_of(settings, **PAPER)}
+    if layer != "last":
+        methods |= {f"{name}, {layer}": method_of(settings, method=name) for name in FORMULAS}
+    methods |= {f"{name}, {layer}": method_of(settings, method=name) for name in ("integrated", "path_layercam")}
+    return methods | {"occlusion": explain_by_occlusion}
+
+
+def explain_images(trained: Trained, images1, images2, **changes) -> Explanation:
+    """Explain B pairs (B, 3, H, W) by the method of `explanation` in config.yml, with `changes` to these keys."""
+    return method_of(trained.config.explanation, **changes)(trained.network, images1, images2, trained.threshold)
+
+
+def explain_files(trained: Trained, *pairs: tuple[Path, Path], **changes) -> Explanation:
+    """The same for pairs of image files."""
+    return explain_images(trained, *(trained.load_images(*paths) for paths in zip(*pairs, strict=True)), **changes)
+
+
+def judge_files(trained: Trained, explanation: Explanation, *pairs: tuple[Path, Path]) -> Verdict:
+    """How far the explanation of these image files can be believed."""
+    images1, images2 = (trained.load_images(*paths) for paths in zip(*pairs, strict=True))
+    return judge(trained.network, images1, images2, explanation, trained.config.seed)
+
+
+def _finer(method, output_stride, network, images1, images2, threshold):
+    """A method on the dilated network; distance and decision stay those of the network itself."""
+    explanation = method(dilated(network, output_stride), images1, images2, threshold)
+    return replace(explanation, distance=distances_of(network, images1, images2))
