@@ -9,6 +9,8 @@ import yaml
 from PIL import Image
 
 from utils.config import load_config
+from utils.evaluation import load_trained
+from utils.training import fit
 
 ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
@@ -63,6 +65,14 @@ def make_config(settings, tmp_path):
         return load_config(path)
 
     return make
+
+
+@pytest.fixture
+def trained(make_config):
+    """A network for the tiny dataset, of one epoch."""
+    config = make_config({"hyperparameters.epochs": 1, "hyperparameters.verbose": False})
+    fit(config)
+    return load_trained(config)
 
 
 def changed(settings, changes):

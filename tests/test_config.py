@@ -107,7 +107,7 @@ def test_printed_config_loads_again(make_config, tmp_path):
         ("backbone_model", "ResNet51", "did you mean resnet50?"),
         ("backbone_model", "vgg16", "unknown backbone"),
         ("pretrained", 3, "pretrained: 3 is refused: should be True, False or the path"),
-        ("image", None, "image: None is refused: should be a valid dictionary"),
+        ("image", None, "image: None is refused: should hold `key: value` lines"),
         ("image.size", [32], "image.size.1: missing"),
         ("image.size", [32, 16], "image.size.1: 16 is refused: should be greater than or equal to 32"),
         ("image.Channels", 2, "image.Channels: 2 is refused: should be 1 or 3"),

@@ -10,13 +10,15 @@ from conftest import write_images
 
 from utils import cache, runtime
 from utils.checkpoint import load_checkpoint
+from utils.comparison import choose_pairs
 from utils.config import key_names
 from utils.delivery import resident
 from utils.evaluation import inference_paths, load_trained
-from utils.gradcam import explain
+from utils.heatmaps import explanation_figure
+from utils.methods import explain_images, method_of
 from utils.metrics import stopped_early
 from utils.pairs import load_splits
-from utils.plots import explanation_figure, history_figure, saved
+from utils.plots import history_figure, saved
 from utils.runtime import Runtime, seed_everything, start
 from utils.siamese import build_network
 from utils.training import fit
@@ -118,7 +120,11 @@ def stops(config):
 def evidence(config):
     seed_everything(0)
     network = build_network(config).eval()
-    return explain(network, *torch.randn(2, 1, 3, 64, 64), 0.5, config.explanation.layer).evidence.tolist()
+    return method_of(config.explanation)(network, *torch.randn(2, 1, 3, 64, 64), 0.5).evidence.tolist()
+
+
+def pairs_to_compare(config):
+    return choose_pairs(load_splits(config), config.explanation.test_pairs)
 
 
 def explained_pixels(config):
@@ -126,7 +132,7 @@ def explained_pixels(config):
     trained = load_trained(config)
     paths = inference_paths(config, load_splits(config))
     images = trained.load_images(*paths)
-    explanation = explain(trained.network, images[:1], images[1:], trained.threshold)
+    explanation = explain_images(trained, images[:1], images[1:])
     figure = explanation_figure(explanation, *paths, config)
     return [axes.images[0].get_array().tolist() for axes in figure.axes[:6]]
 
@@ -190,7 +196,11 @@ KEYS = {
     "precision": ("bfloat16", trained_weights, {}),
     "deterministic": (True, cudnn_settings, {}),
     "compile": (True, compiled, {"hyperparameters.epochs": 1}),
+    "explanation.method": ("gradcam", evidence, {}),
     "explanation.layer": ("last", evidence, {}),
+    "explanation.output_stride": (16, evidence, {}),
+    "explanation.steps": (3, evidence, {}),
+    "explanation.test_pairs": (3, pairs_to_compare, {}),
     "explanation.opacity": (0.2, explained_pixels, {"hyperparameters.epochs": 1}),
     "inference.image1": ("c.png", explained_files, OWN_PAIR),
     "inference.image2": ("c.png", explained_files, OWN_PAIR),

@@ -9,7 +9,9 @@ import pytest
 from conftest import ROOT
 
 CORRIDOR = ["config", "runtime", "parallel", "images", "transforms", "cache", "delivery", "pairs", "siamese", "losses"]
-CORRIDOR += ["metrics", "checkpoint", "evaluation", "epoch", "training", "gradcam", "plots"]
+CORRIDOR += ["metrics", "checkpoint", "evaluation", "epoch", "training", "explanation", "gradcam", "integrated"]
+CORRIDOR += ["occlusion", "dilation", "faithfulness", "methods", "planted", "sanity", "comparison", "decomposition"]
+CORRIDOR += ["counterfactuals", "plots", "heatmaps"]
 ASIDE = ["notebooks", "sample_data"]  # the doors of the house; sample_data itself imports no room
 
 
@@ -41,8 +43,8 @@ def test_rooms_have_30_to_200_lines(name):
 
 
 @pytest.mark.parametrize("name", CORRIDOR + ASIDE)
-def test_only_plots_draws(name):
-    assert any(module.startswith("matplotlib") for module in imports(name)) == (name == "plots")
+def test_only_plots_and_heatmaps_draw(name):
+    assert any(module.startswith("matplotlib") for module in imports(name)) == (name in ("plots", "heatmaps"))
 
 
 def test_readme_maps_the_corridor_in_order():

@@ -9,14 +9,13 @@ from utils.evaluation import Trained
 from utils.faithfulness import Verdict, chance, gaps, interval
 from utils.pairs import Splits
 from utils.planted import load_masks, pointing
-from utils.sanity import sanity_curve, stability
+from utils.sanity import PROBED, sanity_curve, stability
 
 BATCH = 16  # pairs
-PROBED = 16  # pairs for sanity and stability, which take many explanations each
 
 
 def choose_pairs(splits: Splits, count: int, seed=0):
-    """Image paths of `count` test pairs, or all, drawn from `seed`: ([path of image 1, ...], [path of image 2, ...])."""
+    """Image paths of `count` test pairs, or of all, drawn from `seed`: ([of image 1, ...], [of image 2, ...])."""
     pairs, paths = splits.test_pairs, splits.folder.paths
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
     return [paths[index] for index in pairs.first[chosen]], [paths[index] for index in pairs.second[chosen]]

@@ -16,8 +16,7 @@ from torchvision import models
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
 BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
-EXPLANATIONS = ("gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "occlusion")
-PLAIN_WORDS = {"path_type": "should be a path", "missing": "missing; add it"}  # instead of pydantic's
+WORDS = {"path_type": "should be a path", "missing": "missing; add it", "model_type": "should hold `key: value` lines"}
 
 
 class ConfigError(ValueError):
@@ -51,6 +50,7 @@ NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 FilePath = Annotated[Path, Field(strict=False)]
+Method = Literal["gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "occlusion"]
 PerChannel = Annotated[tuple[Number, Number, Number], Field(strict=False)]
 
 
@@ -60,7 +60,6 @@ class Section(BaseModel):
     model_config = {"frozen": True, "extra": "forbid", "strict": True}
 
     def __str__(self):
-        """The settings as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None).strip()
 
 
@@ -109,7 +108,7 @@ class LRScheduler(Section):
 
 
 class ExplanationSettings(Section):
-    method: Literal[EXPLANATIONS] = "path_layercam"
+    method: Method = "path_layercam"
     layer: str = "last"
     output_stride: Literal[8, 16, 32] = 32
     steps: Count = 1
@@ -139,8 +138,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     cuda: bool
     gpu: Annotated[int, Field(ge=0)]
-    # keys that the paper's repository does not have
-    embedding_size: Count = 128
+    embedding_size: Count = 128  # the keys from here on are not in the paper's repository
     margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
     pairs: Literal["batch", "paper"] = "batch"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -175,8 +173,6 @@ def load_config(path=None) -> Config:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold `key: value` lines, not {type(content).__name__}.")
     try:
         return Config.model_validate(content)
     except ValidationError as error:
@@ -195,7 +191,7 @@ def key_names(section=Config, prefix="") -> list[str]:
 def _explain(problem: dict) -> str:
     """One line for one pydantic error: key path, value, what is allowed."""
     key = ".".join(map(str, problem["loc"])) or "settings"
-    message = PLAIN_WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    message = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, [*key_names(), *Config.model_fields], n=1, cutoff=0.5)
         hint = f"did you mean {near[0].removeprefix(key.rpartition('.')[0] + '.')}?" if near else None

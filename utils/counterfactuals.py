@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from utils.evaluation import Trained
 from utils.explanation import Explanation
 from utils.siamese import distance, evaluating, similarity
 from utils.transforms import blurred
@@ -57,6 +58,11 @@ def counterfactual(network, image1, image2, explanation: Explanation, index=0) -
         (Counterfactual(*edit[:3], before, *edit[3:]) for edit in edits),
         key=lambda found: (found.area, 0) if found.flipped else (2, abs(found.after - (1 - explanation.threshold / 2))),
     )
+
+
+def counterfactual_of_files(trained: Trained, explanation: Explanation, path1, path2) -> Counterfactual:
+    """The same for two image files and their explanation."""
+    return counterfactual(trained.network, trained.load_images(path1), trained.load_images(path2), explanation)
 
 
 def _blurred(network, image1, image2, explanation, ranking):

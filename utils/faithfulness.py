@@ -35,10 +35,10 @@ class Gap:
 def gaps(network, images1, images2, explanation: Explanation) -> Gap:
     """Insertion and deletion for pairs (after Petsiuk et al. 2018, section 3.2).
 
-    images1, images2: (B, 3, H, W). Pixels are ranked by the evidence for the decision. For each of SHARES, the strongest
-    pixels of an image are blurred (deletion), or shown in the blurred image (insertion). The support for the decision,
-    the similarity if "same" and 1 less the similarity if "different", is averaged over the shares; the gap is that of
-    insertion less that of deletion. A blank map has a gap of its own order of pixels: hold it against chance.
+    images1, images2: (B, 3, H, W). Pixels are ranked by the evidence for the decision. For each of SHARES, the
+    strongest pixels of an image are blurred (deletion), or shown in the blurred image (insertion). The support for the
+    decision, the similarity if "same" and 1 less the similarity if "different", is averaged over the shares; the gap is
+    that of insertion less that of deletion. A blank map has a gap of its own order of pixels: hold it against chance.
     """
     images = stacked(images1, images2)
     count, (height, width) = len(images1), images.shape[2:]

@@ -1,7 +1,7 @@
 """Grad-CAM for a pair and its kin: evidence from one feature map and the gradient of the distance at it.
 
-Each formula takes activations and gradients, float (N, C, h, w), to a map (N, h, w) of what raises the quantity that the
-gradients are of. Given the negative gradients it maps what lowers it.
+Each formula takes activations and gradients, float (N, C, h, w), to a map (N, h, w) of what raises the quantity that
+the gradients are of. Given the negative gradients it maps what lowers it.
 """
 
 import torch

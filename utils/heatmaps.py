@@ -115,6 +115,20 @@ def matches_figure(decomposition: Decomposition, path1, path2, count=5):
     return closed(figure)
 
 
+def point_figure(decomposition: Decomposition, point, path1, path2, config: Config):
+    """A point of image 1, (y, x) in [0, 1), and what it matches over image 2, as a share of the strongest match."""
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
+    first, second = photo(path1), photo(path2)
+    show(axes[0], first)
+    axes[0].plot(point[1] * first.shape[1], point[0] * first.shape[0], "o", color="white", markeredgecolor="black")
+    matched = decomposition.matches_of(*point).clamp(min=0).cpu()
+    strongest = float(matched.max())
+    show(axes[1], overlay(second, matched / (strongest or 1), config.explanation.opacity))
+    axes[1].set_xlabel(f"at most {strongest:+.3f} of {decomposition.cosine:.3f}")
+    figure.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes[1], label="share of the strongest match", shrink=0.8)
+    return closed(figure)
+
+
 def counterfactual_figure(found: Counterfactual, path1, path2, config: Config):
     """Both images before and after the change, its outline drawn, with the network's word on each pair."""
     after = to_pixels(found.edited, config.image).cpu().numpy()

@@ -8,7 +8,7 @@ from utils.config import ExplanationSettings
 from utils.dilation import dilated
 from utils.evaluation import Trained
 from utils.explanation import Explanation
-from utils.faithfulness import Verdict, judge
+from utils.faithfulness import Verdict, chance, gaps, judge
 from utils.gradcam import FORMULAS, explain_by_gradient
 from utils.integrated import explain_by_path
 from utils.occlusion import explain_by_occlusion
@@ -57,6 +57,18 @@ def judge_files(trained: Trained, explanation: Explanation, *pairs: tuple[Path, 
     """How far the explanation of these image files can be believed."""
     images1, images2 = (trained.load_images(*paths) for paths in zip(*pairs, strict=True))
     return judge(trained.network, images1, images2, explanation, trained.config.seed)
+
+
+def explain_by_all(trained: Trained, pair) -> tuple[dict[str, Explanation], dict[str, Verdict]]:
+    """One pair of image files by every method of `methods_of`: explanations and verdicts by name."""
+    images = [trained.load_images(path) for path in pair]
+    known = chance(trained.network, *images, trained.threshold, trained.config.seed)
+    explanations = {
+        name: method(trained.network, *images, trained.threshold)
+        for name, method in methods_of(trained.config.explanation).items()
+    }
+    verdicts = {name: Verdict(gaps(trained.network, *images, made), *known) for name, made in explanations.items()}
+    return explanations, verdicts
 
 
 def _finer(method, output_stride, network, images1, images2, threshold):

@@ -9,12 +9,14 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from utils.config import ImageSettings
+from utils.evaluation import Trained
 from utils.siamese import SiameseNetwork
 from utils.transforms import evaluation_transform, to_pixels
 
 SHIFT = 2  # pixels
 NOISE = 0.02  # standard deviation, of values in [0, 1]
 QUALITY = 90  # of JPEG
+PROBED = 16  # pairs: sanity and stability take many explanations of each
 TOLERANCE = 0.02  # a disturbance that moves the similarity by more is no small one
 
 
@@ -44,6 +46,16 @@ def sanity_curve(method, network: SiameseNetwork, images1, images2, threshold: f
     return {
         stage: float(rank_correlation(evidence, method(random, images1, images2, threshold).evidence).mean())
         for stage, random in randomised(network, seed)
+    }
+
+
+def sanity_curves(methods: dict, trained: Trained, paths1, paths2) -> dict[str, dict[str, float]]:
+    """The curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
+    images = [trained.load_images(*paths[:PROBED]) for paths in (paths1, paths2)]
+    return {
+        name: sanity_curve(method, trained.network, *images, trained.threshold, trained.config.seed)
+        for name, method in methods.items()
+        if name != "occlusion"
     }
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pytorch_grad_cam import GradCAM
 from side_by_side import ROOT, config, machine
 from speed import ToOther
 
-from pytorch_grad_cam import GradCAM
 from utils.comparison import choose_pairs, compare, table
 from utils.config import load_config
 from utils.counterfactuals import counterfactual
@@ -103,7 +103,7 @@ def checked_counterfactuals(trained, paths1, paths2, count) -> list[str]:
 
 
 def matches(trained, splits) -> list[str]:
-    """A line: the strongest match of "same" pairs, the largest residual and, with masks, whether it joins the objects."""
+    """A line: the largest residual of "same" pairs and, with masks, whether the strongest match joins the objects."""
     distances = trained.distances(splits, splits.test_pairs)
     same = np.flatnonzero(distances <= trained.threshold)
     paths, joined, residuals = splits.folder.paths, [], []
@@ -119,7 +119,9 @@ def matches(trained, splits) -> list[str]:
             joined.append(all(cells[image][place] > 0 for image, place in enumerate(places)))
     text = f'Decomposition, {len(same)} pairs decided "same": largest residual {max(residuals):.1e}'
     if joined:
-        text += f"; of {len(joined)} with objects, the strongest match joins cells that touch both in {np.mean(joined):.0%}"
+        text += (
+            f"; of {len(joined)} with objects, the strongest match joins cells that touch both in {np.mean(joined):.0%}"
+        )
     return [text + "."]
 
 
@@ -145,8 +147,9 @@ def measure(settings, pairs, rows, texts):
     texts += [
         f"## {shown.data_path.name}",
         "",
-        f"{shown.backbone_model}, {shown.image.size[0]} x {shown.image.size[1]} pixels, {found[0]['pairs']} test pairs, "
-        f"seed {shown.seed}, {trained.runtime}, layer {shown.explanation.layer}, steps {shown.explanation.steps}.",
+        f"{shown.backbone_model}, {shown.image.size[0]} x {shown.image.size[1]} pixels, {found[0]['pairs']} test "
+        f"pairs, seed {shown.seed}, {trained.runtime}, "
+        f"layer {shown.explanation.layer}, steps {shown.explanation.steps}.",
         "",
         table(found),
         "",

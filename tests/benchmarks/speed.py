@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from utils.delivery import deliver
 from utils.epoch import build_optimizer, build_scaler, train_epoch
 from utils.evaluation import pair_distances
-from utils.gradcam import explain
+from utils.gradcam import explain_by_gradient as explain
 from utils.pairs import Pairs, load_splits
 from utils.runtime import Runtime, start
 from utils.siamese import build_network, distance, evaluating, folded

@@ -1,0 +1,31 @@
+import torch
+from handmade import Chequered, patterned
+
+from utils.occlusion import GRID, explain_by_occlusion
+from utils.siamese import distance
+from utils.transforms import blurred
+
+
+def test_against_windows_one_at_a_time():
+    network, size = Chequered(), (20, 30)
+    (image1, _), (image2, _) = patterned(size, (2, 3), 0.9), patterned(size, (10, 20), -0.4)
+    explanation = explain_by_occlusion(network, image1, image2, 0.5)
+    base = distance(network(image1), network(image2)).item()
+    assert abs(explanation.distance.item() - base) < 1e-6
+    grid = torch.zeros(GRID, GRID)
+    for row in range(GRID):
+        for column in range(GRID):
+            top, left = round(row * 14 / 6), round(column * 21 / 6)
+            hidden = image1.clone()
+            hidden[:, :, top : top + 6, left : left + 9] = blurred(image1)[:, :, top : top + 6, left : left + 9]
+            grid[row, column] = base - distance(network(hidden), network(image2)).item()
+    expected = torch.nn.functional.interpolate(grid[None, None], size=size, mode="bilinear")[0, 0]
+    torch.testing.assert_close(explanation.evidence[0, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_it_finds_the_pattern_of_each_image():
+    size = (24, 24)
+    (image1, mask1), (image2, mask2) = patterned(size, (1, 2), 0.8), patterned(size, (15, 14), -0.8)
+    factual = explain_by_occlusion(Chequered(), image1, image2, 0.5).factual[0]
+    for heatmap, mask in zip(factual, (mask1, mask2), strict=True):
+        assert mask.flatten()[heatmap.argmax()]
