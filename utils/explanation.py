@@ -93,9 +93,9 @@ def explained(distances, threshold: float, different, same, size) -> Explanation
 
     distances: (B,). different, same: (2B, h, w), all images 1, then all images 2: evidence towards either decision.
     """
-    both = torch.stack([different, same], dim=1).float()  # (2B, 2, h, w)
+    both = torch.stack([different, same], dim=1)  # (2B, 2, h, w)
     both = F.interpolate(both, size=size, mode="bilinear", align_corners=False).clamp(min=0)
-    return Explanation(distances.float(), threshold, *torch.stack(both.chunk(2), dim=1).unbind(2))
+    return Explanation(distances, threshold, *torch.stack(both.chunk(2), dim=1).unbind(2))
 
 
 def stacked(images1, images2) -> torch.Tensor:

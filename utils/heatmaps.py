@@ -104,7 +104,7 @@ def matches_figure(decomposition: Decomposition, path1, path2, count=5):
     for number, (*points, value) in enumerate(decomposition.strongest(count)):
         ends = [(x * image.shape[1], y * image.shape[0]) for (y, x), image in zip(points, photos, strict=True)]
         style = {"color": colours(number % 9), "linewidth": 2, "zorder": 3}
-        figure.add_artist(ConnectionPatch(*ends, "data", "data", *axes, **style))
+        figure.add_artist(ConnectionPatch(*ends, "data", axesA=axes[0], axesB=axes[1], **style))
         for column, end in zip(axes, ends, strict=True):
             column.plot(*end, "o", color=style["color"], markeredgecolor="white", markersize=9)
         axes[0].plot([], [], "o-", color=style["color"], label=f"{value:+.3f}")
