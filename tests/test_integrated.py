@@ -24,7 +24,7 @@ def test_a_map_adds_up_to_the_change_in_distance(layer):
     errors = [completeness_errors(network, images1, images2, layer, steps).max().item() for steps in (1, 16, 128)]
     assert errors[0] > 3 * errors[1]
     assert errors[1] > 3 * errors[2]
-    assert errors[2] < 0.01
+    assert errors[2] < 0.03
 
 
 def test_one_step_against_a_full_backward_pass():

@@ -1,8 +1,9 @@
 """Explainable image similarity: one straight corridor of modules, each importing only those before it.
 
 config > runtime > parallel > images > transforms > cache > delivery > pairs > siamese > losses > metrics > checkpoint >
-evaluation > epoch > training > gradcam > plots; beside it, sample_data makes the bundled dataset and notebooks executes
-the notebooks.
+evaluation > epoch > training > explanation > gradcam > integrated > occlusion > dilation > faithfulness > methods >
+planted > sanity > comparison > decomposition > counterfactuals > plots > heatmaps; beside it, sample_data makes the bundled
+dataset and notebooks executes the notebooks.
 """
 
 from importlib.util import find_spec
