@@ -2,8 +2,8 @@
 
 config > runtime > parallel > images > transforms > cache > delivery > pairs > siamese > losses > metrics > checkpoint >
 evaluation > epoch > training > explanation > gradcam > integrated > occlusion > dilation > faithfulness > methods >
-planted > sanity > comparison > decomposition > counterfactuals > plots > heatmaps; beside it, sample_data makes the bundled
-dataset and notebooks executes the notebooks.
+planted > sanity > comparison > decomposition > counterfactuals > plots > heatmaps; beside it, sample_data makes the
+bundled dataset and notebooks executes the notebooks.
 """
 
 from importlib.util import find_spec

@@ -9,9 +9,9 @@ from utils.evaluation import Trained
 from utils.faithfulness import Verdict, chance, gaps, interval
 from utils.pairs import Splits
 from utils.planted import load_masks, pointing
-from utils.sanity import PROBED, sanity_curve, stability
+from utils.sanity import fully_random, rank_correlation, stability
 
-BATCH = 16  # pairs
+BATCH = 16  # pairs; the first batch alone is probed for sanity and stability
 
 
 def choose_pairs(splits: Splits, count: int, seed=0):
@@ -33,6 +33,7 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
     images = [trained.load_images(*paths) for paths in (paths1, paths2)]
     masks = [load_masks(trained.config.data_path, paths, settings.size) for paths in (paths1, paths2)]
     batches = [[part[start : start + BATCH] for part in images] for start in range(0, len(paths1), BATCH)]
+    random = fully_random(network, seed)
     by_chance, rows = [chance(network, *batch, threshold, seed) for batch in batches], []
     for name, method in methods.items():
         method(network, *batches[0], threshold)  # the first call chooses algorithms
@@ -45,8 +46,7 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
         words = [verdict.word(index) for verdict in verdicts for index in range(len(verdict.centre))]
         joint = torch.cat([gap.joint for gap in found]).cpu().numpy()
         low, high = interval(joint, seed)
-        few = [part[:PROBED] for part in images]
-        steady = stability(method, network, *few, threshold, settings)
+        steady = stability(method, network, *batches[0], threshold, settings)
         rows.append(
             {
                 "dataset": str(trained.config.data_path.name),
@@ -58,7 +58,9 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
                 "gap_alone": float(torch.cat([gap.alone for gap in found]).mean()),
                 "believable": words.count("believable") / len(words),
                 **_planted(explanations, masks),
-                "sanity": list(sanity_curve(method, network, *few, threshold, seed).values())[-1],
+                "sanity": float(
+                    rank_correlation(explanations[0].evidence, method(random, *batches[0], threshold).evidence).mean()
+                ),
                 "stable": float(np.nanmean([agreement for agreement, _ in steady.values()])),
                 "seconds_per_pair": seconds,
             }

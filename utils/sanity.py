@@ -40,6 +40,12 @@ def randomised(network: SiameseNetwork, seed=0):
         yield name, network
 
 
+def fully_random(network: SiameseNetwork, seed=0) -> SiameseNetwork:
+    """A copy with all weights shuffled."""
+    *_, (_, last) = randomised(network, seed)
+    return last
+
+
 def sanity_curve(method, network: SiameseNetwork, images1, images2, threshold: float, seed=0) -> dict[str, float]:
     """Mean rank correlation of the evidence with the trained network's, by the stage down to which all is random."""
     evidence = method(network, images1, images2, threshold).evidence

@@ -5,6 +5,7 @@ results/faithfulness.md and results/faithfulness.json.
 """
 
 import argparse
+import copy
 import json
 import tempfile
 import time
@@ -55,6 +56,7 @@ def paper_repository(network, images1, images2, threshold) -> Explanation:
 def pytorch_grad_cam(network, images1, images2, threshold) -> Explanation:
     """pytorch-grad-cam on the last stage: the decision's gradient, the other image's embedding held fixed."""
     distances, maps = distances_of(network, images1, images2), []
+    network = copy.deepcopy(network).float()  # it takes no bfloat16
     signs = torch.where(distances > threshold, 1, -1)
     with torch.no_grad():
         embeddings = network(images1), network(images2)
