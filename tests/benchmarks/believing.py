@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pytorch_grad_cam import GradCAM
 from side_by_side import ROOT, config, machine
-from speed import ToOther
+from speed import GradCAM, ToOther
 
 from utils.comparison import choose_pairs, compare, table
 from utils.config import load_config
