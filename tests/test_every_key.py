@@ -130,7 +130,8 @@ def pairs_to_compare(config):
 def explained_pixels(config):
     fit(config)
     trained = load_trained(config)
-    paths = inference_paths(config, load_splits(config))
+    folder = load_splits(config).folder
+    paths = inference_paths(config, default=(folder.paths[0], folder.paths[-1]))
     images = trained.load_images(*paths)
     explanation = explain_images(trained, images[:1], images[1:])
     figure = explanation_figure(explanation, *paths, config)
@@ -138,7 +139,7 @@ def explained_pixels(config):
 
 
 def explained_files(config):
-    return inference_paths(config, load_splits(config))
+    return inference_paths(config, default=None)
 
 
 SGD = {"hyperparameters.optimizer": "SGD", "hyperparameters.learning_rate": 0.05}

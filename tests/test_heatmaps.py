@@ -29,6 +29,8 @@ def test_overlay_mixes_image_and_colour():
     )
     half = heatmaps.overlay(IMAGE, np.ones((20, 30)), 0.5)
     np.testing.assert_allclose(half, 0.5 * IMAGE + 0.5 * np.array([red, green, blue]), atol=1)
+    faint = 255 * np.array(plt.get_cmap(heatmaps.COLORMAP)(0.1)[:3])  # weak evidence fades: 0.1 / 0.25 of the opacity
+    np.testing.assert_allclose(heatmaps.overlay(IMAGE, np.full((20, 30), 0.1), 0.5), 0.8 * IMAGE + 0.2 * faint, atol=1)
 
 
 def test_overlay_keeps_the_place_of_the_evidence():
@@ -82,7 +84,31 @@ def test_matches_are_drawn_where_they_are(paths):
     height, width = read_image(paths[0]).shape[:2]
     ends = [axes.lines[0].get_xydata()[0].tolist() for axes in figure.axes]
     assert ends == [[width / 6, height * 3 / 4], [width * 5 / 6, height / 4]]
-    assert "+0.500" in figure.axes[0].get_legend().get_texts()[0].get_text()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["+0.500"]
+
+
+def test_methods_of_one_curve_share_a_line():
+    curve = {"embedding": 0.4, "layer4": 0.1}
+    figure = heatmaps.sanity_figure({"one": curve, "two": {**curve, "layer4": 0.3}, "three": curve})
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["one\nthree", "two"]
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_comparison_shows_every_method_once(make_config, paths, count):
+    explanations = {f"method {number}": explanation_of(torch.randn(1, 2, 8, 8)) for number in range(count)}
+    figure = heatmaps.comparison_figure(explanations, dict.fromkeys(explanations, VERDICT), *paths, make_config())
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in shown if axes.get_title()] == list(explanations)
+    assert len(shown) == sum(len(axes.images) for axes in figure.axes) == 2 * count
+
+
+def test_the_outline_of_a_region_leaves_the_image_its_size(make_config, paths):
+    regions = torch.ones(2, 32, 40, dtype=torch.bool)
+    figure = heatmaps.counterfactual_figure(
+        Counterfactual(torch.randn(2, 3, 32, 40), regions, 1.0, 0.8, 0.3, True), *paths, make_config()
+    )
+    assert {axes.get_xlim() for axes in figure.axes} == {(-0.5, 39.5)}
 
 
 def test_every_figure_draws_and_is_closed(make_config, paths):

@@ -184,13 +184,12 @@ def test_the_checkpoint_rules_where_config_has_changed(make_config, capsys):
     assert trained.config.explanation.opacity == 0.3
 
 
-def test_inference_images_from_config_or_test_split(make_config, tmp_path):
-    splits = load_splits(make_config())
-    first, second = inference_paths(make_config(), splits)
-    assert {first, second} <= {splits.folder.paths[index] for index in splits.test}
+def test_inference_images_from_config_or_the_default(make_config, tmp_path):
+    default = ("a.png", "b.png")
+    assert inference_paths(make_config(), default) == default
     write_images(tmp_path / "own", 2)
     own = (str(tmp_path / "own" / "0.png"), str(tmp_path / "own" / "1.png"))
-    assert inference_paths(make_config({"inference.image1": own[0], "inference.image2": own[1]}), splits) == own
+    assert inference_paths(make_config({"inference.image1": own[0], "inference.image2": own[1]}), default) == own
 
 
 def test_typical_pairs_without_a_right_or_without_any_decision(make_config):

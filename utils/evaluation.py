@@ -143,11 +143,11 @@ def test_metrics(trained: Trained, splits: Splits, distances: np.ndarray) -> dic
     return metrics
 
 
-def inference_paths(config: Config, splits: Splits) -> tuple[str, str]:
-    """The two images of `inference` in config.yml; without them, the first pair of the test split."""
+def inference_paths(config: Config, default: tuple[str, str]) -> tuple[str, str]:
+    """The two images of `inference` in config.yml; without them, `default`."""
     if config.inference.image1 is not None:
         return str(config.inference.image1), str(config.inference.image2)
-    return _paths(splits, 0)
+    return default
 
 
 def typical_pairs(trained: Trained, splits: Splits, distances: np.ndarray):
@@ -162,10 +162,8 @@ def typical_pairs(trained: Trained, splits: Splits, distances: np.ndarray):
             raise DataError(f'no test pair is decided "{word}" at the threshold {trained.threshold:.3f}: train longer.')
         rightly = candidates[labels[candidates] == label]
         candidates = rightly if len(rightly) else candidates
-        chosen.append(_paths(splits, candidates[np.argsort(distances[candidates])[len(candidates) // 2]]))
+        median = candidates[np.argsort(distances[candidates])[len(candidates) // 2]]
+        chosen.append(
+            tuple(splits.folder.paths[side[median]] for side in (splits.test_pairs.first, splits.test_pairs.second))
+        )
     return tuple(chosen)
-
-
-def _paths(splits, position):
-    pairs = splits.test_pairs
-    return splits.folder.paths[pairs.first[position]], splits.folder.paths[pairs.second[position]]

@@ -19,19 +19,21 @@ from utils.plots import closed, photo, show
 from utils.transforms import to_pixels
 
 COLORMAP = "turbo"
-FAINT = 0.2  # a map that stays below is told in words: hardly anyone would see it
+SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
+FAINT = 0.2  # a map that stays below is told in words too
+BLOCK = 4  # methods side by side
 
 
 def overlay(image, heatmap, opacity: float) -> np.ndarray:
     """A heatmap laid over an image: uint8 (H, W, 3) RGB.
 
     image: uint8 (H, W, 3) RGB. heatmap: (h, w) in [0, 1], resized to the image. Where the map is 0 the image is
-    untouched; where it is 1 the colour covers it with `opacity`.
+    untouched; from SOLID on the colour covers it with `opacity`.
     """
     heatmap = cv2.resize(np.asarray(heatmap, np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     heatmap = heatmap.clip(0, 1)[..., None]
     colours = 255 * colormaps[COLORMAP](heatmap[..., 0])[..., :3]
-    return (image + opacity * heatmap * (colours - image)).round().astype(np.uint8)
+    return (image + opacity * (heatmap / SOLID).clip(max=1) * (colours - image)).round().astype(np.uint8)
 
 
 def images_figure(path1, path2):
@@ -79,36 +81,50 @@ def explanation_figure(
 
 
 def comparison_figure(explanations: dict[str, Explanation], verdicts: dict[str, Verdict], path1, path2, config: Config):
-    """The factual maps of several methods for one pair: one column each, with its gap and verdict."""
+    """The factual maps of several methods for one pair, BLOCK methods in a row, each with its gap and verdict."""
     photos = [photo(path) for path in (path1, path2)]
     aspects = [image.shape[0] / image.shape[1] for image in photos]
-    columns = len(explanations)
-    size = (2.1 * columns, 2.1 * sum(aspects) + 1.0)
-    figure, axes = plt.subplots(2, columns, figsize=size, height_ratios=aspects, layout="constrained", squeeze=False)
-    for column, (name, explanation) in enumerate(explanations.items()):
+    blocks = -(-len(explanations) // BLOCK)
+    size = (2.1 * BLOCK, (2.1 * sum(aspects) + 0.8) * blocks)
+    figure, grid = plt.subplots(
+        2 * blocks, BLOCK, figsize=size, height_ratios=aspects * blocks, layout="constrained", squeeze=False
+    )
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for number, (name, explanation) in enumerate(explanations.items()):
+        axes = grid[2 * (number // BLOCK) :, number % BLOCK][:2]
         for row, image in enumerate(photos):
-            show(axes[row, column], overlay(image, explanation.factual[0, row].cpu(), config.explanation.opacity))
-        axes[0, column].set_title(textwrap.fill(name, 22), fontsize=9)
-        verdict = verdicts[name]
-        axes[1, column].set_xlabel(f"gap {verdict.gap.alone[0]:+.3f}\n{verdict.word()}", fontsize=9)
+            axes[row].set_axis_on()
+            show(axes[row], overlay(image, explanation.factual[0, row].cpu(), config.explanation.opacity))
+        axes[0].set_title(textwrap.fill(name, 24), fontsize=9)
+        axes[1].set_xlabel(f"gap {verdicts[name].gap.alone[0]:+.3f}\n{verdicts[name].word()}", fontsize=9)
     return closed(figure)
 
 
 def matches_figure(decomposition: Decomposition, path1, path2, count=5):
-    """The `count` strongest matches as lines between the two images, each with what it adds to the inner product."""
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
-    photos = [photo(path) for path in (path1, path2)]
+    """The `count` strongest matches as lines between the two images, each with what it adds to the inner product.
+
+    A line joins two cells of the feature map; within a cell, ends are spread so that none hides another.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
+    photos, (down, across) = [photo(path) for path in (path1, path2)], decomposition.bias1.shape
     for column, image in zip(axes, photos, strict=True):
         show(column, image)
-    colours = plt.get_cmap("Set1")
-    for number, (*points, value) in enumerate(decomposition.strongest(count)):
-        ends = [(x * image.shape[1], y * image.shape[0]) for (y, x), image in zip(points, photos, strict=True)]
-        style = {"color": colours(number % 9), "linewidth": 2, "zorder": 3}
-        figure.add_artist(ConnectionPatch(*ends, "data", axesA=axes[0], axesB=axes[1], **style))
+        column.set_xticks(np.arange(1, across) * image.shape[1] / across - 0.5, [])
+        column.set_yticks(np.arange(1, down) * image.shape[0] / down - 0.5, [])
+        column.grid(color="white", linewidth=0.5)
+        column.tick_params(length=0)
+    colours, matches = plt.get_cmap("Set1"), decomposition.strongest(count)
+    for number, (*points, value) in enumerate(matches):
+        shift = 0.6 * ((number + 0.5) / len(matches) - 0.5) / down  # down within the cell
+        ends = [
+            (x * image.shape[1], (y + shift) * image.shape[0]) for (y, x), image in zip(points, photos, strict=True)
+        ]
+        style = {"color": colours(number % 9), "linewidth": 1 + 3 * value / matches[0][2], "zorder": 4 - number / count}
+        figure.add_artist(ConnectionPatch(*ends, "data", axesA=axes[0], axesB=axes[1], label=f"{value:+.3f}", **style))
         for column, end in zip(axes, ends, strict=True):
-            column.plot(*end, "o", color=style["color"], markeredgecolor="white", markersize=9)
-        axes[0].plot([], [], "o-", color=style["color"], label=f"{value:+.3f}")
-    axes[0].legend(loc="upper left", fontsize=8, framealpha=0.8)
+            column.plot(*end, "o", color=style["color"], markeredgecolor="white", markersize=8)
+    figure.legend(handles=figure.artists, loc="outside lower center", ncols=count, frameon=False)
     figure.suptitle(
         f"Strongest matches: what each adds to the inner product of {decomposition.cosine:.3f}", fontsize=11
     )
@@ -137,10 +153,11 @@ def counterfactual_figure(found: Counterfactual, path1, path2, config: Config):
         show(axes[0, column], cv2.resize(photo(path), image.shape[1::-1], interpolation=cv2.INTER_AREA))
         show(axes[1, column], image)
         if region.any():
-            frame = np.pad(region.cpu().numpy(), 1)  # an outline at the border too
+            frame, limits = np.pad(region.cpu().numpy(), 1), axes[1, column].axis()  # an outline at the border too
             axes[1, column].contour(
                 np.arange(-1, frame.shape[1] - 1), np.arange(-1, frame.shape[0] - 1), frame, [0.5], colors="white"
             )
+            axes[1, column].axis(limits)  # which the frame has widened
         axes[0, column].set_title(f"image {column + 1}", fontsize=10)
     axes[0, 0].set_ylabel(f"before: similarity {found.before:.3f}")
     axes[1, 0].set_ylabel(f"after: similarity {found.after:.3f}")
@@ -149,10 +166,17 @@ def counterfactual_figure(found: Counterfactual, path1, path2, config: Config):
 
 
 def sanity_figure(curves: dict[str, dict[str, float]]):
-    """Rank correlation with the trained network's maps, by the stage down to which the weights are random."""
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    """Rank correlation with the trained network's maps, by the stage down to which the weights are random.
+
+    Methods whose curves are one, because they order places alike, share a line.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    lines = {}
     for name, curve in curves.items():
-        axes.plot(["none", *curve], [1, *curve.values()], "o-", label=name)
+        lines.setdefault(tuple(round(value, 2) for value in curve.values()), []).append((name, curve))
+    for methods in lines.values():
+        (_, curve), names = methods[0], [name for name, _ in methods]
+        axes.plot(["none", *curve], [1, *curve.values()], "o-", label="\n".join(names))
     axes.axhline(0, color="grey", linestyle=":")
     axes.set(xlabel="weights shuffled from the top down to", ylabel="rank correlation", ylim=(-0.4, 1.05))
     axes.legend(frameon=False, fontsize=8)
