@@ -122,7 +122,7 @@ def test_batched_equals_one_by_one():
 
 def test_words_by_percentile_and_centre():
     def word(gap, beaten, centre=0.0):
-        gaps_alone = Gap(*torch.full((3, 1), gap))
+        gaps_alone = Gap(*torch.full((3, 1), gap), torch.tensor([True]))
         random = torch.full((20, 1), gap + 1)
         random[:beaten] = gap - 1
         return Verdict(gaps_alone, random, torch.tensor([centre])).word()
@@ -131,9 +131,23 @@ def test_words_by_percentile_and_centre():
     assert word(0.3, 20, centre=0.4) == "weak"  # one who looks at the middle does better
     assert word(0.3, 17) == "weak"
     assert word(0.3, 15) == word(-0.1, 20) == "not better than chance"
-    sentence = Verdict(Gap(*torch.full((3, 1), 0.3)), torch.zeros(20, 1), torch.zeros(1)).sentence()
+    sentence = Verdict(
+        Gap(*torch.full((3, 1), 0.3), torch.tensor([True])), torch.zeros(20, 1), torch.zeros(1)
+    ).sentence()
     assert "gap +0.300" in sentence
     assert "100 % of 20 random maps: believable" in sentence
+
+
+def test_the_telling_gap_is_the_one_that_can_undo_the_decision():
+    gap = Gap(*torch.tensor([[0.1, 0.2], [0.5, 0.6], [0.7, 0.8]]), torch.tensor([True, False]))
+    torch.testing.assert_close(gap.telling, torch.tensor([0.1, 0.7]))
+    network = Chequered()
+    images1, images2, right = different_pairs(4)
+    same = gaps(network, images1, images1, explanation_of(network, images1, images1, right[:, [0, 0]]))
+    assert (same.telling > 0.1).all()
+    assert same.joint.abs().max() < 1e-5  # an image beside itself: both lose the same, and stay alike
+    different = gaps(network, images1, images2, explanation_of(network, images1, images2, right))
+    assert (different.telling > different.alone).all()  # each object holds "different" up without the other
 
 
 def test_interval_covers_as_the_normal_approximation_does():

@@ -13,7 +13,7 @@ from utils.images import read_image
 from utils.pairs import load_splits
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-VERDICT = Verdict(Gap(*torch.full((3, 1), 0.4)), torch.zeros(20, 1), torch.zeros(1))
+VERDICT = Verdict(Gap(*torch.full((3, 1), 0.4), torch.tensor([True])), torch.zeros(20, 1), torch.zeros(1))
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():

@@ -26,8 +26,9 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
 
     methods: functions of (network, images1, images2, threshold) by name. Keys of a row: dataset, method, pairs; gap of
     both images at once, with its 95 % bootstrap interval gap_low and gap_high; gap_alone, the mean of each image alone;
-    believable, the share of pairs judged so; hit1, hit2, energy1, energy2 on planted evidence, else None; sanity, the
-    rank correlation with a fully random network; stable, that with disturbed images; seconds_per_pair.
+    gap_telling, the one that verdicts read; believable, the share of pairs judged so; hit1, hit2, energy1, energy2 on
+    planted evidence, else None; sanity, the rank correlation with a fully random network; stable, that with disturbed
+    images; seconds_per_pair.
     """
     network, threshold, settings = trained.network, trained.threshold, trained.config.image
     images = [trained.load_images(*paths) for paths in (paths1, paths2)]
@@ -56,6 +57,7 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
                 "gap_low": low,
                 "gap_high": high,
                 "gap_alone": float(torch.cat([gap.alone for gap in found]).mean()),
+                "gap_telling": float(torch.cat([gap.telling for gap in found]).mean()),
                 "believable": words.count("believable") / len(words),
                 **_planted(explanations, masks),
                 "sanity": float(
@@ -71,14 +73,18 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
 def table(rows: list[dict]) -> str:
     """The rows as a Markdown table; time as a multiple of the quickest method's."""
     quickest = min(row["seconds_per_pair"] for row in rows)
-    head = ("method", "gap (95 % interval)", "each alone", "believable", "peak on object", "energy on it", "random net")
-    lines = ["| " + " | ".join((*head, "disturbed", "time")) + " |", "| --- " * 9 + "|"]
+    head = ("method", "gap (95 % interval)", "each alone", "telling", "believable", "peak on object", "energy on it")
+    lines = ["| " + " | ".join((*head, "random net", "disturbed", "time")) + " |", "| --- " * 10 + "|"]
     for row in rows:
         planted = [
             f"{row[f'{kind}1']:.0%} / {row[f'{kind}2']:.0%}" if row["hit1"] is not None else ""
             for kind in ("hit", "energy")
         ]
-        cells = [f"{row['gap']:.3f} ({row['gap_low']:.3f} to {row['gap_high']:.3f})", f"{row['gap_alone']:.3f}"]
+        cells = [
+            f"{row['gap']:.3f} ({row['gap_low']:.3f} to {row['gap_high']:.3f})",
+            f"{row['gap_alone']:.3f}",
+            f"{row['gap_telling']:.3f}",
+        ]
         cells += [f"{row['believable']:.0%}", *planted, f"{row['sanity']:.2f}", f"{row['stable']:.2f}"]
         lines.append("| " + " | ".join([row["method"], *cells, f"{row['seconds_per_pair'] / quickest:.1f}"]) + " |")
     return "\n".join(lines)

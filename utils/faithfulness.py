@@ -19,16 +19,28 @@ BELIEVABLE, WEAK = 95, 80  # least percentiles among random maps
 
 @dataclass(frozen=True)
 class Gap:
-    """Insertion less deletion of B pairs, float32 (B,) each, in [-1, 1]: in both images, in image 1 or 2 alone."""
+    """Insertion less deletion of B pairs, float32 (B,) each, in [-1, 1]: in both images at once, in image 1 or 2 alone.
+
+    different: the decisions, bool (B,).
+    """
 
     joint: torch.Tensor
     image1: torch.Tensor
     image2: torch.Tensor
+    different: torch.Tensor
 
     @property
     def alone(self) -> torch.Tensor:
         """Mean of both images, each changed beside the other as it is."""
         return (self.image1 + self.image2) / 2
+
+    @property
+    def telling(self) -> torch.Tensor:
+        """The gap that the decision hangs on: joint if "different", alone if "same".
+
+        Two images that have lost their evidence look alike: only that undoes "different", and it never undoes "same".
+        """
+        return torch.where(self.different, self.joint, self.alone)
 
 
 @torch.no_grad()
@@ -55,7 +67,7 @@ def gaps(network, images1, images2, explanation: Explanation) -> Gap:
                     [similarity(distance(one[:count], other[count:])) for one, other in pairs]
                 )  # (3, B): joint, image 1 alone, image 2 alone
                 total = total + sign * torch.where(explanation.different, 1 - similar, similar) / len(SHARES)
-    return Gap(*total)
+    return Gap(*total, explanation.different)
 
 
 def explain_at_random(network, images1, images2, threshold: float, seed=0) -> Explanation:
@@ -78,7 +90,7 @@ class Verdict:
     """What can be said of the maps of B pairs.
 
     gap: of the explanation. random: gaps of RANDOM_MAPS random maps, float32 (RANDOM_MAPS, B), and centre: of the
-    centre prior, float32 (B,), each the mean of both images alone.
+    centre prior, float32 (B,), each the telling one.
     """
 
     gap: Gap
@@ -88,11 +100,11 @@ class Verdict:
     @property
     def percentile(self) -> torch.Tensor:
         """Share of random maps with a smaller gap, float32 (B,) in [0, 100]."""
-        return 100 * (self.random < self.gap.alone).float().mean(dim=0)
+        return 100 * (self.random < self.gap.telling).float().mean(dim=0)
 
     def word(self, index=0) -> str:
         """believable: better than 95 % of random maps and than the centre prior, and insertion beats deletion."""
-        percentile, gap = self.percentile[index], self.gap.alone[index]
+        percentile, gap = self.percentile[index], self.gap.telling[index]
         if percentile >= BELIEVABLE and gap > max(0, self.centre[index]):
             return "believable"
         return "weak" if percentile >= WEAK and gap > 0 else "not better than chance"
@@ -101,8 +113,8 @@ class Verdict:
         """Gap, percentile and word for one pair."""
         gap = self.gap
         return (
-            f"Faithfulness gap {gap.alone[index]:+.3f} (image 1 {gap.image1[index]:+.3f}, image 2 "
-            f"{gap.image2[index]:+.3f}; both at once {gap.joint[index]:+.3f}), above {self.percentile[index]:.0f} % of "
+            f"Faithfulness gap {gap.telling[index]:+.3f} (image 1 {gap.image1[index]:+.3f}, image 2 "
+            f"{gap.image2[index]:+.3f}, both at once {gap.joint[index]:+.3f}), above {self.percentile[index]:.0f} % of "
             f"{len(self.random)} random maps: {self.word(index)}."
         )
 
@@ -110,8 +122,8 @@ class Verdict:
 def chance(network, images1, images2, threshold: float, seed=0):
     """Gaps that need no knowledge: (RANDOM_MAPS, B) of random maps and (B,) of the centre prior; for `Verdict`."""
     pairs = network, images1, images2
-    random = [gaps(*pairs, explain_at_random(*pairs, threshold, seed + draw)).alone for draw in range(RANDOM_MAPS)]
-    return torch.stack(random), gaps(*pairs, explain_by_centre(*pairs, threshold)).alone
+    random = [gaps(*pairs, explain_at_random(*pairs, threshold, seed + draw)).telling for draw in range(RANDOM_MAPS)]
+    return torch.stack(random), gaps(*pairs, explain_by_centre(*pairs, threshold)).telling
 
 
 def judge(network, images1, images2, explanation: Explanation, seed=0) -> Verdict:

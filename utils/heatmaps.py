@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
-from matplotlib.patches import ConnectionPatch
+from matplotlib.patches import ConnectionPatch, Rectangle
 
 from utils.config import Config
 from utils.counterfactuals import Counterfactual
@@ -97,7 +97,7 @@ def comparison_figure(explanations: dict[str, Explanation], verdicts: dict[str, 
             axes[row].set_axis_on()
             show(axes[row], overlay(image, explanation.factual[0, row].cpu(), config.explanation.opacity))
         axes[0].set_title(textwrap.fill(name, 24), fontsize=9)
-        axes[1].set_xlabel(f"gap {verdicts[name].gap.alone[0]:+.3f}\n{verdicts[name].word()}", fontsize=9)
+        axes[1].set_xlabel(f"gap {verdicts[name].gap.telling[0]:+.3f}\n{verdicts[name].word()}", fontsize=9)
     return closed(figure)
 
 
@@ -132,11 +132,14 @@ def matches_figure(decomposition: Decomposition, path1, path2, count=5):
 
 
 def point_figure(decomposition: Decomposition, point, path1, path2, config: Config):
-    """A point of image 1, (y, x) in [0, 1), and what it matches over image 2, as a share of the strongest match."""
+    """A point of image 1, (y, x) in [0, 1), and what its cell matches over image 2, as a share of the strongest."""
     figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
     first, second = photo(path1), photo(path2)
     show(axes[0], first)
     axes[0].plot(point[1] * first.shape[1], point[0] * first.shape[0], "o", color="white", markeredgecolor="black")
+    (down, across), (height, width) = decomposition.bias1.shape, first.shape[:2]
+    corner = int(point[1] * across) * width / across, int(point[0] * down) * height / down
+    axes[0].add_patch(Rectangle(corner, width / across, height / down, fill=False, edgecolor="white"))
     matched = decomposition.matches_of(*point).clamp(min=0).cpu()
     strongest = float(matched.max())
     show(axes[1], overlay(second, matched / (strongest or 1), config.explanation.opacity))
