@@ -47,7 +47,8 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
         words = [verdict.word(index) for verdict in verdicts for index in range(len(verdict.centre))]
         joint = torch.cat([gap.joint for gap in found]).cpu().numpy()
         low, high = interval(joint, seed)
-        steady = stability(method, network, *batches[0], threshold, settings)
+        steady = stability(method, network, *batches[0], threshold, settings).values()
+        agreements = [agreement for agreement, kept in steady if kept]
         rows.append(
             {
                 "dataset": str(trained.config.data_path.name),
@@ -63,7 +64,7 @@ def compare(methods: dict, trained: Trained, paths1, paths2, seed=0) -> list[dic
                 "sanity": float(
                     rank_correlation(explanations[0].evidence, method(random, *batches[0], threshold).evidence).mean()
                 ),
-                "stable": float(np.nanmean([agreement for agreement, _ in steady.values()])),
+                "stable": float(np.mean(agreements)) if agreements else float("nan"),
                 "seconds_per_pair": seconds,
             }
         )

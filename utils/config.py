@@ -112,7 +112,7 @@ class ExplanationSettings(Section):
     layer: str = "last"
     output_stride: Literal[8, 16, 32] = 32
     steps: Count = 1
-    test_pairs: Count = 48
+    test_pairs: Count = 32
     opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
 
 

@@ -134,6 +134,18 @@ def sanity(trained, paths1, paths2) -> list[str]:
     return [f"Sanity, 16 pairs, weights shuffled from the top down to: {steps}."]
 
 
+def differences(settings) -> str:
+    """The keys that differ from config.yml, paths aside."""
+    standard, own = (one.model_dump(mode="json") for one in (config(), settings))
+    found = []
+    for key, value in own.items():
+        for name, part in value.items() if isinstance(value, dict) else [("", value)]:
+            other = standard[key][name] if name else standard[key]
+            if part != other and not key.endswith("_path"):
+                found.append(f"{key}.{name} {part}" if name else f"{key} {part}")
+    return ", ".join(found) or "nothing else"
+
+
 def measure(settings, pairs, rows, texts):
     """Train where there is no network yet, compare all methods, and append to rows and texts."""
     ensure_sample(settings.data_path)
@@ -150,7 +162,7 @@ def measure(settings, pairs, rows, texts):
         "",
         f"{shown.backbone_model}, {shown.image.size[0]} x {shown.image.size[1]} pixels, {found[0]['pairs']} test "
         f"pairs, seed {shown.seed}, {trained.runtime}, "
-        f"layer {shown.explanation.layer}, steps {shown.explanation.steps}.",
+        f"layer {shown.explanation.layer}, steps {shown.explanation.steps}. Beside config.yml: {differences(shown)}.",
         "",
         table(found),
         "",
