@@ -11,7 +11,19 @@ from utils.siamese import distance, evaluating, similarity
 from utils.transforms import blurred
 
 AREAS = (0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
-SIDES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.85, 1.0)  # of a swapped window, in sides of the image
+SIDES = (
+    0.15,
+    0.2,
+    0.25,
+    0.3,
+    0.35,
+    0.4,
+    0.45,
+    0.5,
+    0.6,
+    0.7,
+    0.85,
+)  # of a swapped window, in sides of the image: all of it would flip any pair
 PLACES = 7  # windows of image 2 along each side that are tried
 
 
@@ -33,12 +45,11 @@ class Counterfactual:
 
     def sentence(self) -> str:
         """What was changed, how much, and what came of it."""
-        if self.regions[1].any() or not self.regions[0].any():
-            what = "both images" if self.regions[0].any() else "image 2"
-        else:
-            what = "image 1"
+        touched = self.regions.flatten(1).any(dim=1)
+        what = "both images" if touched.all() else f"image {1 + int(touched[1])}"
+        changed = self.regions[touched].float().mean()
         outcome = "the decision flips" if self.flipped else "the decision stays: no change that was tried flips it"
-        return f"{self.area:.1%} changed, in {what}: similarity {self.before:.3f} to {self.after:.3f}, {outcome}."
+        return f"{changed:.1%} of {what} changed: similarity {self.before:.3f} to {self.after:.3f}, {outcome}."
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The similarity of a pair taken apart, exactly, into what each place of one image shares with each of the other."""
+"""The inner product of two embeddings, exactly, as a sum over pairs of places, one in each image."""
 
 from dataclasses import dataclass
 
@@ -54,7 +54,8 @@ class Decomposition:
         ]
 
     def __str__(self):
-        lines = [f"inner product {self.cosine:.4f} = similarity {1 - ((2 - 2 * self.cosine) ** 0.5) / 2:.3f}"]
+        similarity = 1 - max(0, 2 - 2 * self.cosine) ** 0.5 / 2  # rounding may carry the inner product beyond 1
+        lines = [f"inner product {self.cosine:.4f} (similarity {similarity:.3f})"]
         lines += [f"places with places {self.places.sum():+.4f}, bias terms {self._biases():+.4f}"]
         return "\n".join([*lines, f"residual {self.residual:.1e}"])
 
@@ -64,7 +65,7 @@ class Decomposition:
 
 @torch.no_grad()
 def decompose(network: SiameseNetwork, image1, image2) -> Decomposition:
-    """Take the similarity of two images (1, 3, H, W) apart.
+    """Take the inner product of the embeddings of two images (1, 3, H, W) apart.
 
     One linear layer W, b after average pooling: an embedding is (mean over places of W f + b) / its length, so the
     inner product of two is a sum over pairs of places, bias terms included, divided by both lengths. Exact to 1e-5.

@@ -22,6 +22,8 @@ COLORMAP = "turbo"
 SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
 FAINT = 0.2  # a map that stays below is told in words too
 BLOCK = 4  # methods side by side
+LARGE = 4  # cells along a side that leave room for text
+LABEL = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
 
 
 def overlay(image, heatmap, opacity: float) -> np.ndarray:
@@ -97,19 +99,23 @@ def comparison_figure(explanations: dict[str, Explanation], verdicts: dict[str, 
             axes[row].set_axis_on()
             show(axes[row], overlay(image, explanation.factual[0, row].cpu(), config.explanation.opacity))
         axes[0].set_title(textwrap.fill(name, 24), fontsize=9)
-        axes[1].set_xlabel(f"gap {verdicts[name].gap.telling[0]:+.3f}\n{verdicts[name].word()}", fontsize=9)
+        axes[1].set_xlabel(f"telling gap {verdicts[name].gap.telling[0]:+.3f}\n{verdicts[name].word()}", fontsize=9)
     return closed(figure)
 
 
 def matches_figure(decomposition: Decomposition, path1, path2, count=5):
     """The `count` strongest matches as lines between the two images, each with what it adds to the inner product.
 
-    A line joins two cells of the feature map; within a cell, ends are spread so that none hides another.
+    A line joins two cells of the feature map; within a cell, ends are spread so that none hides another. A large cell
+    says what it adds in all.
     """
     figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
     photos, (down, across) = [photo(path) for path in (path1, path2)], decomposition.bias1.shape
-    for column, image in zip(axes, photos, strict=True):
+    for column, image, region in zip(axes, photos, decomposition.regions, strict=True):
         show(column, image)
+        for (row, cell), share in np.ndenumerate(region.cpu().numpy() if across <= LARGE else np.empty((0, 0))):
+            place = (cell + 0.05) * image.shape[1] / across, (row + 0.05) * image.shape[0] / down
+            column.text(*place, f"{share:+.2f}", va="top", fontsize=8, color="white", bbox=LABEL)
         column.set_xticks(np.arange(1, across) * image.shape[1] / across - 0.5, [])
         column.set_yticks(np.arange(1, down) * image.shape[0] / down - 0.5, [])
         column.grid(color="white", linewidth=0.5)
@@ -171,7 +177,7 @@ def counterfactual_figure(found: Counterfactual, path1, path2, config: Config):
 def sanity_figure(curves: dict[str, dict[str, float]]):
     """Rank correlation with the trained network's maps, by the stage down to which the weights are random.
 
-    Methods whose curves are one, because they order places alike, share a line.
+    Methods whose curves are one share a line.
     """
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     lines = {}

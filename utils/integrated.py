@@ -40,9 +40,9 @@ def explain_by_path(
 ) -> Explanation:
     """Explain B pairs by the `contributions` of the places of a stage.
 
-    images1, images2: (B, 3, H, W), as the network takes them. apart: evidence that raises the distance and evidence
-    that lowers it are kept apart, as LayerCAM does, so that neither hides the other where channels disagree; else the
-    map is their difference, which is complete. Raises ConfigError for an unknown layer, ValueError for images of
+    images1, images2: (B, 3, H, W), as the network takes them. apart: channels of positive and of negative gradient are
+    kept apart, as LayerCAM does, so that a place can speak for both decisions; else the map is their difference, which
+    is complete. Raises ConfigError for an unknown layer, ValueError for images of
     different shapes.
     """
     distances, raising, lowering = contributions(network, images1, images2, layer, steps)

@@ -34,13 +34,11 @@ def method_of(settings: ExplanationSettings, **changes):
 
 
 def methods_of(settings: ExplanationSettings) -> dict:
-    """What is worth comparing, by name: the paper's Grad-CAM, then every method at `explanation.layer`."""
-    layer = settings.layer
-    methods = {"gradcam, last (the paper's)": method_of(settings, **PAPER)}
-    if layer != "last":
-        methods |= {f"{name}, {layer}": method_of(settings, method=name) for name in FORMULAS}
-    methods |= {f"{name}, {layer}": method_of(settings, method=name) for name in ("integrated", "path_layercam")}
-    return methods | {"occlusion": explain_by_occlusion}
+    """All methods by name: Grad-CAM at the last stage, as in the paper, then each at `explanation.layer`."""
+    place = settings.layer + (f", stride {settings.output_stride}" if settings.output_stride != 32 else "")
+    names = (*FORMULAS, "integrated", "path_layercam")
+    methods = {f"{name}, {place}": method_of(settings, method=name) for name in names}
+    return {"gradcam, last": method_of(settings, **PAPER)} | methods | {"occlusion": explain_by_occlusion}
 
 
 def explain_images(trained: Trained, images1, images2, **changes) -> Explanation:

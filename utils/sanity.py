@@ -47,10 +47,10 @@ def fully_random(network: SiameseNetwork, seed=0) -> SiameseNetwork:
 
 
 def sanity_curve(method, network: SiameseNetwork, images1, images2, threshold: float, seed=0) -> dict[str, float]:
-    """Mean rank correlation of the evidence with the trained network's, by the stage down to which all is random."""
-    evidence = method(network, images1, images2, threshold).evidence
+    """Mean rank correlation of factual maps with the trained network's, by the stage down to which all is random."""
+    factual = method(network, images1, images2, threshold).factual
     return {
-        stage: float(rank_correlation(evidence, method(random, images1, images2, threshold).evidence).mean())
+        stage: float(rank_correlation(factual, method(random, images1, images2, threshold).factual).mean())
         for stage, random in randomised(network, seed)
     }
 
@@ -80,7 +80,7 @@ def disturbed(images, settings: ImageSettings, seed=0) -> dict[str, torch.Tensor
 
 
 def stability(method, network, images1, images2, threshold: float, settings: ImageSettings) -> dict[str, tuple]:
-    """By disturbance: mean rank correlation of the evidence with the undisturbed, and the share of pairs it is over.
+    """By disturbance: mean rank correlation of factual maps with the undisturbed, and the share of pairs it is over.
 
     Pairs whose similarity moves by more than TOLERANCE are left out: there, the map ought to change. The correlation is
     NaN where no pair is left.
@@ -93,7 +93,7 @@ def stability(method, network, images1, images2, threshold: float, settings: Ima
         shift = SHIFT if name == "shift" else 0
         height, width = (side - shift for side in images1.shape[2:])
         agreement = rank_correlation(
-            before.evidence[kept][..., :height, :width], after.evidence[kept][..., shift:, shift:]
+            before.factual[kept][..., :height, :width], after.factual[kept][..., shift:, shift:]
         )
         found[name] = (float(agreement.mean()) if kept.any() else float("nan"), float(kept.float().mean()))
     return found

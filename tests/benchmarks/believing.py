@@ -84,23 +84,29 @@ PEERS = {
 
 
 def checked_counterfactuals(trained, paths1, paths2, count) -> list[str]:
-    """A line: how often the smallest change found flips the decision, and its area beside that of random regions."""
-    flips, areas, method = [], [], method_of(trained.config.explanation)
+    """Lines: how often the smallest change found flips the decision, and its area beside that of random regions."""
+    flips, areas, different, method = [], [], [], method_of(trained.config.explanation)
     for number, pair in enumerate(zip(paths1[:count], paths2[:count], strict=True)):
         images = [trained.load_images(path) for path in pair]
         inputs = trained.network, *images
-        found = [counterfactual(*inputs, method(*inputs, trained.threshold))]
+        explanation = method(*inputs, trained.threshold)
+        found = [counterfactual(*inputs, explanation)]
+        different.append(bool(explanation.different))
         for draw in range(DRAWS):
             chance = explain_at_random(*inputs, trained.threshold, seed=number * DRAWS + draw)
             found.append(counterfactual(*inputs, chance))
         flips.append([one.flipped for one in found])
         areas.append([one.area if one.flipped else 1.0 for one in found])
-    flips, areas = np.array(flips), np.array(areas)
-    ours, random = areas[:, 0].mean(), areas[:, 1:].mean()
-    return [
-        f"Checked counterfactuals, {len(flips)} pairs: {flips[:, 0].mean():.0%} flip, with {ours:.1%} of the area on "
-        f"average; random regions flip {flips[:, 1:].mean():.0%} and need {random:.1%}: a ratio of {ours / random:.2f}."
-    ]
+    flips, areas, different, lines = np.array(flips), np.array(areas), np.array(different), []
+    for name, chosen in (("all", different >= 0), ('"same"', ~different), ('"different"', different)):
+        if chosen.any():
+            ours, random = areas[chosen, 0].mean(), areas[chosen, 1:].mean()
+            lines.append(
+                f"Checked counterfactuals, {name}, {chosen.sum()} pairs: {flips[chosen, 0].mean():.0%} flip, with "
+                f"{ours:.1%} of the area on average; random regions flip {flips[chosen, 1:].mean():.0%} and need "
+                f"{random:.1%}: a ratio of {ours / random:.2f}."
+            )
+    return [line for text in lines for line in (text, "")][:-1]
 
 
 def matches(trained, splits) -> list[str]:
@@ -127,7 +133,7 @@ def matches(trained, splits) -> list[str]:
 
 
 def sanity(trained, paths1, paths2) -> list[str]:
-    """A line: the rank correlation of the default method's maps as the network becomes random from the top."""
+    """A line: the rank correlation of the default method's factual maps as the network becomes random from the top."""
     images = [trained.load_images(*paths[:16]) for paths in (paths1, paths2)]
     curve = sanity_curve(method_of(trained.config.explanation), trained.network, *images, trained.threshold)
     steps = ", ".join(f"{stage} {value:+.2f}" for stage, value in curve.items())
@@ -167,7 +173,9 @@ def measure(settings, pairs, rows, texts):
         table(found),
         "",
         *checked_counterfactuals(trained, *paths, min(pairs, 48)),
+        "",
         *matches(trained, splits),
+        "",
         *sanity(trained, *paths),
         "",
     ]
