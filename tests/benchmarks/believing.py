@@ -142,7 +142,7 @@ def sanity(trained, paths1, paths2) -> list[str]:
 
 def differences(settings) -> str:
     """The keys that differ from config.yml, paths aside."""
-    standard, own = (one.model_dump(mode="json") for one in (config(), settings))
+    standard, own = (one.model_dump(mode="json") for one in (config({}), settings))
     found = []
     for key, value in own.items():
         for name, part in value.items() if isinstance(value, dict) else [("", value)]:
