@@ -54,7 +54,7 @@ def test_both_notebooks_run_on_any_dataset(make_config, tmp_path):
     assert [path.read_bytes() for path in NOTEBOOKS] == committed
     names = {path.name for path in results.iterdir()}
     assert {path.name for path in NOTEBOOKS} | {f"{path.stem}.html" for path in NOTEBOOKS} <= names
-    figures = {"history", "roc", "distances", "explanation", "decided_same", "decided_different"}
+    figures = {"history", "roc", "distances", "sanity", "explanation", "methods", "matches", "counterfactual"}
     assert {f"{name}.png" for name in figures} <= names
     for path in NOTEBOOKS:
         executed = nbformat.read(results / path.name, as_version=4)
