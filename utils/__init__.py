@@ -1,9 +1,6 @@
-"""Explainable image similarity: one straight corridor of modules, each importing only those before it.
+"""Explainable image similarity: the public names on one page, folder by folder.
 
-config > runtime > parallel > images > transforms > cache > delivery > pairs > siamese > losses > metrics > checkpoint >
-evaluation > epoch > training > explanation > gradcam > integrated > occlusion > dilation > faithfulness > methods >
-planted > sanity > comparison > decomposition > counterfactuals > plots > heatmaps; beside it, sample_data makes the
-bundled dataset and notebooks executes the notebooks.
+config <- network <- explain <- trust, and config <- data <- training <- trained: each stands on those before it.
 """
 
 from importlib.util import find_spec
@@ -20,8 +17,8 @@ def _declare_missing_torchvision_operators():
     torchvision decorates `nms` and `qnms` while it is imported, so the two must exist; nothing here calls them.
     """
     global _library
-    if torch.version.cuda is not None:
-        return
+    if torch.version.cuda is not None or hasattr(torch.ops.torchvision, "nms"):
+        return  # torch is complete, or torchvision is there already
     for binary in Path(find_spec("torchvision").origin).parent.glob("_C.*"):
         try:
             torch.ops.load_library(str(binary))
@@ -34,3 +31,93 @@ def _declare_missing_torchvision_operators():
 
 
 _declare_missing_torchvision_operators()
+
+from utils.config import Config, ConfigError, load_config
+from utils.data import DataError, ensure_sample, load_splits, read_image, scan
+from utils.explain import (
+    PAPER,
+    Counterfactual,
+    Explanation,
+    Matches,
+    counterfactual,
+    decompose,
+    explain,
+    methods_of,
+)
+from utils.figures import (
+    augmentation_figure,
+    counterfactual_figure,
+    distances_figure,
+    figure,
+    history_figure,
+    images_figure,
+    matches_figure,
+    methods_figure,
+    overlay,
+    pairs_figure,
+    point_figure,
+    roc_figure,
+    sanity_figure,
+    saved,
+)
+from utils.network import Cut, Explainable, SiameseNetwork, build_network
+from utils.runtime import Runtime, find_runtime, start
+from utils.trained import Trained, inference_pair, load_trained, typical_pairs, write_metrics
+from utils.training import CheckpointError, TrainingError, fit
+from utils.trust import Row, Verdict, choose_pairs, compare, judge, judge_all, sanity_curves, table
+
+__all__ = [
+    "PAPER",
+    "CheckpointError",
+    "Config",
+    "ConfigError",
+    "Counterfactual",
+    "Cut",
+    "DataError",
+    "Explainable",
+    "Explanation",
+    "Matches",
+    "Row",
+    "Runtime",
+    "SiameseNetwork",
+    "Trained",
+    "TrainingError",
+    "Verdict",
+    "augmentation_figure",
+    "build_network",
+    "choose_pairs",
+    "compare",
+    "counterfactual",
+    "counterfactual_figure",
+    "decompose",
+    "distances_figure",
+    "ensure_sample",
+    "explain",
+    "figure",
+    "find_runtime",
+    "fit",
+    "history_figure",
+    "images_figure",
+    "inference_pair",
+    "judge",
+    "judge_all",
+    "load_config",
+    "load_splits",
+    "load_trained",
+    "matches_figure",
+    "methods_figure",
+    "methods_of",
+    "overlay",
+    "pairs_figure",
+    "point_figure",
+    "read_image",
+    "roc_figure",
+    "sanity_curves",
+    "sanity_figure",
+    "saved",
+    "scan",
+    "start",
+    "table",
+    "typical_pairs",
+    "write_metrics",
+]

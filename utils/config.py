@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
 from torchvision import models
 
+LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
 BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
@@ -58,6 +59,13 @@ class Section(BaseModel):
     """A frozen group of keys that takes no unknown key and converts no type silently."""
 
     model_config = {"frozen": True, "extra": "forbid", "strict": True}
+
+    def changed(self, **changes):
+        """A copy with some keys changed. Raises ConfigError that names each unknown key and each refused value."""
+        try:
+            return type(self).model_validate(self.model_dump() | changes)
+        except ValidationError as error:
+            raise ConfigError("\n".join(map(_explain, error.errors()))) from error
 
     def __str__(self):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None).strip()
@@ -109,7 +117,7 @@ class LRScheduler(Section):
 
 class ExplanationSettings(Section):
     method: Method = "path_layercam"
-    layer: str = "last"
+    layer: str = LAST
     output_stride: Literal[8, 16, 32] = 32
     steps: Count = 1
     test_pairs: Count = 32
@@ -156,7 +164,8 @@ class Config(Section):
             raise ValueError("test_size + valid_size must stay below 1, or nothing is left for training")
         if self.pairs == "batch" and self.hyperparameters.batch_size < 4:
             raise ValueError("pairs: batch needs hyperparameters.batch_size of at least 4, two images of two classes")
-        if (sgd := self.hyperparameters).optimizer == "SGD" and sgd.nesterov and not sgd.momentum:
+        settings = self.hyperparameters
+        if settings.optimizer == "SGD" and settings.nesterov and not settings.momentum:
             raise ValueError("hyperparameters.nesterov: True needs hyperparameters.momentum above 0")
         if (self.inference.image1 is None) != (self.inference.image2 is None):
             raise ValueError("inference: name both image1 and image2, or neither for a pair of the test split")

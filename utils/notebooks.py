@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from utils.config import CONFIG_VARIABLE, ConfigError, load_config
+from utils.files import write_text
 
 
 class LiveClient(NotebookClient):
@@ -34,7 +35,8 @@ def execute(path: Path, show=True):
     Raises CellExecutionError, with the cell and its traceback, where a cell fails.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = (LiveClient if show else NotebookClient)(
+    kind = LiveClient if show else NotebookClient
+    client = kind(
         notebook,
         kernel_name="python3",
         timeout=None,
@@ -49,9 +51,7 @@ def execute(path: Path, show=True):
 def write(notebook, path: Path):
     """Write a notebook as ipynb, or as HTML where the path says so, and move it into place whole."""
     text = HTMLExporter().from_notebook_node(notebook)[0] if path.suffix == ".html" else nbformat.writes(notebook)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 def main():
@@ -73,7 +73,8 @@ def main():
                 write(notebook, target)
     except (ConfigError, CellExecutionError) as error:
         sys.exit(f"\n{error}")
-    if (path := config.results_path / "metrics.json").exists():
+    path = config.results_path / "metrics.json"
+    if path.exists():
         metrics = json.loads(path.read_text(encoding="utf-8"))
         print(f"\nTest AUC {metrics['auc']:.4f} on {metrics['pairs']} pairs ({path})")
     print(f"Look at: {', '.join(str(config.results_path / f'{path.stem}.html') for path in options.notebooks)}")

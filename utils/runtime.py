@@ -25,7 +25,9 @@ class Runtime:
 
     def autocast(self):
         """A context in which matrix products and convolutions run in `dtype`."""
-        return torch.autocast(self.device.type, None if (full := self.dtype == torch.float32) else self.dtype, not full)
+        if self.dtype == torch.float32:
+            return torch.autocast(self.device.type, enabled=False)
+        return torch.autocast(self.device.type, self.dtype)
 
     def place(self, tensor_or_module):
         """Move to the device, four-dimensional tensors in channels-last order: the faster one for convolutions."""
@@ -41,34 +43,53 @@ class Runtime:
 
 
 def start(config: Config) -> Runtime:
-    """Choose device and precision from the keys `cuda`, `gpu` and `precision`, and seed every generator.
+    """`find_runtime`, and every generator seeded with the key `seed`: how a training run begins."""
+    runtime = find_runtime(config)
+    seed_everything(config.seed)
+    return runtime
+
+
+def find_runtime(config: Config) -> Runtime:
+    """Choose device and precision from the keys `cuda`, `gpu` and `precision`; nothing random is touched.
 
     `cuda: True` on a machine without a GPU falls back to the CPU and prints one line. Under torchrun this process joins
     the others, and its GPU is that of its number on this machine, not `gpu`.
 
     Raises ConfigError when there is no GPU of that index, or float16 is asked of a CPU.
     """
-    device, number = torch.device("cpu"), int(os.environ.get("LOCAL_RANK", config.gpu))
-    if config.cuda and not torch.cuda.is_available():
+    device = _device(config)
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        _join_the_others(device)
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.backends.cudnn.benchmark = not config.deterministic
+    return Runtime(device, _dtype(config.precision, device))
+
+
+def _device(config):
+    """The GPU that the config names, or the CPU."""
+    if not config.cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         cause = "this build of torch is for CPUs only" if torch.version.cuda is None else "no usable GPU was found"
         if FIRST:
             print(f"cuda: True, but {cause}: running on the CPU.")
-    elif config.cuda:
-        if number >= torch.cuda.device_count():
-            raise ConfigError(f"gpu: {number} is refused: the GPUs here are 0 to {torch.cuda.device_count() - 1}")
-        device = torch.device("cuda", number)
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.fp32_precision = "tf32"
-    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
-        patience = timedelta(hours=2)  # processes wait for one another while the slowest fills its image cache
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-            dist.init_process_group("nccl", timeout=patience, device_id=device)
-        else:
-            dist.init_process_group("gloo", timeout=patience)
-    torch.backends.cudnn.deterministic = config.deterministic
-    torch.backends.cudnn.benchmark = not config.deterministic
-    seed_everything(config.seed)
-    return Runtime(device, _dtype(config.precision, device))
+        return torch.device("cpu")
+    number = int(os.environ.get("LOCAL_RANK", config.gpu))
+    if number >= torch.cuda.device_count():
+        raise ConfigError(f"gpu: {number} is refused: the GPUs here are 0 to {torch.cuda.device_count() - 1}")
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.fp32_precision = "tf32"
+    return torch.device("cuda", number)
+
+
+def _join_the_others(device):
+    """Make this process one of those that torchrun has started."""
+    patience = timedelta(hours=2)  # processes wait for one another while the slowest fills its image cache
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=patience, device_id=device)
+    else:
+        dist.init_process_group("gloo", timeout=patience)
 
 
 def _dtype(precision, device):

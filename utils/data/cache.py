@@ -1,0 +1,216 @@
+"""Every image decoded and resized once: its pixels in one memory-mapped file that all later runs read.
+
+File: two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its
+key, the digest of its path, size in bytes and modification time, so that an edited image is never served stale, and the
+checksum of its pixels. Safe to delete at any time.
+"""
+
+import hashlib
+import mmap
+import os
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torchvision.transforms.v2 import functional as V
+
+from utils.data.images import DataError, ImageFolder, listed, read_image
+from utils.files import atomic
+from utils.runtime import progress
+
+KEY_BYTES = 16
+ENTRY = np.dtype([("key", f"V{KEY_BYTES}"), ("checksum", "<u4")])
+BLOCK = 64  # images decoded before the next write
+
+
+class Decoder:
+    """The pixels of N image files in one size, decoded anew whenever they are asked for."""
+
+    def __init__(self, paths, size, workers=0):
+        self.paths = paths
+        self.size = tuple(size)
+        self.pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding releases the interpreter lock
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, indices) -> np.ndarray:
+        """indices int (B,) to pixels uint8 (B, h, w, 3). Raises DataError for an image that cannot be decoded."""
+        return np.stack(list(self.pool.map(self._decode, indices)))
+
+    def _decode(self, index):
+        return decode(self.paths[index], self.size)
+
+    def blocks(self, known, show):
+        """The pixels of all images, uint8 (BLOCK, h, w, 3) at a time; `known(index)` hands over a row or None.
+
+        Raises DataError, after the last block, that names all unreadable files and says how many they are.
+        """
+        problems = []
+
+        def attempt(index):
+            row = known(index)
+            if row is not None:
+                return row
+            try:
+                return self._decode(index)
+            except DataError as error:
+                problems.append(str(error))
+                return np.zeros((*self.size, 3), np.uint8)
+
+        with progress(range(len(self)), "Decoding images", show) as bar:
+            for start in range(0, len(self), BLOCK):
+                indices = range(start, min(start + BLOCK, len(self)))
+                block = np.stack(list(self.pool.map(attempt, indices)))
+                bar.update(len(block))
+                yield block
+        if problems:
+            raise DataError(
+                f"{len(problems)} of {len(self)} images cannot be read. Replace or delete them:\n"
+                + listed(sorted(problems), separator="\n")
+            )
+
+
+class PixelCache(Decoder):
+    """The same, read from a cache file; OSError or ValueError when it is missing, cut off, or not of these images."""
+
+    def __init__(self, decoder: Decoder, file: Path, keys: np.ndarray):
+        super().__init__(decoder.paths, decoder.size)
+        self.file = file
+        self.stored = _Stored(file, decoder.size)
+        if not np.array_equal(self.stored.keys, keys):
+            raise ValueError(f"{file} holds other images")
+        self.unread = np.ones(len(self), bool)
+
+    def __getitem__(self, indices) -> np.ndarray:
+        """indices int (B,) to pixels uint8 (B, h, w, 3); a row that was damaged on disk is decoded anew."""
+        pixels = self.stored.read(indices)
+        for place in np.flatnonzero(self.unread[indices]):  # checked once a run, when first read
+            index = indices[place]
+            damaged = not self.stored.intact(index, pixels[place])
+            self.unread[index] = damaged
+            if damaged:
+                text = f"cache_path: {self.file} is damaged: delete it. Until then images are decoded again."
+                warnings.warn(text, RuntimeWarning, stacklevel=2)
+                pixels[place] = self._decode(index)
+        return pixels
+
+
+class _Stored:  # a cache file, mapped into memory
+    def __init__(self, file, size):
+        self.rows = np.lib.format.open_memmap(file, mode="r")
+        if self.rows.dtype != np.uint8 or self.rows.shape[1:] != (*size, 3):
+            raise ValueError(f"{file} is no cache of images of {size}")
+        with open(file, "rb") as opened:
+            opened.seek(self.rows.offset + self.rows.nbytes)
+            entries = np.lib.format.read_array(opened, allow_pickle=False)
+        if entries.dtype != ENTRY or len(entries) != len(self.rows):
+            raise ValueError(f"{file} is no whole cache")
+        self.keys = entries["key"]
+        self.checksums = entries["checksum"]
+
+    def read(self, indices):
+        pixels = np.array(self.rows[indices])
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.rows.base.madvise(mmap.MADV_DONTNEED)  # pages read stay in the system's cache, not in this process
+        return pixels
+
+    def intact(self, index, pixels):
+        return _checksum(pixels) == self.checksums[index]
+
+
+def open_pixels(folder: ImageFolder, size, cache_path: Path | None, workers=0, show_progress=True) -> Decoder:
+    """The pixels of all images of a folder, from the cache under `cache_path`, which is filled first where it lacks
+    some; without `cache_path`, or when it cannot be written (one RuntimeWarning), decoded whenever they are needed.
+
+    Raises DataError that names all unreadable images and says how many they are.
+    """
+    decoder = Decoder(folder.paths, size, workers)
+    if cache_path is not None:
+        name = hashlib.blake2b(f"{folder.root.resolve()}\0{tuple(size)}".encode(), digest_size=8).hexdigest()
+        file = cache_path / f"{name}.pixels"
+        try:
+            return _from_cache(decoder, file, keys_of(folder), show_progress)
+        except OSError as error:
+            text = f"cache_path: {file} cannot be written ({error}): images are decoded anew for every batch."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+    for _ in decoder.blocks(_nothing_known, show_progress):
+        pass  # what is unreadable is told now, not in an epoch
+    return decoder
+
+
+def decode(path, size) -> np.ndarray:
+    """Pixels of an image file, uint8 (h, w, 3), resized with antialiasing to `size`, (height, width)."""
+    pixels = torch.from_numpy(read_image(path, at_least=2 * max(size))).movedim(-1, 0)
+    return V.resize(pixels, list(size), antialias=True).movedim(0, -1).numpy()
+
+
+def keys_of(folder: ImageFolder) -> np.ndarray:
+    """A key for each image, void (N,): the digest of its path below the root, its size and its time of change."""
+    below = len(str(folder.root)) + 1
+    digests = []
+    for path, (size, time) in zip(folder.paths, folder.stats.tolist(), strict=True):
+        text = f"{path[below:]}\0{size}\0{time}"
+        digests.append(hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest())
+    return np.frombuffer(b"".join(digests), ENTRY["key"])
+
+
+def _from_cache(decoder, file, keys, show) -> PixelCache:
+    """The cache, built where there is none of these images; OSError when it cannot be written."""
+    with suppress(OSError, ValueError):  # none yet, or of files that have changed
+        return PixelCache(decoder, file, keys)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        with suppress(OSError, ValueError):  # while this process waited, another one did the work
+            return PixelCache(decoder, file, keys)
+        _build(decoder, file, keys, show)
+        return PixelCache(decoder, file, keys)
+
+
+def _build(decoder, file, keys, show):
+    """Write the cache, whole; the caller holds the lock."""
+    for leftover in file.parent.glob(f".{file.name}.*"):
+        leftover.unlink()  # of a build that was killed
+    known = _rows_of_before(file, decoder.size, keys)
+    checksums = []
+    with atomic(file) as opened:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(decoder), *decoder.size, 3)}
+        np.lib.format.write_array_header_1_0(opened, header)
+        for block in decoder.blocks(known, show):
+            checksums += [_checksum(pixels) for pixels in block]
+            opened.write(block)
+        entries = np.empty(len(decoder), ENTRY)
+        entries["key"] = keys
+        entries["checksum"] = checksums
+        np.lib.format.write_array(opened, entries, allow_pickle=False)
+
+
+def _rows_of_before(file, size, keys):
+    """A function from an index to the row that the cache of before, of the same folder, has of this image, or None."""
+    try:
+        before = _Stored(file, size)
+    except (OSError, ValueError):
+        return _nothing_known
+    rows = {key.tobytes(): row for row, key in enumerate(before.keys)}
+
+    def known(index):
+        row = rows.get(keys[index].tobytes())
+        if row is None:
+            return None
+        pixels = before.read(row)
+        return pixels if before.intact(row, pixels) else None
+
+    return known
+
+
+def _nothing_known(index):
+    return None
+
+
+def _checksum(pixels):
+    return zlib.crc32(np.ascontiguousarray(pixels))

@@ -1,0 +1,174 @@
+"""Folders to pixels: which images there are, which class each has, and their RGB values."""
+
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+MIDDLE_BYTES = 512  # read of each file whose size another file shares
+SHOWN = 20  # names listed in one message before "and N more"
+
+
+class DataError(ValueError):
+    """The image folder cannot be used; the message names the files, the cause and the cure."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder of classes, in sorted order.
+
+    paths: N file paths. labels: int64 (N,), index into `classes`. contents: int64 (N,), equal for two files exactly
+    when they are byte-identical. stats: int64 (N, 2), size in bytes and time of the last change in nanoseconds.
+    skipped: number of hidden files, of files that are no image by their extension, and of subfolders of a class.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    contents: np.ndarray = field(repr=False)
+    stats: np.ndarray = field(repr=False)
+    skipped: int = 0
+
+    def lone_classes(self) -> list[str]:
+        """Classes of a single image: it cannot form a positive pair and serves as a negative only."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return [name for name, count in zip(self.classes, counts, strict=True) if count == 1]
+
+    def mislabelled_duplicates(self) -> list[tuple[str, ...]]:
+        """Groups of byte-identical files that carry different class labels, as paths below the root."""
+        order = np.argsort(self.contents, kind="stable")
+        starts = np.flatnonzero(np.diff(self.contents[order], prepend=-1))
+        ends = np.append(starts[1:], len(order))
+        groups = [order[starts[i] : ends[i]] for i in np.flatnonzero(ends - starts > 1)]
+        return [
+            tuple(os.path.relpath(self.paths[index], self.root) for index in group)
+            for group in groups
+            if len(set(self.labels[group])) > 1
+        ]
+
+    def report(self) -> str:
+        """What was found, in lines: counts, skipped files, lone classes, duplicates under different classes."""
+        lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
+        if self.skipped:
+            lines.append(f"{self.skipped} hidden or non-image files and subfolders skipped")
+        if lone := self.lone_classes():
+            lines.append(f"A single image, so a negative only: {listed(lone)}")
+        if duplicates := self.mislabelled_duplicates():
+            names = listed([" = ".join(group) for group in duplicates])
+            lines.append(f"{len(duplicates)} images stand under more than one class, byte for byte: {names}")
+        return "\n".join(lines)
+
+
+def scan(data_path) -> ImageFolder:
+    """List `data_path`/<class>/<image>; jpg, jpeg, png, bmp, webp, tif and tiff in any letter case count as images.
+
+    Raises DataError for a missing folder, fewer than two classes, and a class without an image.
+    """
+    root = Path(data_path)
+    if not root.is_dir():
+        raise DataError(f"data_path: {root} is not a folder. Put one folder of images per class into it.")
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    skipped = sum(not entry.is_dir() for entry in os.scandir(root))
+    if not folders:
+        raise DataError(f"data_path: {root} holds no class folder. Put one folder of images per class into it.")
+    if len(folders) == 1:
+        raise DataError(f"data_path: {root} holds one class, {folders[0]}; pairs need a second. Add a class folder.")
+    paths = []
+    stats = []
+    labels = []
+    empty = []
+    for label, folder in enumerate(folders):
+        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
+        images = [entry for entry in entries if entry.is_file() and _is_image(entry.name)]
+        skipped += len(entries) - len(images)
+        paths += [entry.path for entry in images]
+        stats += [(found.st_size, found.st_mtime_ns) for found in map(os.DirEntry.stat, images)]
+        labels += [label] * len(images)
+        if not images:
+            empty.append(folder)
+    if empty:
+        raise DataError(
+            f"data_path: no image in {listed([str(root / name) for name in empty])} "
+            f"({', '.join(sorted(EXTENSIONS))} count). Add images or delete the folder."
+        )
+    stats = np.array(stats, np.int64)
+    contents = _content_ids(paths, stats[:, 0])
+    return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, skipped)
+
+
+def read_image(path, at_least: int | None = None) -> np.ndarray:
+    """Pixels of an image file: uint8 (H, W, 3), RGB, turned upright by its EXIF orientation.
+
+    With `at_least`, a JPEG may come at a half, a quarter or an eighth of its scale, as long as neither side falls below
+    that many pixels: decoding then skips most of the work. Greyscale is repeated on the three channels, 16-bit values
+    are scaled down to 8, transparency lies on white.
+
+    Raises DataError, naming the file and the cause, when it cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion cuts values off at 255
+                values = np.asarray(image, np.float64)
+                if not np.isfinite(values).all():
+                    raise ValueError("holds values that are not finite")
+                tops = (65535.0,) if image.mode.startswith("I;16") else (1.0, 255.0, 65535.0)
+                top = next((top for top in tops if values.max() <= top), values.max())
+                image = Image.fromarray(np.clip(values * 255 / top, 0, 255).round().astype(np.uint8))
+            if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return np.array(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: {error or 'cannot be decoded'}") from error
+
+
+def listed(names, separator=", ") -> str:
+    """The names in one text, at most SHOWN of them."""
+    rest = len(names) - SHOWN
+    return separator.join(names[:SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def _is_image(name):
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _content_ids(paths, sizes):
+    """int64 (N,), equal for byte-identical files: the index of the first file of each content.
+
+    Files are told apart by their size, those alike by a few bytes of their middle (which tell more than a header), and
+    only those alike again are read whole.
+    """
+    by_middle = _told_apart(paths, sizes, sizes, MIDDLE_BYTES)
+    groups = _told_apart(paths, sizes, by_middle, None)
+    _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
+    return first[groups]
+
+
+def _told_apart(paths, sizes, groups, amount):
+    """Groups of files, int64 (N,), split further by the digest of `amount` bytes of those that share a group."""
+    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(counts[groups] > 1)
+    digests = [_digest(paths[index], int(sizes[index]), amount) for index in alike]
+    _, numbers = np.unique(np.array(digests, "S16"), return_inverse=True)
+    groups[alike] = len(paths) + numbers  # beyond the numbers of the groups that stay
+    return groups
+
+
+def _digest(path, size, amount):
+    """16 bytes that stand for the size and `amount` bytes in the middle of a file; None for all of it."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        if amount:
+            os.lseek(descriptor, size // 2, os.SEEK_SET)
+        content = os.read(descriptor, amount or size)
+    finally:
+        os.close(descriptor)
+    return hashlib.blake2b(content, digest_size=16, salt=size.to_bytes(8)).digest()

@@ -1,0 +1,131 @@
+"""The pair rule and the splits: which images train, validate and test, and which pairs they form.
+
+A pair is an anchor, another image, and a label: 0 for the same class (positive), 1 for different classes (negative).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from utils.config import Config
+from utils.data.cache import Decoder, open_pixels
+from utils.data.images import DataError, ImageFolder, scan
+from utils.data.transforms import stored_size
+
+TOO_SMALL = (  # each split and how to enlarge it
+    ("training", "lower test_size and valid_size or add images"),
+    ("validation", "raise valid_size or add images"),
+    ("test", "raise test_size or add images"),
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """first, second: int64 (P,), image indices; labels: int64 (P,), 0 same class, 1 different classes."""
+
+    first: np.ndarray
+    second: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self):
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Indices into `folder` and `pixels` of the three splits, and the validation and test pairs, fixed for a run."""
+
+    folder: ImageFolder
+    pixels: Decoder
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    valid_pairs: Pairs
+    test_pairs: Pairs
+
+    def table(self) -> pd.DataFrame:
+        """Images of each class, and validation and test pairs, by split."""
+        parts = {"train": self.train, "validation": self.valid, "test": self.test}
+        classes = len(self.folder.classes)
+        counts = {name: np.bincount(self.folder.labels[part], minlength=classes) for name, part in parts.items()}
+        table = pd.DataFrame(counts, index=pd.Index(self.folder.classes, name="class"))
+        table.loc["all images"] = table.sum()
+        table.loc["pairs"] = ["drawn anew", len(self.valid_pairs), len(self.test_pairs)]
+        return table
+
+
+def load_splits(config: Config) -> Splits:
+    """Scan `data_path`, open the pixels of its images, split, and draw the validation and test pairs.
+
+    The same config and files give the same splits and pairs.
+
+    Raises DataError for a folder that cannot be used, or when a split can form no positive or no negative pair.
+    """
+    folder = scan(config.data_path)
+    settings = config.hyperparameters
+    pixels = open_pixels(folder, stored_size(config.image), config.cache_path, settings.num_workers, settings.verbose)
+    parts = split(folder, config.test_size, config.valid_size, config.seed)
+    pairs = []
+    for number, part in enumerate(parts):
+        random = np.random.default_rng((config.seed, number))
+        pairs.append(draw_pairs(part, folder.labels, config.number_of_iterations, random))
+        if len(np.unique(pairs[number].labels)) < 2:
+            name, cure = TOO_SMALL[number]
+            raise DataError(f"{config.data_path}: the {name} split has no positive or no negative pair; {cure}.")
+    _, valid_pairs, test_pairs = pairs  # training draws its own in each epoch
+    return Splits(folder, pixels, *parts, valid_pairs, test_pairs)
+
+
+def split(folder: ImageFolder, test_size: float, valid_size: float, seed: int):
+    """Indices of train, validation and test, each int64 and sorted, stratified by class.
+
+    Byte-identical files stay together. A class of six or more distinct images gives at least two to validation and to
+    test, so that it can form a positive pair there; `test_size` and `valid_size` are shares of all images.
+    """
+    random = np.random.default_rng(seed)
+    _, leaders, groups = np.unique(folder.contents, return_index=True, return_inverse=True)
+    part_of_group = np.zeros(len(leaders), np.int64)  # 0 train, 1 validation, 2 test
+    by_class = np.argsort(folder.labels[leaders], kind="stable")  # a duplicate counts for the class that has it first
+    ends = np.cumsum(np.bincount(folder.labels[leaders], minlength=len(folder.classes)))
+    for members in np.split(by_class, ends[:-1]):
+        least = 2 if len(members) >= 6 else 0
+        tests, valids = (max(round(share * len(members)), least) for share in (test_size, valid_size))
+        members = random.permutation(members)
+        part_of_group[members[:tests]] = 2
+        part_of_group[members[tests : tests + valids]] = 1
+    part = part_of_group[groups]
+    return tuple(np.flatnonzero(part == number) for number in range(3))
+
+
+def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random: np.random.Generator) -> Pairs:
+    """The pair rule of Livieris et al. 2023, `iterations` times over.
+
+    For each image of each class, one image from the same class is randomly selected and this pair is assigned with
+    label zero (0); next, another image from a different class is randomly selected and this pair is assigned with
+    label one (1). An anchor is never its own positive; the only image of its class forms a negative pair alone.
+
+    indices: int64 (N,), the images to pair; labels: the class of every image of the folder.
+    """
+    order = indices[np.argsort(labels[indices], kind="stable")]  # classes lie in contiguous blocks
+    _, block, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
+    starts = np.cumsum(counts) - counts
+    start = starts[block]  # (N,): where the block of each anchor begins
+    size = counts[block]  # (N,): and how long it is
+    position = np.arange(len(order))
+    exists = np.stack([size > 1, size < len(order)], axis=1)  # (N, 2): which of its two pairs an anchor can form
+    kinds = np.broadcast_to([0, 1], exists.shape)
+    first = []
+    second = []
+    drawn = []
+    for _ in range(iterations):
+        step = 1 + (random.random(len(order)) * (size - 1)).astype(np.int64)  # 1 .. size-1: never back to the anchor
+        positive = start + (position - start + step) % size
+        negative = (random.random(len(order)) * (len(order) - size)).astype(np.int64)
+        negative = np.where(negative < start, negative, negative + size)  # jump over the anchor's own block
+        negative = np.minimum(negative, len(order) - 1)  # where there is no other class, and no pair
+        partners = np.stack([order[positive], order[negative]], axis=1)
+        first.append(np.stack([order, order], axis=1)[exists])
+        second.append(partners[exists])
+        drawn.append(kinds[exists])
+    return Pairs(np.concatenate(first), np.concatenate(second), np.concatenate(drawn))

@@ -1,0 +1,72 @@
+"""Pixels to tensors, whole batches at once: augmentation for training, normalisation, and its inverse for figures."""
+
+import math
+
+import torch
+from kornia import augmentation as K
+from torch import nn
+from torchvision.transforms.v2 import functional as V
+
+from utils.config import ImageSettings, Normalization
+
+
+def stored_size(settings: ImageSettings) -> tuple[int, int]:
+    """Height and width in which pixels are kept: `image.size`, and with random crops so much more that a crop of
+    average area is never enlarged; at most twice the area.
+    """
+    enlarged = math.sqrt(2 / (1 + settings.RandomCropScale))
+    height, width = settings.size
+    return round(height * enlarged), round(width * enlarged)
+
+
+def training_transform(settings: ImageSettings) -> nn.Module:
+    """uint8 (B, H, W, 3) to float32 (B, 3, h, w): augmented as `image` in config.yml says, each image for itself.
+
+    What is random is drawn from torch's CPU generator, on whatever device the pixels are.
+    """
+    crop = settings.RandomCropScale
+    degrees = settings.RandomRotationDegrees
+    colours = settings.brightness, settings.contrast, settings.saturation, settings.hue
+    steps = [_Floats(settings.Channels)]
+    if crop < 1:
+        steps.append(K.RandomResizedCrop(settings.size, (crop, 1.0), p=1.0, cropping_mode="resample"))
+    if settings.HorizontalFlip:
+        steps.append(K.RandomHorizontalFlip(settings.HorizontalFlip))
+    if settings.VerticalFlip:
+        steps.append(K.RandomVerticalFlip(settings.VerticalFlip))
+    if any(colours):
+        steps.append(K.ColorJitter(*colours, p=1.0))
+    steps.append(K.Normalize(settings.normalization.mean, settings.normalization.std))
+    if degrees:  # after the normalisation: turned-in corners are zero, which is the average colour
+        steps.append(K.RandomRotation(float(degrees), p=1.0))
+    return nn.Sequential(*steps)
+
+
+def evaluation_transform(settings: ImageSettings) -> nn.Module:
+    """uint8 (B, H, W, 3) to float32 (B, 3, h, w): brought to `image.size` and normalised, nothing random."""
+    normalize = K.Normalize(settings.normalization.mean, settings.normalization.std)
+    return nn.Sequential(_Floats(settings.Channels, settings.size), normalize)
+
+
+def to_pixels(images: torch.Tensor, normalization: Normalization) -> torch.Tensor:
+    """Undo the normalisation, for figures: float (..., 3, h, w) to uint8 (..., h, w, 3)."""
+    mean = torch.tensor(normalization.mean, device=images.device)[:, None, None]
+    std = torch.tensor(normalization.std, device=images.device)[:, None, None]
+    values = (images * std + mean).clamp(0, 1)
+    return (values * 255).round().to(torch.uint8).movedim(-3, -1)
+
+
+class _Floats(nn.Module):
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1], of another size or grey where asked for."""
+
+    def __init__(self, channels, size=None):
+        super().__init__()
+        self.channels = channels
+        self.size = size
+
+    def forward(self, pixels):
+        images = pixels.movedim(-1, 1)
+        if self.size and images.shape[2:] != self.size:
+            images = V.resize(images, self.size, antialias=True)
+        images = V.to_dtype(images, torch.float32, scale=True)
+        return V.rgb_to_grayscale(images, num_output_channels=3) if self.channels == 1 else images

@@ -1,0 +1,33 @@
+"""Explanations of pairs: maps by method, matches, counterfactuals. They stand on `network` alone."""
+
+from utils.explain.counterfactual import Counterfactual, counterfactual, ranks_of
+from utils.explain.explanation import Explanation, explained, only_pair, pairs_of
+from utils.explain.gradcam import FORMULAS, explain_by_gradient
+from utils.explain.hiding import blurred, mean_colour
+from utils.explain.matches import Match, Matches, decompose
+from utils.explain.methods import PAPER, explain, methods_of
+from utils.explain.occlusion import explain_by_occlusion
+from utils.explain.path import contributions, explain_by_path
+
+__all__ = [
+    "FORMULAS",
+    "PAPER",
+    "Counterfactual",
+    "Explanation",
+    "Match",
+    "Matches",
+    "blurred",
+    "contributions",
+    "counterfactual",
+    "decompose",
+    "explain",
+    "explain_by_gradient",
+    "explain_by_occlusion",
+    "explain_by_path",
+    "explained",
+    "mean_colour",
+    "methods_of",
+    "only_pair",
+    "pairs_of",
+    "ranks_of",
+]

@@ -1,0 +1,174 @@
+"""An explanation: pairs of images, their scores and decisions, and the evidence at each place of both images."""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from utils.config import Normalization
+from utils.network import similarity
+
+EXTREME = 1e-3  # distances this close to 0 or 2 have next to no gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """B pairs, what the network says to them, and why. `explanation[3]` is the explanation of one pair.
+
+    images: float (B, 2, 3, H, W), as the network takes them. distance: float32 (B,) in [0, 2]. threshold: distance up
+    to which a pair is "same". towards_different, towards_same: float32 (B, 2, H, W) for image 1 and image 2, at least
+    0: how much a place pushes either way. method, layer: what made the maps. names: of both images of each pair.
+    paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
+    images' values, or None: figures need it to show pixels where there are no files.
+    """
+
+    images: torch.Tensor
+    distance: torch.Tensor
+    threshold: float
+    towards_different: torch.Tensor
+    towards_same: torch.Tensor
+    method: str = ""
+    layer: str = ""
+    names: tuple[tuple[str, str], ...] = ()
+    paths: tuple[tuple[str, str], ...] | None = None
+    classes: tuple[tuple[str, str] | None, ...] | None = None
+    normalization: Normalization | None = None
+
+    def __post_init__(self):
+        if not self.names:
+            numbered = tuple((f"pair {n}, image 1", f"pair {n}, image 2") for n in range(len(self)))
+            object.__setattr__(self, "names", numbered)
+
+    def __len__(self):
+        return len(self.distance)
+
+    def __getitem__(self, index: int | slice) -> "Explanation":
+        """The explanation of one pair, or of some."""
+        part = pairs_of(index, len(self))
+        return replace(
+            self,
+            images=self.images[part],
+            distance=self.distance[part],
+            towards_different=self.towards_different[part],
+            towards_same=self.towards_same[part],
+            names=self.names[part],
+            paths=self.paths and self.paths[part],
+            classes=self.classes and self.classes[part],
+        )
+
+    def same_as(self, other: "Explanation") -> bool:
+        """Whether both say the same of the same pairs by the same method."""
+        if (self.names, self.source, self.threshold) != (other.names, other.source, other.threshold):
+            return False
+        return torch.equal(self.distance, other.distance) and torch.equal(self.evidence, other.evidence)
+
+    @property
+    def source(self) -> str:
+        """Method and layer in words."""
+        return f"{self.method} at {self.layer}" if self.layer else self.method
+
+    @property
+    def similarity(self) -> torch.Tensor:
+        """float32 (B,) in [0, 1]."""
+        return similarity(self.distance)
+
+    @property
+    def different(self) -> torch.Tensor:
+        """The decisions: bool (B,), True where the pair is decided "different"."""
+        return self.distance > self.threshold
+
+    @property
+    def evidence(self) -> torch.Tensor:
+        """float32 (B, 2, H, W); positive values push towards "different", negative ones towards "same"."""
+        return self.towards_different - self.towards_same
+
+    @property
+    def factual(self) -> torch.Tensor:
+        """Evidence for the decision: float32 (B, 2, H, W) in [0, 1]."""
+        return self._share_of_strongest(self.different)
+
+    @property
+    def counterfactual(self) -> torch.Tensor:
+        """Evidence against the decision: float32 (B, 2, H, W) in [0, 1], on one scale with `factual`."""
+        return self._share_of_strongest(~self.different)
+
+    @property
+    def ranking(self) -> torch.Tensor:
+        """Order of all places by how much they support the decision: float32 (B, 2, H, W) in [-1, 1].
+
+        The factual map; where it is 0, the counterfactual one, negative.
+        """
+        factual = self.factual
+        return torch.where(factual > 0, factual, -self.counterfactual)
+
+    def decision(self, index=0) -> str:
+        """ "same" or "different"."""
+        return "different" if self.different[index] else "same"
+
+    def right(self, index=0) -> bool | None:
+        """Whether the decision is that of the true classes; None where they are not known."""
+        classes = self.classes and self.classes[index]
+        if classes is None:
+            return None
+        return bool(self.different[index]) == (classes[0] != classes[1])
+
+    def sentence(self, index=0) -> str:
+        """Score and decision of one pair in words and, where the true classes are known, whether it is right."""
+        return (
+            f'Similarity {self.similarity[index]:.3f}, "same" from {similarity(torch.tensor(self.threshold)):.3f} on '
+            f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f}): "
+            f'decided "{self.decision(index)}"{self._truth(index)}.'
+        )
+
+    def cause_of_blank(self, index=0, image=0) -> str:
+        """Why a map of an image (0 or 1) holds nothing, in words."""
+        if self.evidence[index, image].any():
+            return "no such evidence"
+        if self.distance[index] < EXTREME:
+            return "blank: both embeddings are one, where the distance has no slope"
+        if self.distance[index] > 2 - EXTREME:
+            return "blank: the embeddings are opposite, where the distance has no slope"
+        return "blank: the distance does not react to this image"
+
+    def _truth(self, index):
+        right = self.right(index)
+        if right is None:
+            return ""
+        class1, class2 = self.classes[index]
+        truth = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
+        return f", {'rightly' if right else 'wrongly'}: {truth}"
+
+    def _share_of_strongest(self, towards_different):
+        """Evidence towards "different" (True) or "same" (False), as a share of the strongest value of the image."""
+        chosen = torch.where(towards_different[:, None, None, None], self.towards_different, self.towards_same)
+        strongest = torch.maximum(self.towards_different, self.towards_same).amax(dim=(2, 3), keepdim=True)
+        return chosen / torch.where(strongest > 0, strongest, 1)  # no evidence: all zeros, never NaN
+
+
+def explained(images, distances, threshold: float, different, same) -> Explanation:
+    """The Explanation from coarse maps, enlarged to the size of the images; what is negative counts as 0.
+
+    images: (B, 2, 3, H, W). distances: (B,). different, same: (B, 2, h, w), evidence towards either decision.
+    """
+    size = images.shape[-2:]
+    different, same = (
+        F.interpolate(maps, size=size, mode="bilinear", align_corners=False).clamp(min=0) for maps in (different, same)
+    )
+    return Explanation(images, distances, threshold, different, same)
+
+
+def pairs_of(index: int | slice, count: int) -> slice:
+    """The slice that stands for one pair of `count`, or for some. Raises IndexError for a pair that is not there."""
+    if isinstance(index, slice):
+        return index
+    if not -count <= index < count:
+        raise IndexError(f"pair {index} of {count}")
+    start = index % count
+    return slice(start, start + 1)
+
+
+def only_pair(explanation: Explanation) -> Explanation:
+    """The explanation itself. Raises ValueError when it is not of exactly one pair."""
+    if len(explanation) != 1:
+        raise ValueError(f"this is for one pair, not {len(explanation)}: take explanation[0], explanation[1], ...")
+    return explanation

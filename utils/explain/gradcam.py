@@ -1,0 +1,63 @@
+"""Grad-CAM for a pair and its kin: evidence from one feature map and the gradient of the distance at it.
+
+Each formula takes activations and gradients, float (N, C, h, w), to a map (N, h, w) of what raises the quantity that
+the gradients are of. Given the negative gradients it maps what lowers it.
+"""
+
+import torch
+
+from utils.config import LAST
+from utils.explain.explanation import Explanation, explained
+from utils.network import Explainable, distance, evaluating, paired
+
+
+def gradcam(activations, gradients):
+    """Selvaraju et al. 2017, equations 1 and 2 without the ReLU: a channel's weight is its mean gradient."""
+    weights = gradients.mean(dim=(2, 3), keepdim=True)
+    return (weights * activations).sum(dim=1)
+
+
+def gradcam_plus_plus(activations, gradients):
+    """Chattopadhay et al. 2018, equations 10 and 19: the mean of positive gradients, weighted by their certainty."""
+    squares = gradients.square()
+    cubes = gradients**3
+    below = 2 * squares + (activations * cubes).sum(dim=(2, 3), keepdim=True)
+    alphas = squares / torch.where(below != 0, below, 1)
+    weights = (alphas * gradients.clamp(min=0)).sum(dim=(2, 3), keepdim=True)
+    return (weights * activations).sum(dim=1)
+
+
+def layercam(activations, gradients):
+    """Jiang et al. 2021, equations 5 and 6: each activation times its own gradient where that is positive."""
+    return (gradients.clamp(min=0) * activations).sum(dim=1)
+
+
+def hirescam(activations, gradients):
+    """Draelos and Carin 2020, section 3.2: each activation times its own gradient, never averaged over places."""
+    return (gradients * activations).sum(dim=1)
+
+
+FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}
+
+
+def explain_by_gradient(network: Explainable, images, threshold: float, layer=LAST, formula=gradcam) -> Explanation:
+    """Explain B pairs by one of the FORMULAS at a layer, each image with its own gradient.
+
+    images: (B, 2, 3, H, W), as the network takes them. All images go through the network once, in evaluation mode; only
+    what stands behind `layer` is differentiated. Modes, parameters and their gradients stay as they were. Raises
+    ConfigError or ValueError for an unknown layer.
+    """
+    with evaluating(network):
+        with torch.no_grad():
+            activations = network.features(images.flatten(0, 1), layer)  # (2B, C, h, w)
+        with torch.enable_grad():
+            activations.requires_grad_()
+            embeddings = paired(network.embed_features(activations, layer))  # (B, 2, D)
+            distances = distance(*embeddings.unbind(1))  # (B,)
+            (gradients,) = torch.autograd.grad(distances.sum(), activations)
+    distances = distances.detach()
+    activations = activations.detach().to(distances.dtype)
+    gradients = gradients.to(distances.dtype)
+    different = paired(formula(activations, gradients))  # (B, 2, h, w)
+    same = paired(formula(activations, -gradients))
+    return explained(images, distances, threshold, different, same)

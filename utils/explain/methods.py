@@ -1,0 +1,89 @@
+"""From pairs of images to their explanation, by the method that `explanation.method` names."""
+
+from dataclasses import replace
+from functools import partial
+
+from utils.config import LAST, ExplanationSettings
+from utils.explain.explanation import Explanation
+from utils.explain.gradcam import FORMULAS, explain_by_gradient
+from utils.explain.occlusion import explain_by_occlusion
+from utils.explain.path import explain_by_path
+from utils.network import Explainable, dilated, distances_of
+
+PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
+
+
+def explain(
+    network: Explainable, images, threshold: float, *, paths=None, classes=None, normalization=None, **settings
+) -> Explanation:
+    """Explain B pairs of images.
+
+    network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, 3, H, W), as the network takes them.
+    threshold: the distance, in [0, 2], up to which a pair is decided "same". paths: B pairs of image files. classes: B
+    pairs of true classes, or None for a pair that has none. normalization: mean and std of the images' values, for
+    figures. settings: the keys of `explanation` in config.yml: method, layer, steps, output_stride.
+
+    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape.
+    """
+    settings = ExplanationSettings().changed(**settings)
+    _check_shape(images)
+    explanation = replace(
+        _by_method(network, images, threshold, settings),
+        method=settings.method,
+        layer=_place(network, settings),
+        classes=None if classes is None else tuple(classes),
+        normalization=normalization,
+    )
+    if paths is None:
+        return explanation
+    paths = tuple((str(path1), str(path2)) for path1, path2 in paths)
+    names = tuple((_short(path1), _short(path2)) for path1, path2 in paths)
+    return replace(explanation, paths=paths, names=names)
+
+
+def methods_of(settings: ExplanationSettings) -> dict:
+    """All methods by name: Grad-CAM at the last layer, as in the paper, then each at `explanation.layer`.
+
+    Each is a function of (network, images, threshold) that explains as `explain` does.
+    """
+    place = settings.layer if settings.output_stride == 32 else f"{settings.layer}, stride {settings.output_stride}"
+    own = settings.model_dump(include={"layer", "output_stride", "steps"})
+    methods = {"gradcam, last": partial(explain, **PAPER)}
+    for name in (*FORMULAS, "integrated", "path_layercam"):
+        methods[f"{name}, {place}"] = partial(explain, method=name, **own)
+    methods["occlusion"] = partial(explain, method="occlusion")
+    return methods
+
+
+def _by_method(network, images, threshold, settings) -> Explanation:
+    if settings.method == "occlusion":
+        return explain_by_occlusion(network, images, threshold)
+    if settings.output_stride == 32:
+        return _by_layer(network, images, threshold, settings)
+    finer = _by_layer(dilated(network, settings.output_stride), images, threshold, settings)
+    return replace(finer, distance=distances_of(network, images))  # score and decision stay the network's own
+
+
+def _by_layer(network, images, threshold, settings) -> Explanation:
+    if settings.method in FORMULAS:
+        return explain_by_gradient(network, images, threshold, settings.layer, FORMULAS[settings.method])
+    split = settings.method == "path_layercam"
+    return explain_by_path(network, images, threshold, settings.layer, settings.steps, split)
+
+
+def _place(network, settings) -> str:
+    """Where the maps come from, in words."""
+    if settings.method == "occlusion":
+        return ""
+    layer = network.layers[-1] if settings.layer == LAST else settings.layer
+    return layer if settings.output_stride == 32 else f"{layer}, stride {settings.output_stride}"
+
+
+def _short(path) -> str:
+    """The last two parts of a path: folder and file name."""
+    return "/".join(path.replace("\\", "/").split("/")[-2:])
+
+
+def _check_shape(images):
+    if images.dim() != 5 or images.shape[1:3] != (2, 3):
+        raise ValueError(f"images {tuple(images.shape)} must be (B, 2, 3, H, W): two images of three channels a pair")

@@ -1,0 +1,30 @@
+"""Figures: of data and training, and of explanations. Nothing else draws."""
+
+from utils.figures.drawing import overlay, saved
+from utils.figures.explanations import (
+    counterfactual_figure,
+    figure,
+    images_figure,
+    matches_figure,
+    methods_figure,
+    point_figure,
+    sanity_figure,
+)
+from utils.figures.training import augmentation_figure, distances_figure, history_figure, pairs_figure, roc_figure
+
+__all__ = [
+    "augmentation_figure",
+    "counterfactual_figure",
+    "distances_figure",
+    "figure",
+    "history_figure",
+    "images_figure",
+    "matches_figure",
+    "methods_figure",
+    "overlay",
+    "pairs_figure",
+    "point_figure",
+    "roc_figure",
+    "sanity_figure",
+    "saved",
+]

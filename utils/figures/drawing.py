@@ -1,0 +1,98 @@
+"""What all figures share: photographs, heatmaps over them, text that fits, and files that name what they show."""
+
+import hashlib
+import re
+import textwrap
+from pathlib import Path
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colormaps
+
+from utils.data import read_image, to_pixels
+from utils.explain import Explanation
+from utils.files import atomic
+
+COLORMAP = "turbo"
+OPACITY = 0.6  # of a heatmap
+SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
+SHOWN_PIXELS = 768  # longest side of an image in a figure
+NAME_LENGTH = 40  # characters of an image's name in the name of a file
+
+
+def overlay(image, heatmap, opacity: float) -> np.ndarray:
+    """A heatmap laid over an image: uint8 (H, W, 3) RGB.
+
+    image: uint8 (H, W, 3) RGB. heatmap: (h, w) in [0, 1], resized to the image. Where the map is 0 the image is
+    untouched; from SOLID on the colour covers it with `opacity`.
+    """
+    heatmap = cv2.resize(np.asarray(heatmap, np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    heatmap = heatmap.clip(0, 1)[..., None]
+    colours = 255 * colormaps[COLORMAP](heatmap[..., 0])[..., :3]
+    cover = opacity * (heatmap / SOLID).clip(max=1)
+    return (image + cover * (colours - image)).round().astype(np.uint8)
+
+
+def photo(path) -> np.ndarray:
+    """An image file for a figure, uint8 (H, W, 3), shrunk to SHOWN_PIXELS where it is larger."""
+    image = read_image(path)
+    scale = SHOWN_PIXELS / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+def photos(explanation: Explanation) -> list[np.ndarray]:
+    """Both images of the first pair of an explanation: their files, or else the pixels that were explained."""
+    if explanation.paths:
+        return [photo(path) for path in explanation.paths[0]]
+    return list(pixels(explanation.images[0], explanation))
+
+
+def pixels(images, explanation: Explanation) -> np.ndarray:
+    """Images (N, 3, H, W) as the network takes them, for a figure: uint8 (N, H, W, 3).
+
+    Where the explanation knows no normalisation, values beyond [0, 1] are stretched to the range of each image.
+    """
+    images = images.float().cpu()
+    if explanation.normalization is not None:
+        return to_pixels(images, explanation.normalization).numpy()
+    low = images.amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)
+    high = images.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)
+    return (255 * (images - low) / (high - low)).round().byte().movedim(1, -1).numpy()
+
+
+def show(axes, image):
+    """An image without ticks."""
+    axes.imshow(image, interpolation="nearest")  # smoothing would invent detail, and triple the size of a notebook
+    axes.set(xticks=[], yticks=[])
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most `width` characters, as it stands: a dollar sign opens no formula."""
+    lines = [textwrap.fill(line, width) for line in text.splitlines()]
+    return "\n".join(lines).replace("$", r"\$")
+
+
+def file_name(kind: str, explanation: Explanation, *details: str) -> str:
+    """The name of the file of a figure: what it is, decision, both images, details. No two pairs share one."""
+    stems = [re.sub(r"[^\w.-]+", "_", Path(name).stem)[:NAME_LENGTH] for name in explanation.names[0]]
+    sources = explanation.paths or explanation.names
+    digest = hashlib.blake2b(repr(sources).encode(), digest_size=2).hexdigest()
+    details = [re.sub(r"[^\w.+-]+", "_", detail) for detail in details if detail]
+    return "_".join([kind, explanation.decision(), *stems, *details, digest])
+
+
+def closed(figure, name: str):
+    """Hand a finished figure on, with the name of its file as its label."""
+    plt.close(figure)  # else the notebook shows it a second time
+    figure.set_label(name)
+    return figure
+
+
+def saved(figure, folder):
+    """Write a figure to `folder`/<its label>.png, whole, and hand it on, so that a cell shows it."""
+    with atomic(Path(folder) / f"{figure.get_label()}.png") as file:
+        figure.savefig(file, format="png", dpi=120)
+    return figure

@@ -1,0 +1,78 @@
+"""Figures of data and training. Each is closed, so that a notebook cell that ends with it shows it once."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from utils.config import Config
+from utils.data import Pairs, Splits, decode, stored_size, to_pixels, training_transform
+from utils.figures.drawing import closed, photo, show, wrapped
+from utils.training import best_epoch
+
+SAME, DIFFERENT = "tab:blue", "tab:orange"
+
+
+def history_figure(history):
+    """Loss and validation AUC by epoch, the kept epoch marked."""
+    epochs = range(1, len(history) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    left.plot(epochs, [epoch["train_loss"] for epoch in history], label="training")
+    left.plot(epochs, [epoch["valid_loss"] for epoch in history], label="validation")
+    left.set(xlabel="epoch", ylabel="contrastive loss")
+    right.plot(epochs, [epoch["valid_auc"] for epoch in history], color="tab:orange", label="validation")
+    right.set(xlabel="epoch", ylabel="AUC")
+    for axes in (left, right):
+        axes.axvline(best_epoch(history), color="grey", linestyle=":", label="kept")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False)
+    return closed(figure, "history")
+
+
+def pairs_figure(splits: Splits, pairs: Pairs, count=6):
+    """Positive and negative pairs in turn, spread over all `pairs`: one column each, with classes and label."""
+    figure, axes = plt.subplots(2, count, figsize=(1.6 * count, 3.6), layout="constrained", squeeze=False)
+    for column in range(count):
+        label = column % 2
+        candidates = np.flatnonzero(pairs.labels == label)
+        position = candidates[len(candidates) * column // count]
+        for row, index in enumerate((pairs.first[position], pairs.second[position])):
+            show(axes[row, column], photo(splits.folder.paths[index]))
+            axes[row, column].set_xlabel(wrapped(splits.folder.classes[splits.folder.labels[index]], 18), fontsize=8)
+        axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
+    return closed(figure, "pairs")
+
+
+def augmentation_figure(path, config: Config, count=6):
+    """One training image as the network sees it: `count` random augmentations."""
+    pixels = torch.from_numpy(decode(path, stored_size(config.image)))
+    images = training_transform(config.image)(pixels.expand(count, -1, -1, -1))
+    figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.8), layout="constrained")
+    for column, image in zip(axes, to_pixels(images, config.image.normalization).numpy(), strict=True):
+        show(column, image)
+    return closed(figure, "augmentation")
+
+
+def roc_figure(distances, labels, threshold: float):
+    """ROC curve of the test pairs with the operating point of the chosen threshold."""
+    false_alarms, hits, _ = roc_curve(labels, distances)
+    decided = distances > threshold
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    axes.plot(false_alarms, hits, label=f"AUC {roc_auc_score(labels, distances):.3f}")
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
+    axes.set(xlabel="same pairs called different", ylabel="different pairs called different", aspect="equal")
+    axes.legend(frameon=False, loc="lower right")
+    return closed(figure, "roc")
+
+
+def distances_figure(distances, labels, threshold: float):
+    """Histograms of the distances of same and of different pairs, with the threshold."""
+    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    bins = np.linspace(0, max(float(distances.max()), threshold), 31)
+    for label, name, colour in ((0, "same class", SAME), (1, "different classes", DIFFERENT)):
+        axes.hist(distances[labels == label], bins, alpha=0.6, color=colour, label=name)
+    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+    axes.set(xlabel="distance", ylabel="test pairs")
+    axes.legend(frameon=False)
+    return closed(figure, "distances")

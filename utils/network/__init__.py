@@ -1,0 +1,33 @@
+"""Networks: what an explanation needs of one, the Siamese network, its variants, and any torch module as one."""
+
+from utils.network.cut import Cut
+from utils.network.explainable import (
+    EPSILON,
+    Explainable,
+    distance,
+    distances_of,
+    embed_pairs,
+    evaluating,
+    paired,
+    similarity,
+)
+from utils.network.siamese import SiameseNetwork, build_network
+from utils.network.variants import dilated, folded, fully_random, randomised
+
+__all__ = [
+    "EPSILON",
+    "Cut",
+    "Explainable",
+    "SiameseNetwork",
+    "build_network",
+    "dilated",
+    "distance",
+    "distances_of",
+    "embed_pairs",
+    "evaluating",
+    "folded",
+    "fully_random",
+    "paired",
+    "randomised",
+    "similarity",
+]

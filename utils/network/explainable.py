@@ -1,0 +1,75 @@
+"""What an explanation needs of a network, and how two embeddings become a score."""
+
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from utils.config import LAST
+
+EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
+
+
+class Explainable(Protocol):
+    """A torch module that can be read, and continued, at a feature map. `SiameseNetwork` is one; `Cut` makes one.
+
+    layers: names of the feature maps that can be read, from the image to the last one; "last" means the last of them.
+    """
+
+    layers: list[str]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """images (N, 3, H, W) to embeddings, float (N, D), of length 1."""
+
+    def features(self, images: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """images (N, 3, H, W) to the feature map (N, C, h, w) of a layer."""
+
+    def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """Feature map (N, C, h, w) of a layer to embeddings, float (N, D), of length 1."""
+
+    def project_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """The same before they are brought to length 1; needed to take a score apart by place, and for that alone."""
+
+    def modules(self):
+        """All submodules, as torch.nn.Module has them."""
+
+
+def distance(embeddings1, embeddings2):
+    """Euclidean distance ||e1 - e2|| over the last dimension, in [0, 2] for embeddings of length 1."""
+    return ((embeddings1 - embeddings2).square().sum(dim=-1) + EPSILON).sqrt()
+
+
+def similarity(distances):
+    """Similarity score 1 - distance / 2 in [0, 1]; rounding beyond the ends is cut off."""
+    return (1 - distances / 2).clamp(0, 1)
+
+
+def paired(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of B pairs, one image after the other, (2B, ...), to (B, 2, ...): the opposite of `flatten(0, 1)`."""
+    return rows.unflatten(0, (-1, 2))
+
+
+def embed_pairs(network: Explainable, images: torch.Tensor) -> torch.Tensor:
+    """Embeddings (B, 2, D) of both images of B pairs (B, 2, 3, H, W)."""
+    return paired(network(images.flatten(0, 1)))
+
+
+@torch.no_grad()
+def distances_of(network: Explainable, images: torch.Tensor) -> torch.Tensor:
+    """Distances (B,) of B pairs of images (B, 2, 3, H, W), in evaluation mode."""
+    with evaluating(network):
+        embeddings = embed_pairs(network, images)
+    return distance(*embeddings.unbind(1))
+
+
+@contextmanager
+def evaluating(network: nn.Module):
+    """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield network
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

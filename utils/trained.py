@@ -1,0 +1,176 @@
+"""A trained network with its threshold, from its checkpoint: image files in, distances and explanations out."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.config import Config
+from utils.data import DataError, Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
+from utils.explain import Explanation, explain, methods_of
+from utils.files import write_text
+from utils.network import SiameseNetwork, folded, paired
+from utils.runtime import Runtime, find_runtime
+from utils.training import evaluate_distances, fingerprint, load_checkpoint, pair_distances
+
+# what a network was trained with holds for it ever after, whatever config.yml says later
+TRAINED_KEYS = (
+    "backbone_model",
+    "embedding_size",
+    "image",
+    "margin",
+    "number_of_iterations",
+    "test_size",
+    "valid_size",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network with all that its use needs. A pair of image files is a tuple of two paths.
+
+    threshold: distance up to which a pair is decided "same", chosen on validation. config: the current settings, with
+    the TRAINED_KEYS of the training run. images_digest: of the image files then.
+    """
+
+    network: SiameseNetwork
+    config: Config
+    runtime: Runtime
+    threshold: float
+    classes: tuple[str, ...]
+    history: tuple[dict, ...]
+    images_digest: str
+
+    @property
+    def seconds(self) -> float:
+        """Training time up to the chosen epoch."""
+        return sum(epoch["seconds"] for epoch in self.history)
+
+    def load_splits(self) -> Splits:
+        """The splits of the training run; one line says so if the image files have changed since."""
+        splits = load_splits(self.config)
+        if fingerprint(self.config, splits.folder)["images"] != self.images_digest:
+            root = splits.folder.root
+            print(f"The images in {root} have changed since training: test pairs may hold training images.")
+        return splits
+
+    def load_pairs(self, *pairs) -> torch.Tensor:
+        """B pairs of image files as the network takes them: float32 (B, 2, 3, h, w) on its device."""
+        size = stored_size(self.config.image)
+        pixels = np.stack([decode(path, size) for pair in pairs for path in pair])  # (2B, h, w, 3)
+        images = evaluation_transform(self.config.image)(torch.from_numpy(pixels))
+        return paired(self.runtime.place(images))
+
+    def distances(self, splits: Splits, pairs: Pairs) -> np.ndarray:
+        """Distances float32 (P,) of the pairs."""
+        return pair_distances(self.network, splits, pairs, self.config, self.runtime)
+
+    def explain(self, *pairs, **changes) -> Explanation:
+        """Explain B pairs of image files by the method of `explanation` in config.yml, with `changes` to its keys."""
+        settings = self.config.explanation.model_dump() | changes
+        return explain(self.network, self.load_pairs(*pairs), self.threshold, **self._source(pairs), **settings)
+
+    def explain_by_all(self, *pairs) -> dict[str, Explanation]:
+        """The same by every method of `methods_of`, by name."""
+        images = self.load_pairs(*pairs)
+        methods = methods_of(self.config.explanation)
+        return {
+            name: method(self.network, images, self.threshold, **self._source(pairs))
+            for name, method in methods.items()
+        }
+
+    def _source(self, pairs) -> dict:
+        """What an explanation carries of its image files."""
+        classes = [self._classes_of(pair) for pair in pairs]
+        return {"paths": pairs, "classes": classes, "normalization": self.config.image.normalization}
+
+    def _classes_of(self, pair):
+        """The true classes of two files of the dataset; None where one is from elsewhere."""
+        folders = [Path(path).parent for path in pair]
+        root = self.config.data_path.resolve()
+        if any(folder.parent.resolve() != root for folder in folders):
+            return None
+        return tuple(folder.name for folder in folders)
+
+    def __str__(self):
+        best = self.history[-1]
+        return (
+            f"{self.config.backbone_model} after epoch {len(self.history)}, validation AUC {best['valid_auc']:.3f}\n"
+            f"trained on {len(self.classes)} classes: {', '.join(self.classes)}\n"
+            f'decides "same" up to a distance of {self.threshold:.3f} (similarity {1 - self.threshold / 2:.3f})'
+        )
+
+
+def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
+    """The best network of the last training run, folded for evaluation, on the device of `runtime`.
+
+    Where config.yml has changed since in a key that the network depends on, the checkpoint's value is used and one
+    line says so. Nothing random is drawn or seeded. Raises CheckpointError when best.pt cannot be loaded.
+    """
+    runtime = runtime or find_runtime(config)
+    content = load_checkpoint(config.checkpoints_path / "best.pt", runtime.device)
+    now = config.model_dump(mode="json")
+    then = content["config"]
+    changed = [key for key in TRAINED_KEYS if now[key] != then[key]]
+    if changed:
+        print(f"config.yml has changed since training in {', '.join(changed)}: the checkpoint's values are used.")
+        settings = now | {key: then[key] for key in changed}
+        config = Config.model_validate_json(json.dumps(settings))
+    with torch.device("meta"):  # the weights are those of the checkpoint: none are drawn
+        network = SiameseNetwork(config.backbone_model, config.embedding_size)
+    network.load_state_dict(content["network"], assign=True)
+    return Trained(
+        runtime.place(folded(network, runtime.dtype)),
+        config,
+        runtime,
+        content["threshold"],
+        tuple(content["classes"]),
+        tuple(content["history"]),
+        content["fingerprint"]["images"],
+    )
+
+
+def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray) -> dict:
+    """Metrics of the test pairs at the validation threshold, written to `results_path`/metrics.json and returned.
+
+    The keys are those of `evaluate_distances`, and `seconds`: training time up to the chosen epoch.
+    """
+    metrics = evaluate_distances(distances, splits.test_pairs.labels, trained.threshold)
+    metrics["seconds"] = round(trained.seconds, 1)
+    write_text(trained.config.results_path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return metrics
+
+
+def inference_pair(config: Config, default: tuple[str, str]) -> tuple[str, str]:
+    """The two images of `inference` in config.yml; without them, `default`."""
+    if config.inference.image1 is None:
+        return default
+    return str(config.inference.image1), str(config.inference.image2)
+
+
+def typical_pairs(trained: Trained, splits: Splits):
+    """The image files of a test pair decided "same" and of one decided "different", each rightly if there is such a
+    pair, at the median distance of its kind. Raises DataError where all pairs are decided alike.
+    """
+    distances = trained.distances(splits, splits.test_pairs)
+    same = _typical_pair(trained, splits, distances, label=0)
+    different = _typical_pair(trained, splits, distances, label=1)
+    return same, different
+
+
+def _typical_pair(trained, splits, distances, label):
+    """The pair at the median distance of those decided as `label` says, 0 "same" or 1 "different"."""
+    pairs = splits.test_pairs
+    candidates = np.flatnonzero((distances > trained.threshold) == label)
+    if not len(candidates):
+        word = ("same", "different")[label]
+        raise DataError(f'no test pair is decided "{word}" at the threshold {trained.threshold:.3f}: train longer.')
+    rightly = candidates[pairs.labels[candidates] == label]
+    if len(rightly):
+        candidates = rightly
+    by_distance = candidates[np.argsort(distances[candidates])]
+    median = by_distance[len(by_distance) // 2]
+    return splits.folder.paths[pairs.first[median]], splits.folder.paths[pairs.second[median]]

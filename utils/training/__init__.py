@@ -1,0 +1,29 @@
+"""Training: the contrastive loss, one epoch, the loop over epochs, checkpoints, and how well distances tell apart."""
+
+from utils.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
+from utils.training.epoch import TrainingError, build_optimizer, build_scaler, train_epoch
+from utils.training.evaluation import embed_images, pair_distances
+from utils.training.fit import fit
+from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
+from utils.training.metrics import best_epoch, choose_threshold, equal_error_rate, evaluate_distances, stopped_early
+
+__all__ = [
+    "BatchContrastiveLoss",
+    "CheckpointError",
+    "ContrastiveLoss",
+    "TrainingError",
+    "best_epoch",
+    "build_optimizer",
+    "build_scaler",
+    "choose_threshold",
+    "embed_images",
+    "equal_error_rate",
+    "evaluate_distances",
+    "fingerprint",
+    "fit",
+    "load_checkpoint",
+    "pair_distances",
+    "save_checkpoint",
+    "stopped_early",
+    "train_epoch",
+]

@@ -1,0 +1,38 @@
+"""`python -m utils.training --config config.yml` trains and tests from a terminal, as notebook 01 does; under
+`torchrun --nproc-per-node N -m utils.training ...` on N GPUs.
+"""
+
+import argparse
+
+import torch.distributed as dist
+
+from utils.config import load_config
+from utils.data import ensure_sample, load_splits
+from utils.parallel import from_first, rank
+from utils.runtime import start
+from utils.trained import load_trained, write_metrics
+from utils.training.fit import fit
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", help="config file (default: config.yml)")
+    config = load_config(parser.parse_args().config)
+    runtime = start(config)
+    if rank() == 0:
+        ensure_sample(config.data_path)
+    from_first(None)  # the others wait for the sample
+    splits = load_splits(config)
+    fit(config, splits, runtime)
+    from_first(None)  # and for the last checkpoint
+    trained = load_trained(config, runtime)
+    distances = trained.distances(splits, splits.test_pairs)
+    if rank() == 0:
+        metrics = write_metrics(trained, splits, distances)
+        print(f"Test AUC {metrics['auc']:.4f}, accuracy {metrics['accuracy']:.4f}: {config.results_path}/metrics.json")
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

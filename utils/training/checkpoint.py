@@ -1,0 +1,69 @@
+"""Saving and loading a training state: never half-written, never executing what a file contains."""
+
+import hashlib
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from utils.config import Config
+from utils.data import ImageFolder
+from utils.files import atomic
+
+FORMAT = "explainable-image-similarity checkpoint"
+TRAINING = 3  # to be raised when the same settings come to train in another way, so that no older run is resumed
+# settings that may differ between a killed run and the run that resumes it
+FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
+FREE_KEYS |= {"cache_path", "gpu_cache_share", "deterministic", "compile"}
+FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be loaded; the message names the file, the cause and the cure."""
+
+
+def save_checkpoint(path, content: dict):
+    """Write tensors and plain Python values to `path`, whole: an interrupted or failed save leaves the old file."""
+    with atomic(path) as file:
+        torch.save({"format": FORMAT, **content}, file)
+
+
+def load_checkpoint(path, device="cpu") -> dict:
+    """Read what `save_checkpoint` wrote, with its tensors on `device`. Code inside the file is refused, not run.
+
+    Raises CheckpointError for a file that is missing, truncated, or not a checkpoint of this project.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist: run 01.Train_Siamese_model.ipynb first.")
+    foreign = f"{path} is not a checkpoint of this project: delete it or name another checkpoints_path"
+    if not zipfile.is_zipfile(path):  # torch saves zip archives, whose directory stands at their very end
+        with open(path, "rb") as file:
+            if file.read(4) in (b"", b"PK\x03\x04"):
+                raise CheckpointError(f"{path} is truncated: delete it and run 01.Train_Siamese_model.ipynb again.")
+        raise CheckpointError(f"{foreign}.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise CheckpointError(f"{foreign}. {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{foreign}.")
+    return content
+
+
+def fingerprint(config: Config, folder: ImageFolder) -> dict[str, str]:
+    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images."""
+    settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
+    settings["version"] = TRAINING
+    settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
+    below = len(str(folder.root)) + 1
+    names = [path[below:].replace(os.sep, "/") for path in folder.paths]
+    images = list(zip(names, folder.stats[:, 0].tolist(), strict=True))
+    return {"settings": _digest(settings), "images": _digest(images)}
+
+
+def _digest(part) -> str:
+    return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
