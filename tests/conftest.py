@@ -1,18 +1,14 @@
 """Shared fixtures: a tiny dataset that can be learned, configs for it, and the devices of this machine."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import yaml
+from helpers import ROOT, changed
 from PIL import Image
 
-from utils.config import load_config
-from utils.evaluation import load_trained
-from utils.training import fit
+from utils import fit, load_config, load_trained
 
-ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
@@ -38,12 +34,16 @@ def tiny_data(tmp_path_factory):
 @pytest.fixture
 def settings(tiny_data, tmp_path):
     """The shipped config.yml as a dict, made tiny and quick."""
+    return tiny_settings(tiny_data, tmp_path)
+
+
+def tiny_settings(tiny_data, folder):
     content = yaml.safe_load((ROOT / "config.yml").read_text())
     content |= {
         "data_path": str(tiny_data),
-        "checkpoints_path": str(tmp_path / "checkpoints"),
-        "results_path": str(tmp_path / "results"),
-        "cache_path": str(tmp_path / "cache"),
+        "checkpoints_path": str(folder / "checkpoints"),
+        "results_path": str(folder / "results"),
+        "cache_path": str(folder / "cache"),
         "test_size": 0.3,
         "valid_size": 0.3,
         "embedding_size": 8,
@@ -67,29 +67,17 @@ def make_config(settings, tmp_path):
     return make
 
 
-@pytest.fixture
-def trained(make_config):
-    """A network for the tiny dataset, of one epoch."""
-    config = make_config({"hyperparameters.epochs": 1, "hyperparameters.verbose": False})
+@pytest.fixture(scope="session")
+def checkpoints(tiny_data, tmp_path_factory):
+    """The folder of the checkpoints of a network for the tiny dataset, of four epochs, trained once for all tests."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "config.yml").write_text(yaml.safe_dump(tiny_settings(tiny_data, folder) | {"results_path": "unused"}))
+    config = load_config(folder / "config.yml")
     fit(config)
-    return load_trained(config)
+    return config.checkpoints_path
 
 
-def changed(settings, changes):
-    """A copy of nested settings with dotted keys replaced: {"image.size": [32, 32]}."""
-    content = yaml.safe_load(yaml.safe_dump(settings))
-    for key, value in dict(changes).items():
-        *sections, name = key.split(".")
-        section = content
-        for part in sections:
-            section = section.setdefault(part, {})
-        section[name] = value
-    return content
-
-
-def write_images(folder, count, size=(32, 32), seed=0):
-    """`count` distinct noise images as PNG files in a new folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    random = np.random.default_rng(seed)
-    for number in range(count):
-        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+@pytest.fixture
+def trained(make_config, checkpoints):
+    """That network. Tests must not change it or its files."""
+    return load_trained(make_config({"checkpoints_path": str(checkpoints)}))

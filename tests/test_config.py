@@ -1,6 +1,6 @@
 import pytest
 import yaml
-from conftest import ROOT, changed
+from helpers import ROOT, changed
 
 from utils.config import BACKBONES, Config, ConfigError, key_names, load_config
 

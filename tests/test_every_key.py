@@ -6,23 +6,23 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from conftest import write_images
+from helpers import write_images
 
 from utils import cache, runtime
-from utils.checkpoint import load_checkpoint
-from utils.comparison import choose_pairs
+from utils.training.checkpoint import load_checkpoint
+from utils.trust.comparison import choose_pairs
 from utils.config import key_names
-from utils.delivery import resident
-from utils.evaluation import inference_paths, load_trained
-from utils.heatmaps import explanation_figure
-from utils.methods import explain_images, method_of
-from utils.metrics import stopped_early
-from utils.pairs import load_splits
-from utils.plots import history_figure, saved
+from utils.data.batches import resident
+from utils.trained import inference_paths, load_trained
+from utils.figures import explanation_figure
+from utils.explain import explain_images, method_of
+from utils.training import stopped_early
+from utils.data.pairs import load_splits
+from utils.figures import history_figure, saved
 from utils.runtime import Runtime, seed_everything, start
-from utils.siamese import build_network
+from utils.network import build_network
 from utils.training import fit
-from utils.transforms import evaluation_transform, training_transform
+from utils.data.transforms import evaluation_transform, training_transform
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 

@@ -4,7 +4,7 @@ import sys
 
 import nbformat
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from utils import notebooks
 from utils.config import load_config

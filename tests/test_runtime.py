@@ -6,7 +6,7 @@ import torch
 
 from utils import runtime
 from utils.config import ConfigError
-from utils.epoch import build_scaler, optimize
+from utils.training.epoch import build_scaler, optimize
 
 
 def draws():

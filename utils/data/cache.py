@@ -8,6 +8,7 @@ checksum of its pixels. Safe to delete at any time.
 import hashlib
 import mmap
 import os
+import tokenize
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -101,14 +102,16 @@ class PixelCache(Decoder):
         return pixels
 
 
-class _Stored:  # a cache file, mapped into memory
+class _Stored:
+    """A cache file, mapped into memory; OSError or ValueError when it is missing, cut off or damaged."""
+
     def __init__(self, file, size):
-        self.rows = np.lib.format.open_memmap(file, mode="r")
+        try:
+            self.rows, entries = _open_arrays(file)
+        except tokenize.TokenError as error:  # how NumPy takes some damaged headers
+            raise ValueError(f"{file}: {error}") from error
         if self.rows.dtype != np.uint8 or self.rows.shape[1:] != (*size, 3):
             raise ValueError(f"{file} is no cache of images of {size}")
-        with open(file, "rb") as opened:
-            opened.seek(self.rows.offset + self.rows.nbytes)
-            entries = np.lib.format.read_array(opened, allow_pickle=False)
         if entries.dtype != ENTRY or len(entries) != len(self.rows):
             raise ValueError(f"{file} is no whole cache")
         self.keys = entries["key"]
@@ -206,6 +209,14 @@ def _rows_of_before(file, size, keys):
         return pixels if before.intact(row, pixels) else None
 
     return known
+
+
+def _open_arrays(file):
+    """The pixels, mapped into memory, and the entries that stand behind them."""
+    rows = np.lib.format.open_memmap(file, mode="r")
+    with open(file, "rb") as opened:
+        opened.seek(rows.offset + rows.nbytes)
+        return rows, np.lib.format.read_array(opened, allow_pickle=False)
 
 
 def _nothing_known(index):

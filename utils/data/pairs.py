@@ -49,7 +49,7 @@ class Splits:
         parts = {"train": self.train, "validation": self.valid, "test": self.test}
         classes = len(self.folder.classes)
         counts = {name: np.bincount(self.folder.labels[part], minlength=classes) for name, part in parts.items()}
-        table = pd.DataFrame(counts, index=pd.Index(self.folder.classes, name="class"))
+        table = pd.DataFrame(counts, index=pd.Index(self.folder.classes, name="class"), dtype=object)
         table.loc["all images"] = table.sum()
         table.loc["pairs"] = ["drawn anew", len(self.valid_pairs), len(self.test_pairs)]
         return table

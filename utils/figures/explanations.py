@@ -47,7 +47,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     if verdict is not None and not verdict.explanation.same_as(explanation):
         raise ValueError("the verdict is of another explanation: pass judge(network, explanation)")
     shown = [photos(pair) for pair in explanation]
-    heights = [2.6 * sum(_aspects(images)) + 1.8 for images in shown]
+    heights = [2.6 * sum(_aspects(images)) + 1.6 for images in shown]
     size = (2.8 * (1 + len(kinds)) + 0.6, sum(heights))
     drawn = plt.figure(figsize=size, layout="constrained")
     panels = drawn.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -68,7 +68,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
         raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(first)
     blocks = math.ceil(len(verdicts) / BLOCK)
-    size = (2.1 * BLOCK, (2.1 * sum(_aspects(images)) + 0.9) * blocks + 0.8)
+    size = (2.1 * BLOCK, (2.1 * sum(_aspects(images)) + 0.7) * blocks + 0.8)
     heights = _aspects(images) * blocks
     drawn, grid = plt.subplots(
         2 * blocks, BLOCK, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
@@ -137,7 +137,9 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     show(axes[0], first)
     axes[0].plot(point[1] * width, point[0] * height, "o", color="white", markeredgecolor="black")
     corner = int(point[1] * across) * width / across, int(point[0] * down) * height / down
+    limits = axes[0].axis()
     axes[0].add_patch(Rectangle(corner, width / across, height / down, fill=False, edgecolor="white"))
+    axes[0].axis(limits)  # which a cell at the border has widened
     matched = matches.matches_of(*point).clamp(min=0).cpu()
     strongest = float(matched.max())
     show(axes[1], overlay(second, matched / (strongest or 1), opacity))

@@ -3,7 +3,7 @@
 from utils.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
 from utils.training.epoch import TrainingError, build_optimizer, build_scaler, train_epoch
 from utils.training.evaluation import embed_images, pair_distances
-from utils.training.fit import fit
+from utils.training.loop import fit
 from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
 from utils.training.metrics import best_epoch, choose_threshold, equal_error_rate, evaluate_distances, stopped_early
 

@@ -11,7 +11,7 @@ from utils.data import ensure_sample, load_splits
 from utils.parallel import from_first, rank
 from utils.runtime import start
 from utils.trained import load_trained, write_metrics
-from utils.training.fit import fit
+from utils.training.loop import fit
 
 
 def main():

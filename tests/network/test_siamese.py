@@ -5,7 +5,7 @@ import torch
 from torchvision import models
 
 from utils.config import BACKBONES, ConfigError
-from utils.siamese import SiameseNetwork, build_network, distance, evaluating, folded, similarity
+from utils.network import SiameseNetwork, build_network, distance, evaluating, folded, similarity
 
 FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
 

@@ -1,9 +1,9 @@
 import pytest
 
 from utils import comparison
-from utils.comparison import choose_pairs, compare, table
-from utils.faithfulness import explain_at_random, gaps
-from utils.methods import method_of
+from utils.trust.comparison import choose_pairs, compare, table
+from utils.trust.faithfulness import explain_at_random, gaps
+from utils.explain import method_of
 from utils.planted import pointing
 
 

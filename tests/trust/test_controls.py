@@ -2,12 +2,12 @@ from functools import partial
 
 import pytest
 import torch
-from test_gradcam import network_and_images
+from helpers import network_and_images
 
-from utils.explanation import Explanation
-from utils.integrated import explain_by_path
-from utils.sanity import disturbed, randomised, rank_correlation, sanity_curve, stability
-from utils.siamese import distances_of
+from utils.explain import Explanation
+from utils.explain import explain_by_path
+from utils.trust.controls import disturbed, randomised, rank_correlation, sanity_curve, stability
+from utils.network import distances_of
 
 
 def brightness(network, images1, images2, threshold):

@@ -3,9 +3,9 @@ import torch
 import torch.nn.functional as F
 
 from utils.config import ConfigError
-from utils.gradcam import FORMULAS, gradcam
-from utils.gradcam import explain_by_gradient as explain
-from utils.siamese import SiameseNetwork
+from utils.explain.gradcam import FORMULAS, gradcam
+from utils.explain.gradcam import explain_by_gradient as explain
+from utils.network import SiameseNetwork
 
 
 def network_and_images(backbone="resnet18", size=(64, 64), count=2, device="cpu"):

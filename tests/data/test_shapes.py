@@ -5,9 +5,9 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import sample_data
-from utils.images import read_image, scan
-from utils.sample_data import CLASSES, ensure_sample, make_sample, masks_folder
+from utils.data import shapes
+from utils.data.images import read_image, scan
+from utils.data.shapes import CLASSES, ensure_sample, make_sample, masks_folder
 
 # of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine
 DIGEST = "6ebe91d50e2e6e5f4726cfe04608b8e8ecf0d76444f610a8dab52a11ece0edf4"
@@ -53,7 +53,7 @@ def test_the_mask_is_where_the_class_is():
     """Drawn twice from one random stream, two classes differ inside their masks and nowhere else."""
     names = list(CLASSES)
     for one, other in itertools.pairwise(names):
-        (image1, mask1), (image2, mask2) = (sample_data.draw(name, np.random.RandomState(5)) for name in (one, other))
+        (image1, mask1), (image2, mask2) = (shapes.draw(name, np.random.RandomState(5)) for name in (one, other))
         differs = (image1 != image2).any(axis=2)
         either = mask1 | mask2
         assert differs.sum() > 0.3 * (either > 0).sum()
@@ -63,7 +63,7 @@ def test_the_mask_is_where_the_class_is():
 def test_nothing_is_overwritten_or_left_half_made(sample, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="delete or rename"):
         make_sample(sample)
-    monkeypatch.setattr(sample_data, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(shapes, "draw", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make_sample(tmp_path / "Shapes")
     assert list(tmp_path.iterdir()) == []
@@ -72,7 +72,7 @@ def test_nothing_is_overwritten_or_left_half_made(sample, tmp_path, monkeypatch)
 def test_only_the_bundled_sample_is_made_on_demand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = []
-    monkeypatch.setattr(sample_data, "make_sample", made.append)
+    monkeypatch.setattr(shapes, "make_sample", made.append)
     ensure_sample("Data/Elsewhere")
     assert made == []
     ensure_sample("Data/Shapes")

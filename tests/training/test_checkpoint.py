@@ -4,8 +4,8 @@ import pickle
 import pytest
 import torch
 
-from utils import checkpoint
-from utils.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from utils.training import checkpoint
+from utils.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 
 
 class Malicious:

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from test_gradcam import network_and_images
+from helpers import network_and_images
 
-from utils.decomposition import Decomposition, decompose
+from utils.explain import Decomposition, decompose
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 128)])

@@ -3,10 +3,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import write_images
+from helpers import write_images
 from PIL import Image
 
-from utils.images import DataError, read_image, scan
+from utils.data.images import DataError, read_image, scan
 
 GRADIENT = np.dstack([*np.meshgrid(np.linspace(0, 255, 32), np.linspace(0, 255, 24)), np.full((24, 32), 90.0)])
 PIXELS = GRADIENT.round().astype(np.uint8)  # (24, 32, 3)

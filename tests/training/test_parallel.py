@@ -8,15 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 from worker import gradients
 
 from utils import parallel
-from utils.checkpoint import load_checkpoint
-from utils.evaluation import load_trained
-from utils.metrics import evaluate_distances
 from utils.runtime import start
-from utils.training import fit
+from utils.trained import load_trained
+from utils.training import evaluate_distances, fit
+from utils.training.checkpoint import load_checkpoint
 
 # what is random is drawn by each process for itself, so the comparison goes without augmentation
 PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameters.max_norm": None}
@@ -26,7 +25,7 @@ def launch(processes, *arguments, timeout=300):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(ROOT / "tests" / "worker.py"), *map(str, arguments)],
+        [*command, str(ROOT / "tests" / "training" / "worker.py"), *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,

@@ -6,12 +6,12 @@ import sys
 
 import torch
 
-from utils import epoch, training
 from utils.config import load_config
-from utils.pairs import load_splits
+from utils.data import load_splits
+from utils.network import build_network
 from utils.parallel import distributed, rank
 from utils.runtime import Runtime, seed_everything, start
-from utils.siamese import build_network
+from utils.training import __main__, build_scaler, loop, train_epoch
 
 
 class Recorder(torch.optim.SGD):
@@ -31,8 +31,8 @@ def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
     seed_everything(config.seed)
     network = runtime.place(build_network(config).to(dtype))
     recorder = Recorder(network)
-    parts = {"optimizer": recorder, "scaler": epoch.build_scaler(runtime)}
-    loss = epoch.train_epoch(distributed(network), parts, splits, config, runtime, 1)
+    parts = {"optimizer": recorder, "scaler": build_scaler(runtime)}
+    loss = train_epoch(distributed(network), parts, splits, config, runtime, 1)
     return {"loss": loss, "gradients": recorder.gradients, "buffers": list(network.buffers())}
 
 
@@ -53,6 +53,6 @@ if __name__ == "__main__":
         torch.distributed.destroy_process_group()
     else:
         if task == "killed":
-            train_epoch, training.train_epoch = training.train_epoch, die_in_epoch_three
+            loop.train_epoch = die_in_epoch_three
         sys.argv = ["training", "--config", config_path]
-        training.main()
+        __main__.main()

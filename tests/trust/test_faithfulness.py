@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from handmade import Chequered, board, patterned
+from helpers import Chequered, board, patterned
 from scipy.stats import norm
 
-from utils.explanation import Explanation
-from utils.faithfulness import SHARES, Gap, Verdict, explain_at_random, explain_by_centre, gaps, interval, judge
-from utils.siamese import distance, distances_of
-from utils.transforms import blurred
+from utils.explain import Explanation
+from utils.trust.faithfulness import SHARES, Gap, Verdict, explain_at_random, explain_by_centre, gaps, interval, judge
+from utils.network import distance, distances_of
+from utils.data.transforms import blurred
 
 SIZE = (24, 30)
 

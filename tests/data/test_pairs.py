@@ -2,12 +2,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import write_images
+from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.images import DataError, ImageFolder
-from utils.pairs import draw_batches, draw_epoch, draw_pairs, load_splits, split
+from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits, split
+from utils.data.images import DataError, ImageFolder
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)
@@ -115,7 +115,7 @@ def test_paper_epochs_draw_the_rule_anew(make_config):
     again = draw_epoch(splits, config, 1)
     assert [batch.tolist() for batch in epochs[0]] == [batch.tolist() for batch in again]
     assert np.concatenate(epochs[0]).tolist() != np.concatenate(epochs[1]).tolist()
-    anchors = np.concatenate([batch[: len(batch) // 2] for batch in epochs[0]])
+    anchors = np.concatenate(epochs[0])[0::2]
     assert max(len(batch) for batch in epochs[0]) == 2 * 5
     assert np.bincount(anchors)[splits.train].tolist() == [2] * len(splits.train)
 
@@ -125,7 +125,11 @@ def test_validation_and_test_pairs_are_fixed(make_config):
     assert first.test_pairs.second.tolist() == again.test_pairs.second.tolist()
     assert set(first.test_pairs.second) <= set(first.test)
     assert set(first.valid_pairs.second) <= set(first.valid)
-    assert "blue" in first.table()
+    table = first.table()
+    assert table.loc["all images"].tolist() == [len(first.train), len(first.valid), len(first.test)]
+    blue = first.folder.classes.index("blue")
+    assert table.loc["blue", "test"] == (first.folder.labels[first.test] == blue).sum()
+    assert table.loc["pairs", "test"] == len(first.test_pairs)
 
 
 def test_too_few_images_for_a_split(make_config, tmp_path):

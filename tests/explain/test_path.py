@@ -1,11 +1,11 @@
 import pytest
 import torch
-from test_gradcam import network_and_images
+from helpers import network_and_images
 
 from utils.config import ConfigError
-from utils.integrated import contributions, explain_by_path
-from utils.siamese import distance
-from utils.transforms import blurred
+from utils.explain import contributions, explain_by_path
+from utils.network import distance
+from utils.data.transforms import blurred
 
 
 def completeness_errors(network, images1, images2, layer, steps):

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_images
+from helpers import ROOT, write_images
 from PIL import Image
 
-from utils import cache, delivery
-from utils.cache import Decoder, PixelCache, decode, open_pixels
-from utils.images import DataError, read_image, scan
+from utils.data import cache
+from utils.data.batches import ResidentPixels, deliver, resident
+from utils.data.cache import Decoder, PixelCache, decode, open_pixels
+from utils.data.images import DataError, read_image, scan
 from utils.runtime import Runtime
 
 SIZE = (32, 40)
@@ -101,7 +102,7 @@ def test_sizes_and_folders_do_not_share_a_cache(data, tmp_path):
 def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
     opened(data, tmp_path)
     (file,) = (tmp_path / "cache").glob("*.pixels")
-    content, tail = bytearray(file.read_bytes()), 10 * (16 + 4)
+    content, tail = bytearray(file.read_bytes()), 10 * (16 + 4)  # a key of 16 bytes and a checksum of 4 for each
     if damage == "cut":
         content = content[:-700]
     elif damage == "empty":
@@ -115,14 +116,14 @@ def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
     file.write_bytes(content)
     counted.clear()
     np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
-    assert len(counted) == 10
+    assert len(counted) == (1 if damage == "keys" else 10)  # the image of a damaged key is one that is not known
 
 
 def test_a_damaged_row_is_decoded_again_with_a_warning(data, tmp_path, counted):
     opened(data, tmp_path)
     (file,) = (tmp_path / "cache").glob("*.pixels")
     content = bytearray(file.read_bytes())
-    content[40 + 4 * 32 * 40 * 3 + 99] ^= 255  # one byte of row 4, behind the header of 40
+    content[np.load(file, mmap_mode="r").offset + 4 * 32 * 40 * 3 + 99] ^= 255  # one byte of row 4
     file.write_bytes(content)
     counted.clear()
     pixels = opened(data, tmp_path)
@@ -134,8 +135,7 @@ def test_a_damaged_row_is_decoded_again_with_a_warning(data, tmp_path, counted):
 BUILD = """
 import sys, time
 from pathlib import Path
-from utils import cache
-from utils.images import scan
+from utils.data import cache, scan
 real = cache.decode
 cache.BLOCK = 2
 def slow(path, size):
@@ -248,8 +248,8 @@ def test_large_jpegs_at_reduced_scale_are_nearly_exact(tmp_path):
 def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device):
     pixels, batches = opened(data, tmp_path), [np.array(part) for part in ([3, 1], [0], [9, 8, 7], [2], [5, 5])]
     runtime = Runtime(device, torch.float32)
-    for source in (pixels, delivery.ResidentPixels(pixels, device)):
-        parts = list(delivery.deliver(source, iter(batches), runtime))
+    for source in (pixels, ResidentPixels(pixels, device)):
+        parts = list(deliver(source, iter(batches), runtime))
         assert all(part.device.type == device.type for part in parts)
         for part, batch in zip(parts, batches, strict=True):
             np.testing.assert_array_equal(part.cpu().numpy(), decoded(data)[batch])
@@ -257,10 +257,10 @@ def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device):
 
 def test_pixels_stay_on_the_device_where_they_fit(data, tmp_path, monkeypatch):
     pixels, runtime = opened(data, tmp_path), Runtime(torch.device("cpu"), torch.float32)
-    assert delivery.resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory apart
+    assert resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory apart
     monkeypatch.setattr(Runtime, "free_memory", lambda self: 2 * 10 * 32 * 40 * 3)
-    assert isinstance(delivery.resident(pixels, runtime, 0.5), delivery.ResidentPixels)
-    assert delivery.resident(pixels, runtime, 0.49) is pixels
+    assert isinstance(resident(pixels, runtime, 0.5), ResidentPixels)
+    assert resident(pixels, runtime, 0.49) is pixels
 
 
 def test_an_error_while_reading_ahead_reaches_the_caller(data, tmp_path):
@@ -268,4 +268,4 @@ def test_an_error_while_reading_ahead_reaches_the_caller(data, tmp_path):
     (data / "a" / "2.png").write_text("no longer an image")
     batches = [np.array([0]), np.array([2]), np.array([1])]
     with pytest.raises(DataError, match=r"2\.png"):
-        list(delivery.deliver(pixels, batches, Runtime(torch.device("cpu"), torch.float32)))
+        list(deliver(pixels, batches, Runtime(torch.device("cpu"), torch.float32)))

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from test_gradcam import network_and_images
+from helpers import network_and_images
 
 from utils.config import ConfigError
-from utils.dilation import dilated
-from utils.siamese import folded
+from utils.network import dilated
+from utils.network import folded
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"])

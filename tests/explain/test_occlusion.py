@@ -1,9 +1,9 @@
 import torch
-from handmade import Chequered, patterned
+from helpers import Chequered, patterned
 
-from utils.occlusion import GRID, explain_by_occlusion
-from utils.siamese import distance
-from utils.transforms import blurred
+from utils.explain.occlusion import GRID, explain_by_occlusion
+from utils.network import distance
+from utils.data.transforms import blurred
 
 
 def test_against_windows_one_at_a_time():

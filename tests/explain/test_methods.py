@@ -1,14 +1,14 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from test_gradcam import network_and_images
+from helpers import network_and_images
 
 from utils.config import ExplanationSettings
-from utils.gradcam import explain_by_gradient, layercam
-from utils.integrated import explain_by_path
-from utils.methods import PAPER, explain_by_all, explain_files, judge_files, method_of, methods_of
-from utils.occlusion import explain_by_occlusion
-from utils.siamese import distances_of
+from utils.explain.gradcam import explain_by_gradient, layercam
+from utils.explain import explain_by_path
+from utils.explain import PAPER, explain_by_all, explain_files, judge_files, method_of, methods_of
+from utils.explain.occlusion import explain_by_occlusion
+from utils.network import distances_of
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from utils.losses import BatchContrastiveLoss, ContrastiveLoss
+from utils.training import BatchContrastiveLoss, ContrastiveLoss
 
 
 def textbook(distances, labels, margin):

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from handmade import Chequered, Coloured, patterned
+from helpers import Chequered, Coloured, patterned
 
-from utils.counterfactuals import counterfactual
-from utils.explanation import Explanation
-from utils.faithfulness import explain_at_random
-from utils.siamese import distance, distances_of, similarity
+from utils.explain import counterfactual
+from utils.explain import Explanation
+from utils.trust.faithfulness import explain_at_random
+from utils.network import distance, distances_of, similarity
 
 SIZE = (24, 24)
 

@@ -5,8 +5,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
+from utils.data.transforms import evaluation_transform, stored_size, to_pixels, training_transform
 from utils.runtime import seed_everything
-from utils.transforms import evaluation_transform, stored_size, to_pixels, training_transform
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
 BATCH = torch.from_numpy(PIXELS).expand(8, -1, -1, -1)
@@ -27,8 +27,8 @@ def test_size_is_height_then_width(make_config):
 def test_to_pixels_undoes_the_normalisation(make_config):
     settings = make_config().image
     tensor = evaluation_transform(settings)(BATCH)[0]
-    np.testing.assert_array_equal(to_pixels(tensor, settings).numpy(), PIXELS)
-    np.testing.assert_array_equal(to_pixels(tensor[None], settings)[0].numpy(), PIXELS)
+    np.testing.assert_array_equal(to_pixels(tensor, settings.normalization).numpy(), PIXELS)
+    np.testing.assert_array_equal(to_pixels(tensor[None], settings.normalization)[0].numpy(), PIXELS)
 
 
 def test_one_channel_means_grey(make_config):
@@ -44,7 +44,7 @@ def test_one_channel_means_grey(make_config):
 @pytest.mark.parametrize(("key", "axis"), [("HorizontalFlip", 1), ("VerticalFlip", 0)])
 def test_flips_with_probability_one(make_config, key, axis):
     settings = make_config({"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, f"image.{key}": 1.0}).image
-    turned = to_pixels(training_transform(settings)(BATCH), settings).numpy()
+    turned = to_pixels(training_transform(settings)(BATCH), settings.normalization).numpy()
     np.testing.assert_array_equal(turned, np.stack([np.flip(PIXELS, axis)] * 8))
 
 
@@ -77,7 +77,7 @@ def test_each_image_of_a_batch_has_its_own_randomness(make_config, key):
 def test_random_flips_follow_their_probability(make_config):
     settings = make_config({"image.HorizontalFlip": 0.25, "image.VerticalFlip": 0.0}).image
     seed_everything(0)
-    images = to_pixels(training_transform(settings)(BATCH.repeat(50, 1, 1, 1)), settings).numpy()
+    images = to_pixels(training_transform(settings)(BATCH.repeat(50, 1, 1, 1)), settings.normalization).numpy()
     flipped = (images == PIXELS[:, ::-1]).all(axis=(1, 2, 3))
     assert ((images == PIXELS).all(axis=(1, 2, 3)) | flipped).all()
     assert 0.25 * 400 - 4 * 8.7 < flipped.sum() < 0.25 * 400 + 4 * 8.7  # four standard deviations
@@ -87,7 +87,9 @@ def test_random_crops_keep_at_least_their_share(make_config):
     ramp = np.linspace(0, 255, 400)[:, None, None].repeat(400, axis=1).repeat(3, axis=2).astype(np.uint8)
     settings = make_config({"image.RandomCropScale": 0.5, "image.size": [100, 100]}).image
     seed_everything(0)
-    crops = to_pixels(training_transform(settings)(torch.from_numpy(ramp).expand(60, -1, -1, -1)), settings)
+    crops = to_pixels(
+        training_transform(settings)(torch.from_numpy(ramp).expand(60, -1, -1, -1)), settings.normalization
+    )
     spans = crops.float().amax(dim=(1, 2, 3)) - crops.float().amin(dim=(1, 2, 3))  # the height of the crop
     assert spans.min() > 255 * (0.5 * 0.75) ** 0.5 * 0.97  # the flattest crop is 4:3
     assert spans.min() < 0.85 * 255  # and crops do differ

@@ -7,18 +7,23 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_images
+from helpers import ROOT, write_images
 
-from utils import evaluation, training
-from utils.cache import PixelCache
-from utils.checkpoint import load_checkpoint
-from utils.epoch import TrainingError, build_optimizer
-from utils.evaluation import inference_paths, load_trained, typical_pairs
-from utils.images import DataError
-from utils.metrics import best_epoch
-from utils.pairs import load_splits
-from utils.siamese import build_network, distance
-from utils.training import fit
+from utils import load_splits, load_trained, write_metrics
+from utils.data import DataError, PixelCache
+from utils.network import build_network, distance
+from utils.runtime import start
+from utils.trained import Trained, inference_pair, typical_pairs
+from utils.training import (
+    TrainingError,
+    __main__,
+    best_epoch,
+    build_optimizer,
+    fit,
+    load_checkpoint,
+    loop,
+    pair_distances,
+)
 
 
 def without_times(history):
@@ -33,7 +38,7 @@ def test_training_learns_what_can_be_learned(make_config, pairs):
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     trained = load_trained(config)
     distances, labels = trained.distances(splits, splits.test_pairs), splits.test_pairs.labels
-    metrics = evaluation.test_metrics(trained, splits, distances)
+    metrics = write_metrics(trained, splits, distances)
     assert metrics["auc"] > 0.9  # three colours
     assert metrics["pairs"] == len(labels) == 2 * len(splits.test)
     assert metrics == json.loads((config.results_path / "metrics.json").read_text())
@@ -41,7 +46,7 @@ def test_training_learns_what_can_be_learned(make_config, pairs):
     assert len(kept["history"]) == best_epoch(history)
     assert set(kept["versions"]) == {"torch", "torchvision"}
     assert trained.classes == ("blue", "green", "red")
-    same, different = typical_pairs(trained, splits, distances)
+    same, different = typical_pairs(trained, splits)
     assert same[0].split("/")[-2] == same[1].split("/")[-2]
     assert different[0].split("/")[-2] != different[1].split("/")[-2]
 
@@ -82,7 +87,7 @@ def test_a_complete_or_other_run_starts_anew(make_config, capsys):
 def test_what_was_drawn_before_does_not_change_training(make_config, tmp_path):
     config = make_config({"hyperparameters.epochs": 1})
     alone = fit(config)
-    runtime = training.start(config)
+    runtime = start(config)
     torch.rand(3)
     config = make_config({"hyperparameters.epochs": 1, "checkpoints_path": str(tmp_path / "other")})
     assert without_times(fit(config, load_splits(config), runtime)) == without_times(alone)
@@ -122,7 +127,7 @@ def test_collapsed_embeddings_are_warned_of(make_config, monkeypatch):
         torch.nn.init.ones_(network.embedding.bias)
         return network
 
-    monkeypatch.setattr(training, "build_network", collapsed)
+    monkeypatch.setattr(loop, "build_network", collapsed)
     with pytest.warns(RuntimeWarning, match="embeddings have collapsed"):
         fit(make_config({"hyperparameters.epochs": 1, "hyperparameters.learning_rate": 1e-9}))
 
@@ -133,15 +138,15 @@ def test_each_image_is_embedded_once_per_evaluation(make_config, monkeypatch):
     assert len(splits.test_pairs) == 8 * len(splits.test)
     read, real = [], PixelCache.__getitem__
     monkeypatch.setattr(PixelCache, "__getitem__", lambda self, wanted: read.extend(wanted) or real(self, wanted))
-    runtime = training.start(config)
+    runtime = start(config)
     network = build_network(config)
-    distances = evaluation.pair_distances(network, splits, splits.test_pairs, config, runtime)
+    distances = pair_distances(network, splits, splits.test_pairs, config, runtime)
     assert sorted(read) == splits.test.tolist()
     assert network.training
     pair = [splits.folder.paths[part[5]] for part in (splits.test_pairs.first, splits.test_pairs.second)]
-    trained = evaluation.Trained(network.eval(), config, runtime, 0.5, (), (), "")
+    trained = Trained(network.eval(), config, runtime, 0.5, (), (), "")
     with torch.no_grad():
-        expected = distance(*network(trained.load_images(*pair))).item()
+        expected = distance(*network(trained.load_pairs(pair)[0])).item()
     assert distances[5] == pytest.approx(expected, abs=1e-5)
 
 
@@ -174,6 +179,15 @@ def test_gradients_are_clipped(make_config, monkeypatch):
     assert max(lengths) <= 1e-3 * 1.001
 
 
+def test_loading_draws_and_seeds_nothing(make_config, checkpoints):
+    config = make_config({"checkpoints_path": str(checkpoints)})
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
+    load_trained(config)
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
 def test_the_checkpoint_rules_where_config_has_changed(make_config, capsys):
     fit(make_config({"hyperparameters.epochs": 1}))
     trained = load_trained(make_config({"image.size": [64, 64], "embedding_size": 4, "explanation.opacity": 0.3}))
@@ -186,27 +200,29 @@ def test_the_checkpoint_rules_where_config_has_changed(make_config, capsys):
 
 def test_inference_images_from_config_or_the_default(make_config, tmp_path):
     default = ("a.png", "b.png")
-    assert inference_paths(make_config(), default) == default
+    assert inference_pair(make_config(), default) == default
     write_images(tmp_path / "own", 2)
     own = (str(tmp_path / "own" / "0.png"), str(tmp_path / "own" / "1.png"))
-    assert inference_paths(make_config({"inference.image1": own[0], "inference.image2": own[1]}), default) == own
+    assert inference_pair(make_config({"inference.image1": own[0], "inference.image2": own[1]}), default) == own
 
 
-def test_typical_pairs_without_a_right_or_without_any_decision(make_config):
+def test_typical_pairs_without_a_right_or_without_any_decision(make_config, monkeypatch):
     splits = load_splits(make_config())
     labels = splits.test_pairs.labels
-    trained = evaluation.Trained(None, make_config(), None, 0.5, (), (), "")
-    same, different = typical_pairs(trained, splits, np.where(labels == 1, 0.1, 0.9))  # every decision is wrong
+    network = Trained(None, make_config(), None, 0.5, (), (), "")
+    monkeypatch.setattr(Trained, "distances", lambda *_: np.where(labels == 1, 0.1, 0.9))  # every decision is wrong
+    same, different = typical_pairs(network, splits)
     assert same[0].split("/")[-2] != same[1].split("/")[-2]
     assert different[0].split("/")[-2] == different[1].split("/")[-2]
+    monkeypatch.setattr(Trained, "distances", lambda *_: np.zeros(len(labels)))
     with pytest.raises(DataError, match='no test pair is decided "different"'):
-        typical_pairs(trained, splits, np.zeros(len(labels)))
+        typical_pairs(network, splits)
 
 
 def test_command_line(make_config, tmp_path, monkeypatch, capsys):
     make_config({"hyperparameters.epochs": 1}, "cli.yml")
     monkeypatch.setattr(sys, "argv", ["training", "--config", str(tmp_path / "cli.yml")])
-    training.main()
+    __main__.main()
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert {"auc", "average_precision", "eer", "threshold", "accuracy", "pairs", "seconds"} <= set(metrics)
     assert f"Test AUC {metrics['auc']:.4f}" in capsys.readouterr().out

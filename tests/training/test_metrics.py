@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.config import EarlyStopping
-from utils.metrics import best_epoch, choose_threshold, equal_error_rate, evaluate_distances, stopped_early
+from utils.training import best_epoch, choose_threshold, equal_error_rate, evaluate_distances, stopped_early
 
 # distances on a coarse grid, so that ties are common
 scored_pairs = st.lists(

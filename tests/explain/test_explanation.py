@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.explanation import Explanation, explained, stacked
+from utils.explain import Explanation, explained, stacked
 
 
 def test_factual_and_counterfactual_are_opposite_parts_of_one_evidence():

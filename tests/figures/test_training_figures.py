@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from utils import plots
-from utils.images import read_image
-from utils.pairs import load_splits
+from utils.data.images import read_image
+from utils.data.pairs import load_splits
 
 
 def pixels(figure):

@@ -1,0 +1,106 @@
+"""What tests share: networks whose evidence is known pixel by pixel, images, configs, and figures as pixels."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+from torch import nn
+
+from utils.explain import Explanation
+from utils.network import SiameseNetwork, distances_of
+
+ROOT = Path(__file__).parent.parent
+
+
+class Chequered(nn.Module):
+    """The embedding is (cos a, sin a), where the angle a adds up all pixels of a channel, weighted by a chequerboard.
+
+    Blurring wipes a chequerboard out, so each pixel of a pattern carries its own value of the angle, and nothing else
+    in the image carries any.
+    """
+
+    def forward(self, images):
+        angles = (images[:, 0] * board(*images.shape[2:])).sum(dim=(1, 2))
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+class Coloured(nn.Module):
+    """The embedding is (cos a, sin a), where the angle a is pi / 2 times the share of green less that of red pixels."""
+
+    def forward(self, images):
+        balance = (images[:, 1] - images[:, 0]).sum(dim=(1, 2)) / 36
+        angles = balance.clamp(-1, 1) * torch.pi / 2
+        return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def board(height, width):
+    """1 and -1 in turn."""
+    return (-1.0) ** (torch.arange(height)[:, None] + torch.arange(width))
+
+
+def patterned(size, corner, angle, side=6):
+    """An image (3, *size) with a chequered square that turns the angle by `angle`, and where it is: bool (*size)."""
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[corner[0] : corner[0] + side, corner[1] : corner[1] + side] = True
+    image = torch.zeros(3, *size)
+    image[0] = mask * board(*size) * angle / side**2
+    return image, mask
+
+
+def warmed(network, size=(64, 64), device="cpu"):
+    """The network with its batch norm set by one pass: else deep features are nearly zero."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # one pass sets the running statistics
+    network.train()
+    with torch.no_grad():
+        network(torch.randn(16, 3, *size, device=device))
+    return network.eval()
+
+
+def network_and_images(backbone="resnet18", size=(64, 64), count=2, device="cpu"):
+    """A small Siamese network that was not trained, and `count` pairs of noise images (count, 2, 3, *size)."""
+    torch.manual_seed(0)
+    network = warmed(SiameseNetwork(backbone, 8).to(device), size, device)
+    return network, torch.randn(count, 2, 3, *size, device=device)
+
+
+def explanation_of(network, images, factual, threshold=0.5, **carried):
+    """An Explanation whose factual maps are these, (B, 2, H, W), and whose counterfactual ones their negative part."""
+    distances = distances_of(network, images)
+    different = (distances > threshold)[:, None, None, None]
+    for_decision = factual.clamp(min=0)
+    against = (-factual).clamp(min=0)
+    towards_different = torch.where(different, for_decision, against)
+    towards_same = torch.where(different, against, for_decision)
+    return Explanation(images, distances, threshold, towards_different, towards_same, **carried)
+
+
+def changed(settings, changes):
+    """A copy of nested settings with dotted keys replaced: {"image.size": [32, 32]}."""
+    content = yaml.safe_load(yaml.safe_dump(settings))
+    for key, value in dict(changes).items():
+        *sections, name = key.split(".")
+        section = content
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = value
+    return content
+
+
+def write_images(folder, count, size=(32, 32), seed=0):
+    """`count` distinct noise images as PNG files in a new folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+
+
+def drawn(figure) -> np.ndarray:
+    """A figure as pixels, uint8 (H, W, 3)."""
+    file = io.BytesIO()
+    figure.savefig(file)
+    return np.asarray(Image.open(file).convert("RGB"))
