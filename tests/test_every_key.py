@@ -9,20 +9,18 @@ import torch
 from helpers import write_images
 
 from utils import cache, runtime
-from utils.training.checkpoint import load_checkpoint
-from utils.trust.comparison import choose_pairs
 from utils.config import key_names
 from utils.data.batches import resident
-from utils.trained import inference_paths, load_trained
-from utils.figures import explanation_figure
-from utils.explain import explain_images, method_of
-from utils.training import stopped_early
 from utils.data.pairs import load_splits
-from utils.figures import history_figure, saved
-from utils.runtime import Runtime, seed_everything, start
-from utils.network import build_network
-from utils.training import fit
 from utils.data.transforms import evaluation_transform, training_transform
+from utils.explain import explain_images, method_of
+from utils.figures import explanation_figure, history_figure, saved
+from utils.network import build_network
+from utils.runtime import Runtime, seed_everything, start
+from utils.trained import inference_paths, load_trained
+from utils.training import fit, stopped_early
+from utils.training.checkpoint import load_checkpoint
+from utils.trust.comparison import choose_pairs
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 

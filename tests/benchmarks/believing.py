@@ -17,9 +17,7 @@ import torch
 import torch.nn.functional as F
 from side_by_side import ROOT, config, machine
 from speed import GradCAM, ToOther
-
 from utils.comparison import choose_pairs, compare, table
-from utils.config import load_config
 from utils.counterfactuals import counterfactual
 from utils.decomposition import decompose
 from utils.evaluation import load_trained
@@ -27,10 +25,12 @@ from utils.explanation import Explanation
 from utils.faithfulness import explain_at_random, explain_by_centre
 from utils.methods import method_of, methods_of
 from utils.planted import load_masks
-from utils.runtime import start
 from utils.sample_data import SAMPLE_FOLDER, ensure_sample
 from utils.sanity import sanity_curve
 from utils.siamese import distance, distances_of
+
+from utils.config import load_config
+from utils.runtime import start
 from utils.training import fit
 
 JSON_KEYS = ("dataset", "method", "pairs", "gap", "gap_low", "gap_high", "hit1", "hit2", "energy1", "energy2")

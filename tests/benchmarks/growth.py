@@ -56,6 +56,7 @@ def measure_entries(folder: str) -> dict:
 def measure_training(folder: str) -> dict:
     """Peak memory in MB of one epoch on the images of a folder; run in a process of its own."""
     from utils.pairs import load_splits
+
     from utils.training import fit
 
     settings = config(

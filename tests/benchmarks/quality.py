@@ -7,12 +7,12 @@ import textbook
 import torch
 from side_by_side import Row, config
 from sklearn.metrics import roc_auc_score
-
 from utils.epoch import build_optimizer, build_scaler, train_epoch
 from utils.evaluation import pair_distances
 from utils.pairs import Pairs, draw_pairs, load_splits
-from utils.runtime import seed_everything, start
 from utils.siamese import build_network, folded
+
+from utils.runtime import seed_everything, start
 
 RATES = (1e-3, 1e-4)  # of the textbook's Adam; the better one counts
 SETTINGS = {

@@ -10,14 +10,14 @@ import torch
 from pytorch_grad_cam import GradCAM
 from side_by_side import Row, config, photographs, rounds, row
 from torch.utils.flop_counter import FlopCounterMode
-
 from utils.delivery import deliver
 from utils.epoch import build_optimizer, build_scaler, train_epoch
 from utils.evaluation import pair_distances
 from utils.gradcam import explain_by_gradient as explain
 from utils.pairs import Pairs, load_splits
-from utils.runtime import Runtime, start
 from utils.siamese import build_network, distance, evaluating, folded
+
+from utils.runtime import Runtime, start
 
 PAPER = {  # the settings of the paper's config.yml; its batch of 4 pairs holds 8 images
     "backbone_model": "ResNet50",

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
-
 from utils.losses import ContrastiveLoss
 from utils.siamese import distance
 

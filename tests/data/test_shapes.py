@@ -4,10 +4,12 @@ import itertools
 import cv2
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from utils.data import shapes
 from utils.data.images import read_image, scan
-from utils.data.shapes import CLASSES, ensure_sample, make_sample, masks_folder
+from utils.data.shapes import CLASSES, ensure_sample, load_masks, make_sample, masks_folder
 
 # of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine
 DIGEST = "6ebe91d50e2e6e5f4726cfe04608b8e8ecf0d76444f610a8dab52a11ece0edf4"
@@ -81,3 +83,19 @@ def test_only_the_bundled_sample_is_made_on_demand(tmp_path, monkeypatch):
     (tmp_path / "Data" / "Shapes").mkdir(parents=True)
     ensure_sample("Data/Shapes")
     assert len(made) == 2
+
+
+def test_masks_are_found_beside_the_images(tmp_path):
+    pairs = [(tmp_path / "Data" / "a" / "1.png", tmp_path / "Data" / "a" / "2.png")]
+    assert load_masks(tmp_path / "Data", pairs, (4, 6)) is None
+    (tmp_path / "Data_masks" / "a").mkdir(parents=True)
+    mask = np.zeros((8, 12), np.uint8)
+    mask[:4] = 255
+    Image.fromarray(mask).save(tmp_path / "Data_masks" / "a" / "1.png")
+    assert load_masks(tmp_path / "Data", pairs, (4, 6)) is None  # both, or none
+    Image.fromarray(mask[::-1]).save(tmp_path / "Data_masks" / "a" / "2.png")
+    found = load_masks(tmp_path / "Data", pairs, (4, 6))
+    assert found.shape == (1, 2, 4, 6)
+    assert found[0, 0, :2].all()
+    assert not found[0, 0, 2:].any()
+    assert torch.equal(found[0, 1], found[0, 0].flip(0))

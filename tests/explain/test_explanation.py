@@ -2,12 +2,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.explain import Explanation, explained, stacked
+from utils.explain import Explanation, explained, only_pair
+
+
+def of(distances, threshold, towards_different, towards_same, **carried):
+    images = torch.zeros(len(distances), 2, 3, *towards_different.shape[-2:])
+    return Explanation(images, torch.tensor(distances), threshold, towards_different, towards_same, **carried)
 
 
 def test_factual_and_counterfactual_are_opposite_parts_of_one_evidence():
     evidence = torch.tensor([[[[4.0, -2.0], [0.0, 1.0]], [[-1.0, -0.5], [0.25, 0.0]]]] * 2)
-    explanation = Explanation(torch.tensor([0.9, 0.1]), 0.5, evidence.clamp(min=0), (-evidence).clamp(min=0))
+    explanation = of([0.9, 0.1], 0.5, evidence.clamp(min=0), (-evidence).clamp(min=0))
     assert torch.equal(explanation.evidence, evidence)
     different, same = explanation.factual
     assert explanation.different.tolist() == [True, False]
@@ -16,42 +21,82 @@ def test_factual_and_counterfactual_are_opposite_parts_of_one_evidence():
     assert torch.equal(explanation.counterfactual[0], same)
     assert torch.equal(explanation.counterfactual[1], different)
     assert 'Similarity 0.550, "same" from 0.750 on (distance 0.900, threshold 0.500)' in explanation.sentence(0)
-    assert 'decided "same"' in explanation.sentence(1)
+    assert 'decided "same".' in explanation.sentence(1)
 
 
 def test_ranking_is_the_factual_map_and_where_it_is_zero_the_negative_counterfactual():
     towards_different = torch.tensor([[[[4.0, 0.0], [2.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]]])
     towards_same = torch.tensor([[[[0.0, 2.0], [4.0, 0.0]], [[0.0, 0.0], [0.5, 0.0]]]])
-    explanation = Explanation(torch.tensor([1.0]), 0.5, towards_different, towards_same)
+    explanation = of([1.0], 0.5, towards_different, towards_same)
     assert explanation.ranking.tolist() == [[[[1.0, -0.5], [0.5, 0.0]], [[1.0, 0.0], [-0.5, 0.0]]]]
 
 
-def test_part_of_the_pairs():
+def test_one_pair_and_some_carry_what_is_theirs():
     maps = torch.rand(3, 2, 4, 4)
-    part = Explanation(torch.tensor([0.1, 0.6, 0.9]), 0.5, maps, 1 - maps)[1:]
+    paths = (("a/1", "a/2"), ("b/1", "b/2"), ("c/1", "c/2"))
+    whole = of([0.1, 0.6, 0.9], 0.5, maps, 1 - maps, names=paths, paths=paths, classes=(("a", "a"), None, ("c", "d")))
+    part = whole[1:]
     assert part.different.tolist() == [True, True]
     assert torch.equal(part.towards_same, 1 - maps[1:])
+    assert part.paths == part.names == paths[1:]
+    assert part.classes == (None, ("c", "d"))
+    for last in (whole[2], whole[-1]):
+        assert len(last) == 1
+        assert last.names == (paths[2],)
+        assert torch.equal(last.factual, whole.factual[2:])
+    assert [one.names[0] for one in whole] == list(paths)
+    for beyond in (3, -4):
+        with pytest.raises(IndexError, match="of 3"):
+            whole[beyond]
+    with pytest.raises(ValueError, match="one pair, not 3: take explanation"):
+        only_pair(whole)
+
+
+def test_pairs_without_files_are_numbered_and_stay_so():
+    maps = torch.rand(3, 2, 4, 4)
+    assert of([0.1, 0.6, 0.9], 0.5, maps, maps)[2].names == (("pair 2, image 1", "pair 2, image 2"),)
 
 
 @pytest.mark.parametrize(
-    ("apart", "cause"), [(0.0, "both embeddings are one"), (2.0, "opposite"), (0.7, "does not react")]
+    ("distance", "classes", "right", "words"),
+    [
+        (0.9, ("rose", "tulip"), True, 'decided "different", rightly: rose and tulip.'),
+        (0.9, ("rose", "rose"), False, 'decided "different", wrongly: both are rose.'),
+        (0.1, ("rose", "rose"), True, 'decided "same", rightly: both are rose.'),
+        (0.1, ("rose", "tulip"), False, 'decided "same", wrongly: rose and tulip.'),
+        (0.1, None, None, 'decided "same".'),
+    ],
 )
-def test_a_blank_map_says_why(apart, cause):
+def test_whether_the_decision_is_right(distance, classes, right, words):
     nothing = torch.zeros(1, 2, 3, 3)
-    assert cause in Explanation(torch.tensor([apart]), 0.5, nothing, nothing).cause_of_blank()
-    assert Explanation(torch.tensor([apart]), 0.5, nothing, nothing + 1).cause_of_blank() == "no such evidence"
+    explanation = of([distance], 0.5, nothing, nothing, classes=(classes,))
+    assert explanation.right() is right
+    assert explanation.sentence().endswith(words)
 
 
-def test_coarse_maps_are_enlarged_and_sorted_by_image():
-    different, same = torch.randn(2, 6, 3, 4)
-    explanation = explained(torch.ones(3), 0.5, different, same, (9, 16))
+def test_the_same_explanation_is_told_from_another():
+    maps = torch.rand(1, 2, 3, 3)
+    one = of([0.4], 0.5, maps, 1 - maps, method="gradcam")
+    assert one.same_as(one[0])
+    assert not one.same_as(of([0.4], 0.5, maps, 1 - maps, method="layercam"))
+    assert not one.same_as(of([0.4], 0.5, 1 - maps, maps, method="gradcam"))
+    assert not one.same_as(of([0.3], 0.5, maps, 1 - maps, method="gradcam"))
+
+
+@pytest.mark.parametrize(
+    ("distance", "cause"), [(0.0, "both embeddings are one"), (2.0, "opposite"), (0.7, "does not react")]
+)
+def test_a_blank_map_says_why(distance, cause):
+    nothing = torch.zeros(1, 2, 3, 3)
+    assert cause in of([distance], 0.5, nothing, nothing).cause_of_blank()
+    assert of([distance], 0.5, nothing, nothing + 1).cause_of_blank() == "no such evidence"
+
+
+def test_coarse_maps_are_enlarged():
+    different, same = torch.randn(2, 3, 2, 3, 4)
+    explanation = explained(torch.zeros(3, 2, 3, 9, 16), torch.ones(3), 0.5, different, same)
     for pair in range(3):
         for image in range(2):
-            expected = F.interpolate(different[None, None, image * 3 + pair], size=(9, 16), mode="bilinear")[0, 0]
+            expected = F.interpolate(different[None, None, pair, image], size=(9, 16), mode="bilinear")[0, 0]
             torch.testing.assert_close(explanation.towards_different[pair, image], expected.clamp(min=0))
     assert (explanation.towards_same >= 0).all()
-
-
-def test_images_of_different_shapes_are_refused():
-    with pytest.raises(ValueError, match="must have one shape"):
-        stacked(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 9))

@@ -1,26 +1,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import network_and_images
 
 from utils.config import ConfigError
-from utils.explain.gradcam import FORMULAS, gradcam
-from utils.explain.gradcam import explain_by_gradient as explain
-from utils.network import SiameseNetwork
+from utils.explain import FORMULAS
+from utils.explain import explain_by_gradient as explain
+from utils.explain.gradcam import gradcam
 
 
-def network_and_images(backbone="resnet18", size=(64, 64), count=2, device="cpu"):
-    torch.manual_seed(0)
-    network = SiameseNetwork(backbone, 8).to(device)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None  # one pass sets the running statistics: else deep features are nearly zero
-    with torch.no_grad():
-        network(torch.randn(16, 3, *size, device=device))
-    images1, images2 = torch.randn(2, count, 3, *size, device=device)
-    return network.eval(), images1, images2
-
-
-def textbook_gradcam(network, image1, image2, layer):
+def textbook_gradcam(network, images, layer):
     """Grad-CAM of the distance for one pair, with hooks and a full backward pass, branch by branch.
 
     Selvaraju et al. 2017, equations 1 and 2 without the ReLU, for each branch with its own gradient.
@@ -33,7 +22,7 @@ def textbook_gradcam(network, image1, image2, layer):
 
     handle = module.register_forward_hook(keep)
     vectors = []
-    for image in (image1, image2):
+    for image in images:
         maps = network.backbone(image[None])
         vector = network.embedding(maps.mean(dim=(2, 3)))
         vectors.append(vector / vector.norm())
@@ -46,7 +35,7 @@ def textbook_gradcam(network, image1, image2, layer):
         for channel in range(channels):
             weight = activation.grad[0, channel].sum() / (height * width)
             heatmap += (weight * activation[0, channel]).detach()
-        resized = F.interpolate(heatmap[None, None], size=image1.shape[1:], mode="bilinear", align_corners=False)
+        resized = F.interpolate(heatmap[None, None], size=images.shape[2:], mode="bilinear", align_corners=False)
         evidence.append(resized[0, 0])
     network.zero_grad()
     return torch.stack(evidence)
@@ -57,11 +46,11 @@ def textbook_gradcam(network, image1, image2, layer):
     ("backbone", "layer"), [("resnet18", "layer4"), ("resnet18", "layer2"), ("mobilenet_v2", "stage18")]
 )
 def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
-    network, images1, images2 = (part.double() for part in network_and_images(backbone, size))
-    explanation = explain(network, images1, images2, 0.5, layer)
+    network, images = (part.double() for part in network_and_images(backbone, size))
+    explanation = explain(network, images, 0.5, layer)
     assert explanation.evidence.shape == (2, 2, *size)
     for index in range(2):
-        expected = textbook_gradcam(network, images1[index], images2[index], layer)
+        expected = textbook_gradcam(network, images[index], layer)
         scale = expected.abs().max()
         torch.testing.assert_close(explanation.evidence[index] / scale, expected / scale, atol=1e-6, rtol=0)
 
@@ -99,8 +88,8 @@ def test_formulas_against_plain_loops(name):
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_every_formula_maps_both_directions(name):
-    network, images1, images2 = network_and_images()
-    explanation = explain(network, images1, images2, 0.5, "layer2", FORMULAS[name])
+    network, images = network_and_images()
+    explanation = explain(network, images, 0.5, "layer2", FORMULAS[name])
     assert (explanation.towards_different.amax(dim=(2, 3)) > 0).all()
     assert (explanation.towards_same.amax(dim=(2, 3)) > 0).all()
     overlap = torch.minimum(explanation.towards_different, explanation.towards_same).amax()
@@ -114,29 +103,29 @@ def test_no_gradient_no_evidence_in_any_formula():
 
 
 def test_last_is_the_last_stage():
-    network, images1, images2 = network_and_images()
-    last, named = (explain(network, images1, images2, 0.5, layer).evidence for layer in ("last", "layer4"))
+    network, images = network_and_images()
+    last, named = (explain(network, images, 0.5, layer).evidence for layer in ("last", "layer4"))
     assert torch.equal(last, named)
 
 
 def test_swapping_the_images_swaps_the_maps(device):
-    network, images1, images2 = network_and_images(device=device)
-    one, other = explain(network, images1, images2, 0.5), explain(network, images2, images1, 0.5)
+    network, images = network_and_images(device=device)
+    one, other = explain(network, images, 0.5), explain(network, images.flip(1), 0.5)
     torch.testing.assert_close(one.evidence, other.evidence.flip(1), atol=1e-6, rtol=1e-3)
     torch.testing.assert_close(one.distance, other.distance)
 
 
 def test_batched_equals_one_by_one(device):
-    network, images1, images2 = network_and_images(count=5, device=device)
-    together = explain(network, images1, images2, 0.5, "layer3")
+    network, images = network_and_images(count=5, device=device)
+    together = explain(network, images, 0.5, "layer3")
     for index in range(5):
-        alone = explain(network, images1[index : index + 1], images2[index : index + 1], 0.5, "layer3")
+        alone = explain(network, images[index : index + 1], 0.5, "layer3")
         torch.testing.assert_close(together.evidence[index], alone.evidence[0], atol=1e-6, rtol=1e-3)
 
 
 def test_the_decision_turns_with_the_threshold():
-    network, images1, images2 = network_and_images()
-    low, high = (explain(network, images1, images2, threshold) for threshold in (0.0, 2.0))
+    network, images = network_and_images()
+    low, high = (explain(network, images, threshold) for threshold in (0.0, 2.0))
     assert low.different.all()
     assert not high.different.any()
     assert torch.equal(low.factual, high.counterfactual)
@@ -144,26 +133,17 @@ def test_the_decision_turns_with_the_threshold():
 
 @pytest.mark.parametrize("kind", ["identical", "opposite", "black", "no evidence"])
 def test_saturated_and_empty_pairs_give_finite_maps(kind):
-    network, images1, images2 = network_and_images()
+    network, images = network_and_images()
     if kind == "identical":
-        images2 = images1
+        images[:, 1] = images[:, 0]
     elif kind == "black":
-        images1, images2 = torch.zeros_like(images1), torch.zeros_like(images2)
+        images = torch.zeros_like(images)
     elif kind == "opposite":  # embeddings at the largest distance, 2: its gradient vanishes along them
-        network.embed_features = lambda features, layer: (
-            torch.stack(
-                [
-                    torch.tensor([1.0, 0.0]),
-                    torch.tensor([1.0, 0.0]),
-                    torch.tensor([-1.0, 0.0]),
-                    torch.tensor([-1.0, 0.0]),
-                ]
-            )
-            + 0 * features.sum(dim=(1, 2, 3))[:, None]
-        )
+        ends = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(2, 1)
+        network.embed_features = lambda features, layer: ends + 0 * features.sum(dim=(1, 2, 3))[:, None]
     else:
         torch.nn.init.zeros_(network.embedding.weight)
-    explanation = explain(network, images1, images2, 0.5)
+    explanation = explain(network, images, 0.5)
     for maps in (explanation.factual, explanation.counterfactual):
         assert torch.isfinite(maps).all()
         assert maps.min() >= 0
@@ -174,36 +154,34 @@ def test_saturated_and_empty_pairs_give_finite_maps(kind):
 
 
 def test_the_network_is_left_as_it_was(device):
-    network, images1, images2 = network_and_images(device=device)
+    network, images = network_and_images(device=device)
     network.train()
     network.backbone.layer1.eval()
     modes = [module.training for module in network.modules()]
     state = {name: value.clone() for name, value in network.state_dict().items()}
     network.embedding.weight.grad = torch.ones_like(network.embedding.weight)
-    images1.requires_grad_()
+    images.requires_grad_()
     with torch.no_grad():
-        explanation = explain(network, images1, images2, 0.5, "layer2")
+        explanation = explain(network, images, 0.5, "layer2")
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
     assert torch.equal(network.embedding.weight.grad, torch.ones_like(network.embedding.weight))
     assert network.backbone.layer4[0].conv1.weight.grad is None
-    assert images1.grad is None
+    assert images.grad is None
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
     assert not explanation.evidence.requires_grad
 
 
 def test_the_last_layer_needs_no_backward_pass_through_the_backbone(monkeypatch):
-    network, images1, images2 = network_and_images()
+    network, images = network_and_images()
     passes = []
     for stage in network.backbone:
         stage.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
-    explain(network, images1, images2, 0.5)
+    explain(network, images, 0.5)
     assert passes == [False] * len(network.backbone)  # one pass of both images, nothing recorded for a backward pass
 
 
-def test_bad_input_is_refused():
-    network, images1, images2 = network_and_images()
-    with pytest.raises(ValueError, match="must have one shape"):
-        explain(network, images1, images2[:, :, :32], 0.5)
+def test_an_unknown_layer_is_refused():
+    network, images = network_and_images()
     with pytest.raises(ConfigError, match="should be last, stem"):
-        explain(network, images1, images2, 0.5, "layer7")
+        explain(network, images, 0.5, "layer7")

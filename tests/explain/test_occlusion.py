@@ -1,15 +1,17 @@
 import torch
 from helpers import Chequered, patterned
 
-from utils.explain.occlusion import GRID, explain_by_occlusion
+from utils.explain import blurred, explain_by_occlusion
+from utils.explain.occlusion import GRID
 from utils.network import distance
-from utils.data.transforms import blurred
 
 
 def test_against_windows_one_at_a_time():
     network, size = Chequered(), (20, 30)
     (image1, _), (image2, _) = patterned(size, (2, 3), 0.9), patterned(size, (10, 20), -0.4)
-    explanation = explain_by_occlusion(network, image1, image2, 0.5)
+    images = torch.stack([image1, image2])[None]
+    explanation = explain_by_occlusion(network, images, 0.5)
+    image1, image2 = images[0, :1], images[0, 1:]
     base = distance(network(image1), network(image2)).item()
     assert abs(explanation.distance.item() - base) < 1e-6
     found = [[[] for _ in range(30)] for _ in range(20)]  # of each pixel, what its windows say
@@ -28,7 +30,7 @@ def test_against_windows_one_at_a_time():
 def test_it_finds_the_pattern_of_each_image():
     size = (24, 24)
     (image1, mask1), (image2, mask2) = patterned(size, (1, 2), 0.8), patterned(size, (15, 14), -0.8)
-    factual = explain_by_occlusion(Chequered(), image1, image2, 0.5).factual[0]
+    factual = explain_by_occlusion(Chequered(), torch.stack([image1, image2])[None], 0.5).factual[0]
     for heatmap, mask in zip(factual, (mask1, mask2), strict=True):
         centres = [
             (torch.stack(torch.where(part > 0)).float() * part[part > 0]).sum(1) / part.sum()

@@ -2,15 +2,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from helpers import drawn
 
 from utils import heatmaps
-from utils.explain import Counterfactual
-from utils.explain import Decomposition
-from utils.explain import Explanation
-from utils.trust.faithfulness import Gap, Verdict
 from utils.data.images import read_image
 from utils.data.pairs import load_splits
+from utils.explain import Counterfactual, Decomposition, Explanation
+from utils.trust.faithfulness import Gap, Verdict
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 VERDICT = Verdict(Gap(*torch.full((3, 1), 0.4), torch.tensor([True])), torch.zeros(20, 1), torch.zeros(1))

@@ -5,7 +5,7 @@ import torch
 from torchvision import models
 
 from utils.config import BACKBONES, ConfigError
-from utils.network import SiameseNetwork, build_network, distance, evaluating, folded, similarity
+from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, folded, paired, similarity
 
 FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
 
@@ -93,9 +93,21 @@ def test_evaluating_gives_every_submodule_its_mode_back():
 
 def test_summary_counts_every_parameter():
     network = SiameseNetwork("resnet18", 8)
-    last = network.summary((64, 64)).splitlines()[-1]
-    assert int(last.split()[-1].replace(",", "")) == sum(parameter.numel() for parameter in network.parameters())
-    assert "512x2x2" in network.summary((64, 64))
+    table = network.summary((64, 64))
+    assert table.loc["all", "parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert table["parameters"][:-1].sum() == table.loc["all", "parameters"]
+    assert table.loc["layer4", "output"] == "512 x 2 x 2"
+
+
+def test_a_pair_is_two_images_of_one_row():
+    network = SiameseNetwork("resnet18", 8).eval()
+    images = torch.randn(3, 2, 3, 32, 32)
+    assert torch.equal(paired(images.flatten(0, 1)), images)
+    found = distances_of(network, images)
+    with torch.no_grad():
+        for index, (image1, image2) in enumerate(images):
+            expected = (network(image1[None]) - network(image2[None])).norm()
+            assert found[index].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_unknown_layer_is_refused_when_the_network_is_built(make_config):

@@ -1,19 +1,19 @@
 import pytest
 import torch
-from helpers import network_and_images
+from helpers import Chequered, network_and_images
 
 from utils.config import ConfigError
-from utils.network import dilated
-from utils.network import folded
+from utils.network import dilated, folded, randomised
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0"])
 @pytest.mark.parametrize("stride", [16, 8])
 def test_the_cells_that_were_there_stay_as_they_were(backbone, stride):
-    network, images1, _ = network_and_images(backbone, (64, 96), count=1)
+    network, pairs = network_and_images(backbone, (64, 96), count=1)
+    images = pairs[0]
     finer = dilated(network, stride)
     with torch.no_grad():
-        coarse, fine = network.features(images1), finer.features(images1)
+        coarse, fine = network.features(images), finer.features(images)
     assert fine.shape[2:] == (64 // stride, 96 // stride)
     every = 32 // stride
     scale = coarse.abs().max()
@@ -22,16 +22,48 @@ def test_the_cells_that_were_there_stay_as_they_were(backbone, stride):
 
 
 def test_the_network_itself_and_its_stride_of_32_are_untouched():
-    network, images1, _ = network_and_images()
+    network, pairs = network_and_images()
+    images = pairs[0]
     with torch.no_grad():
-        before = network(images1)
+        before = network(images)
         dilated(network, 8)
-        assert torch.equal(network(images1), before)
-        assert torch.equal(dilated(network, 32)(images1), before)
-        torch.testing.assert_close(dilated(folded(network, torch.float32), 8).features(images1).shape[2:], (8, 8))
+        assert torch.equal(network(images), before)
+        assert torch.equal(dilated(network, 32)(images), before)
+        torch.testing.assert_close(dilated(folded(network, torch.float32), 8).features(images).shape[2:], (8, 8))
 
 
 def test_convnext_is_refused():
-    network, *_ = network_and_images("convnext_tiny")
+    network, _ = network_and_images("convnext_tiny")
     with pytest.raises(ConfigError, match=r"explanation.output_stride: 16 is refused"):
         dilated(network, 16)
+
+
+def test_the_dilated_network_shares_its_weights_and_so_is_never_out_of_date():
+    network, pairs = network_and_images()
+    finer = dilated(network, 16)
+    for one, other in zip(network.parameters(), finer.parameters(), strict=True):
+        assert one is other
+    with torch.no_grad():
+        before = finer(pairs[0])
+        network.embedding.bias += 1
+        assert not torch.equal(finer(pairs[0]), before)
+
+
+def test_only_a_siamese_network_can_be_dilated():
+    with pytest.raises(ConfigError, match=r"output_stride: 16 needs a SiameseNetwork, not Chequered"):
+        dilated(Chequered(), 16)
+
+
+def test_weights_are_shuffled_from_the_top_down_and_the_network_stays():
+    network, _ = network_and_images()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    stages = []
+    for stage, random in randomised(network):
+        stages.append(stage)
+        for name, parameter in random.named_parameters():
+            done = any(name.startswith((stage, f"backbone.{stage}")) for stage in stages)
+            if parameter.unique().numel() > 1:
+                assert torch.equal(parameter, before[name]) != done
+            torch.testing.assert_close(parameter.flatten().sort().values, before[name].flatten().sort().values)
+    assert stages == ["embedding", "layer4", "layer3", "layer2", "layer1", "stem"]
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

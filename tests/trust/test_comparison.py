@@ -1,58 +1,117 @@
+"""Every column of the table against its own recomputation: two that were swapped would be seen."""
+
+from functools import partial
+
+import numpy as np
 import pytest
+import torch
 
-from utils import comparison
-from utils.trust.comparison import choose_pairs, compare, table
-from utils.trust.faithfulness import explain_at_random, gaps
-from utils.explain import method_of
-from utils.planted import pointing
+from utils.explain import explain, mean_colour
+from utils.network import fully_random
+from utils.trust import (
+    choose_pairs,
+    compare,
+    comparison,
+    explain_at_random,
+    explain_by_centre,
+    insertion_deletion,
+    interval,
+    judge,
+    pointing,
+    rank_correlation,
+    stability,
+    table,
+)
 
-
-def test_one_row_for_each_method(trained, monkeypatch, capsys):
-    paths1, paths2 = choose_pairs(trained.load_splits(), 5)
-    gradcam = method_of(trained.config.explanation, method="gradcam")
-    rows = compare({"gradcam": gradcam, "random": explain_at_random}, trained, paths1, paths2)
-    assert [row["method"] for row in rows] == ["gradcam", "random"]
-    for row in rows:
-        assert row["pairs"] == 5
-        assert row["dataset"] == trained.config.data_path.name
-        assert row["gap_low"] <= row["gap"] <= row["gap_high"]
-        assert row["hit1"] is row["energy2"] is None
-        assert row["seconds_per_pair"] > 0
-        assert 0 <= row["believable"] <= 1
-    images = trained.load_images(*paths1), trained.load_images(*paths2)
-    expected = gaps(trained.network, *images, gradcam(trained.network, *images, trained.threshold))
-    assert rows[0]["gap"] == pytest.approx(expected.joint.mean().item(), abs=1e-4)
-    assert rows[0]["gap_alone"] == pytest.approx(expected.alone.mean().item(), abs=1e-4)
-    assert rows[0]["gap_telling"] == pytest.approx(expected.telling.mean().item(), abs=1e-4)
-    lines = table(rows).splitlines()
-    assert len(lines) == 4
-    assert len({line.count("|") for line in lines}) == 1
+METHOD = partial(explain, method="hirescam", layer="layer2")
 
 
-def test_planted_measures_are_those_of_all_batches(trained, monkeypatch):
-    paths1, paths2 = choose_pairs(trained.load_splits(), 5)
-    height, width = trained.config.image.size
+def left_and_lower(folder, pairs, size):
+    """Masks that differ between image 1, its left half, and image 2, its lower third."""
+    height, width = size
+    masks = torch.zeros(len(pairs), 2, height, width, dtype=torch.bool)
+    masks[:, 0, :, : width // 2] = True
+    masks[:, 1, height * 2 // 3 :] = True
+    return masks
 
-    def left_half(data_path, paths, size):
-        masks = comparison.torch.zeros(len(paths), *size, dtype=comparison.torch.bool)
-        masks[:, :, : width // 2] = True
-        return masks
 
-    monkeypatch.setattr(comparison, "load_masks", left_half)
+@pytest.fixture
+def pairs(trained):
+    return choose_pairs(trained.load_splits(), 5)
+
+
+def test_every_column_against_its_own_recomputation(trained, pairs, monkeypatch):
+    monkeypatch.setattr(comparison, "load_masks", left_and_lower)
     monkeypatch.setattr(comparison, "BATCH", 2)
-    method = method_of(trained.config.explanation, method="gradcam")
-    (row,) = compare({"gradcam": method}, trained, paths1, paths2)
-    images = trained.load_images(*paths1), trained.load_images(*paths2)
-    mask = left_half(None, paths1, (height, width))
-    hits, energies = pointing(method(trained.network, *images, trained.threshold), mask, mask)
-    assert [row["hit1"], row["hit2"]] == pytest.approx(hits.mean(dim=0).tolist())
-    assert [row["energy1"], row["energy2"]] == pytest.approx(energies.mean(dim=0).tolist(), abs=1e-4)
-    assert "%" in table([row])
+    (row,) = compare({"ours": METHOD}, trained, pairs, seed=3)
+    network, threshold = trained.network, trained.threshold
+    images = trained.load_pairs(*pairs)
+    explanation = METHOD(network, images, threshold)
+    gap = insertion_deletion(network, explanation)
+    masks = left_and_lower(None, pairs, trained.config.image.size)
+    hits, energies = pointing(explanation, masks)
+    first = METHOD(network, images[:2], threshold)  # the first batch alone is probed
+    random = METHOD(fully_random(network, 3), images[:2], threshold)
+    steady = stability(METHOD, network, images[:2], threshold, trained.config.image).values()
+    words = []
+    for start in (0, 2, 4):  # random maps are drawn for each batch
+        verdict = judge(network, explanation[start : start + 2], seed=3)
+        words += [verdict.word(index) for index in range(len(verdict))]
+    low, high = interval(gap.both, seed=3)
+    expected = {
+        "gap": gap.both.mean(),
+        "gap_low": low,
+        "gap_high": high,
+        "gap_colour": insertion_deletion(network, explanation, mean_colour).both.mean(),
+        "gap_each": gap.each.mean(),
+        "gap_decisive": gap.decisive.mean(),
+        "believable": words.count("believable") / 5,
+        "hit1": hits[:, 0].mean(),
+        "hit2": hits[:, 1].mean(),
+        "energy1": energies[:, 0].mean(),
+        "energy2": energies[:, 1].mean(),
+        "sanity": rank_correlation(first.factual, random.factual).mean(),
+        "signed_sanity": rank_correlation(first.evidence, random.evidence).mean(),
+        "stable": np.mean([agreement for agreement, kept in steady if kept]),
+    }
+    for name, value in expected.items():
+        assert getattr(row, name) == pytest.approx(float(value), abs=1e-4, nan_ok=True), name
+    values = [round(float(value), 3) for name, value in expected.items() if name.startswith(("gap", "energy"))]
+    assert len(set(values)) == len(values)  # the columns differ here, so that a swap would show
+    assert (row.dataset, row.method, row.pairs) == (trained.config.data_path.name, "ours", 5)
+    assert row.seconds_per_pair > 0
+
+
+def test_planted_columns_stay_empty_without_masks(trained, pairs):
+    rows = compare({"random": explain_at_random, "centre": explain_by_centre}, trained, pairs)
+    assert [row.method for row in rows] == ["random", "centre"]
+    assert all(value is None for row in rows for value in (row.hit1, row.hit2, row.energy1, row.energy2))
+    assert rows[1].sanity == pytest.approx(1.0)  # a map that is blind to the network
+    assert "peak on object" not in table(rows)
+
+
+def test_the_table_shows_each_value_under_its_heading():
+    values = {name: number / 100 for number, name in enumerate(comparison.Row.__dataclass_fields__, start=1)}
+    row = comparison.Row(**values | {"dataset": "flowers", "method": "ours", "pairs": 7})
+    shown = table([row]).loc["ours"].to_dict()
+    assert shown == {
+        "both images": "0.040 (0.050 to 0.060)",
+        "in mean colour": "0.070",
+        "each image": "0.080",
+        "decisive": "0.090",
+        "believable": "10%",
+        "peak on object": "11% / 12%",
+        "energy on it": "13% / 14%",
+        "random network: map, signed": "0.15, 0.16",
+        "disturbed": "0.17",
+        "time": "1.0",
+    }
 
 
 def test_pairs_are_drawn_by_seed(trained):
     splits = trained.load_splits()
     assert choose_pairs(splits, 4) == choose_pairs(splits, 4)
     assert choose_pairs(splits, 4) != choose_pairs(splits, 4, seed=1)
-    assert len(choose_pairs(splits, 10**6)[0]) == len(splits.test_pairs)
-    assert [len(paths) for paths in choose_pairs(splits, 1)] == [1, 1]
+    assert len(choose_pairs(splits, 10**6)) == len(splits.test_pairs)
+    ((one, two),) = choose_pairs(splits, 1)
+    assert {one, two} <= set(splits.folder.paths)

@@ -1,79 +1,77 @@
 import numpy as np
 import pytest
 import torch
-from helpers import Chequered, board, patterned
+from helpers import Chequered, explanation_of, patterned
 from scipy.stats import norm
 
-from utils.explain import Explanation
-from utils.trust.faithfulness import SHARES, Gap, Verdict, explain_at_random, explain_by_centre, gaps, interval, judge
-from utils.network import distance, distances_of
-from utils.data.transforms import blurred
+from utils.explain import Explanation, blurred, mean_colour
+from utils.trust import explain_at_random, explain_by_centre, insertion_deletion, interval, judge, judge_all
+from utils.trust.faithfulness import SHARES, Chance, Gap, Verdict
 
 SIZE = (24, 30)
 
 
 def different_pairs(count=1):
-    """Pairs of a Chequered network that are "different", and the right maps: float32 (B, 2, H, W)."""
+    """Pairs (B, 2, 3, H, W) that a Chequered network tells apart, and the right maps: float32 (B, 2, H, W)."""
     random = np.random.default_rng(0)
-    images, maps = ([], []), []
+    images, maps = [], []
     for _ in range(count):
         made = [patterned(SIZE, (random.integers(1, 17), random.integers(1, 23)), angle) for angle in (0.7, -0.7)]
-        for part, (image, _) in zip(images, made, strict=True):
-            part.append(image)
+        images.append(torch.stack([image for image, _ in made]))
         maps.append(torch.stack([mask.float() for _, mask in made]))
-    return torch.cat(images[0]), torch.cat(images[1]), torch.stack(maps)
+    return torch.stack(images), torch.stack(maps)
 
 
-def explanation_of(network, images1, images2, maps, threshold=0.5):
-    distances = distances_of(network, images1, images2)
-    towards = maps.clamp(min=0), (-maps).clamp(min=0)
-    different = (distances > threshold)[:, None, None, None]
-    return Explanation(distances, threshold, torch.where(different, *towards), torch.where(different, *towards[::-1]))
+def made_up(gap, different=(True,)):
+    """An explanation of pairs that are decided so, to go with a gap or a verdict."""
+    count = len(different)
+    distances = torch.where(torch.tensor(different), 1.0, 0.1)
+    nothing = torch.zeros(count, 2, 4, 4)
+    return Explanation(torch.zeros(count, 2, 3, 4, 4), distances, 0.5, nothing, nothing)
 
 
-def plain_gap(network, image1, image2, maps, different, joint=True):
-    """Deletion and insertion of one pair, pixel after pixel."""
-    images, total = (image1[0], image2[0]), 0
+def plain_gap(network, images, maps, different, hide, which):
+    """Deletion and insertion of one pair, pixel after pixel, in the images that `which` names."""
+    total = 0
     for share in SHARES:
         for sign in (1, -1):  # insertion, deletion
-            changed = []
-            for image, heatmap in zip(images, maps, strict=True):
-                blurry = blurred(image[None])[0]
+            changed = [images[0], images[1]]
+            for number in which:
+                image, heatmap, hidden = images[number], maps[number], hide(images[number][None])[0]
                 order = sorted(range(heatmap.numel()), key=lambda place, heatmap=heatmap: -heatmap.flatten()[place])
-                result = (blurry if sign == 1 else image).clone()
+                result = (hidden if sign == 1 else image).clone()
                 for rank, place in enumerate(order):
                     if rank < share * heatmap.numel():
                         y, x = divmod(place, heatmap.shape[1])
-                        result[:, y, x] = (image if sign == 1 else blurry)[:, y, x]
-                changed.append(result)
-            second = changed[1] if joint else images[1]
-            apart = distance(network(changed[0][None]), network(second[None])).item()
+                        result[:, y, x] = (image if sign == 1 else hidden)[:, y, x]
+                changed[number] = result
+            one, two = (network(part[None])[0] for part in changed)
+            apart = (one - two).norm().item()
             total += sign * (apart / 2 if different else 1 - apart / 2)
     return total / len(SHARES)
 
 
+@pytest.mark.parametrize("hide", [blurred, mean_colour])
 @pytest.mark.parametrize("threshold", [0.1, 1.5])  # the same pair, decided "different" and "same"
-def test_against_pixel_after_pixel(threshold):
+def test_against_pixel_after_pixel(threshold, hide):
     network = Chequered()
-    images1, images2, _ = different_pairs()
+    images, _ = different_pairs()
+    images = images + 0.3 * torch.randn(1, 2, 3, 1, 1, generator=torch.Generator().manual_seed(1))  # a colour each
     maps = torch.randn(1, 2, *SIZE, generator=torch.Generator().manual_seed(0))
-    explanation = explanation_of(network, images1, images2, maps, threshold)
-    found = gaps(network, images1, images2, explanation)
+    explanation = explanation_of(network, images, maps, threshold)
+    found = insertion_deletion(network, explanation, hide)
     different = bool(explanation.different)
-    assert found.joint.item() == pytest.approx(plain_gap(network, images1, images2, maps[0], different), abs=1e-5)
-    alone = plain_gap(network, images1, images2, maps[0], different, joint=False)
-    assert found.image1.item() == pytest.approx(alone, abs=1e-5)
+    for name, which in (("both", (0, 1)), ("image1", (0,)), ("image2", (1,))):
+        expected = plain_gap(network, images[0], maps[0], different, hide, which)
+        assert getattr(found, name).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_right_map_scores_best_and_its_negative_worst():
     network = Chequered()
-    images1, images2, right = different_pairs(6)
+    images, right = different_pairs(6)
     random = [torch.rand(right.shape, generator=torch.Generator().manual_seed(seed)) for seed in range(20)]
-    scores = [
-        gaps(network, images1, images2, explanation_of(network, images1, images2, maps))
-        for maps in (right, -right, *random)
-    ]
-    for name in ("joint", "image1", "image2"):
+    scores = [insertion_deletion(network, explanation_of(network, images, maps)) for maps in (right, -right, *random)]
+    for name in ("both", "image1", "image2"):
         best, worst, *others = (getattr(score, name) for score in scores)
         assert (best > 0.1).all()
         for other in others:
@@ -83,14 +81,14 @@ def test_the_right_map_scores_best_and_its_negative_worst():
 
 def test_verdicts_on_the_right_map_on_noise_and_on_a_blank_map(device):
     network = Chequered()
-    images1, images2, right = different_pairs(20)
+    images, right = different_pairs(20)
     words = {}
     for name, maps in (
         ("right", right),
         ("noise", torch.rand(right.shape, generator=torch.Generator().manual_seed(99))),
         ("blank", torch.zeros_like(right)),
     ):
-        verdict = judge(network, images1, images2, explanation_of(network, images1, images2, maps))
+        verdict = judge(network, explanation_of(network, images, maps))
         words[name] = [verdict.word(index) for index in range(20)]
         percentile = verdict.percentile.mean()
         assert percentile == 100 if name == "right" else percentile < 80
@@ -100,8 +98,7 @@ def test_verdicts_on_the_right_map_on_noise_and_on_a_blank_map(device):
 
 
 def test_random_maps_depend_on_the_seed_alone_and_the_centre_is_in_the_middle():
-    network = Chequered()
-    pairs = network, *different_pairs(2)[:2], 0.5
+    pairs = Chequered(), different_pairs(2)[0], 0.5
     assert torch.equal(explain_at_random(*pairs, seed=3).evidence, explain_at_random(*pairs, seed=3).evidence)
     assert not torch.equal(explain_at_random(*pairs, seed=3).evidence, explain_at_random(*pairs, seed=4).evidence)
     centre = explain_by_centre(*pairs).factual[0, 0]
@@ -109,45 +106,68 @@ def test_random_maps_depend_on_the_seed_alone_and_the_centre_is_in_the_middle():
     torch.testing.assert_close(centre, centre.flip(0, 1))
 
 
-def test_batched_equals_one_by_one():
+def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
     network = Chequered()
-    images1, images2, right = different_pairs(3)
-    explanation = explanation_of(network, images1, images2, right)
-    together = gaps(network, images1, images2, explanation)
-    for index in range(3):
-        part = slice(index, index + 1)
-        alone = gaps(network, images1[part], images2[part], explanation[part])
-        torch.testing.assert_close(together.joint[part], alone.joint)
+    images, right = different_pairs(3)
+    explanation = explanation_of(network, images, right)
+    together = judge(network, explanation)
+    assert len(together) == 3
+    gap = insertion_deletion(network, explanation[1])
+    torch.testing.assert_close(together[1].gap.both, gap.both)
+    torch.testing.assert_close(together[1].gap.each, gap.each)
+    assert together[1].explanation.same_as(explanation[1])
+    assert together[1].sentence() == together.sentence(1)
+
+
+def test_several_explanations_are_judged_as_one_by_one():
+    network = Chequered()
+    images, right = different_pairs(2)
+    explanations = {
+        "right": explanation_of(network, images, right),
+        "noise": explanation_of(network, images, torch.rand(right.shape, generator=torch.Generator().manual_seed(9))),
+    }
+    together = judge_all(network, explanations, seed=4)
+    for name, explanation in explanations.items():
+        alone = judge(network, explanation, seed=4)
+        assert together[name].explanation is explanation
+        assert [together[name].sentence(index) for index in range(2)] == [alone.sentence(index) for index in range(2)]
+    other = explanation_of(network, images.flip(0), right)
+    with pytest.raises(ValueError, match="of different pairs"):
+        judge_all(network, explanations | {"other": other})
 
 
 def test_words_by_percentile_and_centre():
     def word(gap, beaten, centre=0.0):
-        gaps_alone = Gap(*torch.full((3, 1), gap), torch.tensor([True]))
         random = torch.full((20, 1), gap + 1)
         random[:beaten] = gap - 1
-        return Verdict(gaps_alone, random, torch.tensor([centre])).word()
+        measured = Gap(*torch.full((3, 1), gap), torch.tensor([True]))
+        return Verdict(made_up(gap), measured, Chance(random, torch.tensor([centre]))).word()
 
     assert word(0.3, 20) == "believable"
     assert word(0.3, 20, centre=0.4) == "weak"  # one who looks at the middle does better
     assert word(0.3, 17) == "weak"
     assert word(0.3, 15) == word(-0.1, 20) == "not better than chance"
-    sentence = Verdict(
-        Gap(*torch.full((3, 1), 0.3), torch.tensor([True])), torch.zeros(20, 1), torch.zeros(1)
-    ).sentence()
-    assert "gap +0.300" in sentence
-    assert "100 % of 20 random maps: believable" in sentence
 
 
-def test_the_telling_gap_is_the_one_that_can_undo_the_decision():
+@pytest.mark.parametrize(("different", "words"), [(True, "both images: +0.300"), (False, "each image: +0.400")])
+def test_the_sentence_says_which_gap_was_judged(different, words):
+    gap = Gap(torch.tensor([0.3]), torch.tensor([0.5]), torch.tensor([0.3]), torch.tensor([different]))
+    verdict = Verdict(made_up(0.3, (different,)), gap, Chance(torch.zeros(20, 1), torch.zeros(1)))
+    assert words in verdict.sentence()
+    assert "image 1 +0.500, image 2 +0.300" in verdict.sentence()
+    assert "100 % of 20 random maps: believable" in verdict.sentence()
+
+
+def test_the_decisive_gap_is_the_one_that_can_undo_the_decision():
     gap = Gap(*torch.tensor([[0.1, 0.2], [0.5, 0.6], [0.7, 0.8]]), torch.tensor([True, False]))
-    torch.testing.assert_close(gap.telling, torch.tensor([0.1, 0.7]))
+    torch.testing.assert_close(gap.decisive, torch.tensor([0.1, 0.7]))
     network = Chequered()
-    images1, images2, right = different_pairs(4)
-    same = gaps(network, images1, images1, explanation_of(network, images1, images1, right[:, [0, 0]]))
-    assert (same.telling > 0.1).all()
-    assert same.joint.abs().max() < 1e-5  # an image beside itself: both lose the same, and stay alike
-    different = gaps(network, images1, images2, explanation_of(network, images1, images2, right))
-    assert (different.telling > different.alone).all()  # each object holds "different" up without the other
+    images, right = different_pairs(4)
+    same = insertion_deletion(network, explanation_of(network, images[:, [0, 0]], right[:, [0, 0]]))
+    assert (same.decisive > 0.1).all()
+    assert same.both.abs().max() < 1e-5  # an image beside itself: both lose the same, and stay alike
+    different = insertion_deletion(network, explanation_of(network, images, right))
+    assert (different.decisive > different.each).all()  # each object holds "different" up without the other
 
 
 def test_interval_covers_as_the_normal_approximation_does():
@@ -156,8 +176,3 @@ def test_interval_covers_as_the_normal_approximation_does():
     expected = norm.interval(0.95, values.mean(), values.std() / 20)
     np.testing.assert_allclose((low, high), expected, atol=0.004)
     assert interval([0.5]) == interval([0.5, 0.5]) == (0.5, 0.5)
-
-
-def test_the_board_is_wiped_out_by_blurring():
-    image = board(24, 24)[None, None].expand(1, 3, -1, -1)
-    assert blurred(image).abs().max() < 0.05 * image.abs().max()

@@ -1,0 +1,225 @@
+"""Any torch module, cut at a layer: against the module itself, and against hooks and a full backward pass."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import warmed
+from torch import nn
+from torchvision import models
+
+from utils import Cut, counterfactual, decompose, explain, judge
+from utils.config import ConfigError
+from utils.explain import FORMULAS
+from utils.network import SiameseNetwork
+
+METHODS = [*FORMULAS, "integrated", "path_layercam", "occlusion"]
+
+
+class Returning(nn.Module):
+    """A small network whose output comes as `form` says, of length 1 or not."""
+
+    def __init__(self, form, scale=7.0):
+        super().__init__()
+        self.map = nn.Sequential(nn.Conv2d(3, 6, 5, stride=4, padding=2), nn.ReLU())
+        self.head = nn.Linear(6, 5)
+        self.form = form
+        self.scale = scale
+
+    def forward(self, images):
+        return self.form(self.scale * self.head(self.map(images).mean(dim=(2, 3))))
+
+
+FORMS = {
+    "tensor": lambda vectors: vectors,
+    "tuple": lambda vectors: (vectors,),
+    "list with more in it": lambda vectors: [None, "text", vectors],
+    "dict": lambda vectors: {"embedding": vectors},
+    "object": lambda vectors: SimpleNamespace(embedding=vectors, loss=None),
+    "map of one place": lambda vectors: vectors[:, :, None, None],
+}
+
+
+def resnet():
+    module = models.resnet18()
+    module.fc = nn.Identity()
+    return warmed(module)
+
+
+def pairs_for(module, count=2, size=64):
+    torch.manual_seed(1)
+    return torch.randn(count, 2, 3, size, size)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_embedding_is_the_output_at_length_1(form):
+    torch.manual_seed(0)
+    module = Returning(FORMS[form])
+    images = torch.randn(4, 3, 16, 16)
+    network = Cut(module, layer="map")
+    expected = F.normalize(module.head(module.map(images).mean(dim=(2, 3))), dim=1)
+    torch.testing.assert_close(network(images), expected)
+    features = network.features(images)
+    torch.testing.assert_close(features, module.map(images))
+    torch.testing.assert_close(network.embed_features(features), expected)
+    torch.testing.assert_close(network.embed_features(features.repeat(3, 1, 1, 1)), expected.repeat(3, 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_siamese_network_in_a_cut_is_explained_as_it_is_itself(method):
+    torch.manual_seed(0)
+    network = warmed(SiameseNetwork("resnet18", 8)).double()  # Grad-CAM++ divides by next to nothing
+    images = pairs_for(network).double()
+    own = explain(network, images, 0.5, method=method, layer="layer3")
+    cut = explain(Cut(network, layer="backbone.layer3"), images, 0.5, method=method)
+    torch.testing.assert_close(cut.evidence, own.evidence, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(cut.distance, own.distance)
+    assert cut.layer == ("" if method == "occlusion" else "backbone.layer3")
+
+
+def test_gradients_against_finite_differences():
+    torch.manual_seed(0)
+    module = Returning(FORMS["tuple"]).double()
+    network = Cut(module, layer="map")
+    images = torch.randn(1, 2, 3, 16, 16, dtype=torch.float64)
+    features = network.features(images[0]).detach()
+    found = explain(network, images, 0.5, method="hirescam").evidence
+    scores = torch.zeros(4, 4, dtype=torch.float64)
+    step = 1e-6
+    for y in range(4):
+        for x in range(4):
+            for channel in range(6):
+                values = []
+                for sign in (1, -1):
+                    moved = features.clone()
+                    moved[0, channel, y, x] += sign * step
+                    one, two = network.embed_features(moved).detach()
+                    values.append((one - two).norm().item())
+                slope = (values[0] - values[1]) / (2 * step)
+                scores[y, x] += slope * features[0, channel, y, x]
+    expected = F.interpolate(scores[None, None], size=(16, 16), mode="bilinear")[0, 0]
+    torch.testing.assert_close(found[0, 0], expected, atol=1e-7, rtol=1e-5)
+
+
+def test_a_resnet_from_map_to_verdict_and_counterfactual():
+    module = resnet()
+    images = pairs_for(module, count=1)
+    network = Cut(module, layer="layer4")
+    explanation = explain(network, images, 0.5, method="gradcam")
+    assert explanation.layer == "layer4"
+    with torch.no_grad():
+        one, two = F.normalize(module(images[0]), dim=1)
+    assert explanation.distance.item() == pytest.approx((one - two).norm().item(), abs=1e-5)
+    assert len(judge(network, explanation)) == 1
+    found = counterfactual(network, explanation)
+    with torch.no_grad():
+        one, two = F.normalize(module(found.edited), dim=1)
+    assert found.distance == pytest.approx((one - two).norm().item(), abs=1e-4)
+    assert abs(decompose(network, explanation).residual) < 1e-5
+
+
+def test_everything_stays_as_it_was():
+    module = resnet().train()
+    module.layer1.eval()
+    module.conv1.weight.grad = torch.ones_like(module.conv1.weight)
+    module.layer2.requires_grad_(False)
+    calls = []
+    module.layer4.register_forward_hook(lambda *_: calls.append(1))
+    modes = [part.training for part in module.modules()]
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    explanation = explain(Cut(module, layer="layer4"), pairs_for(module), 0.5)
+    assert calls
+    assert [part.training for part in module.modules()] == modes
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert torch.equal(module.conv1.weight.grad, torch.ones_like(module.conv1.weight))
+    assert module.layer4[0].conv1.weight.grad is None
+    assert not module.layer2[0].conv1.weight.requires_grad
+    assert sum(len(part._forward_hooks) for part in module.modules()) == 1
+    assert not explanation.evidence.requires_grad
+
+
+def test_a_failing_module_leaves_no_hook():
+    module = Returning(lambda vectors: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Cut(module, layer="map").features(torch.zeros(2, 3, 16, 16))
+    assert not module.map._forward_hooks
+
+
+class InPlace(nn.Module):
+    """Goes on in place behind its layer, as DenseNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return F.relu(self.map(images), inplace=True).mean(dim=(2, 3))
+
+
+def test_a_module_that_goes_on_in_place():
+    torch.manual_seed(0)
+    module = InPlace()
+    images = torch.randn(2, 3, 9, 9)
+    assert (Cut(module, layer="map").features(images) < 0).any()  # as they were before
+    assert explain(Cut(module, layer="map"), images[None], 0.5, method="hirescam").evidence.any()
+
+
+class Around(nn.Module):
+    """A second way leads around the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, images):
+        return (self.map(images) + images).amax(dim=(2, 3))
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, images):
+        return self.map(self.map(images)).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("module", "layer", "message"),
+    [
+        (Returning(lambda vectors: (vectors, vectors)), "map", "returns 2 tensors: wrap it"),
+        (Returning(lambda vectors: "text"), "map", "returns 0 tensors"),
+        (Returning(lambda vectors: vectors[:, :, None].expand(-1, -1, 3)), "map", r"no embeddings \(N, D\): pool"),
+        (Returning(FORMS["tensor"]), "head", r"gives \(1, 5\): name one that gives a map"),
+        (Around(), "map", "is not all that the embedding depends on"),
+        (Twice(), "map", "runs 2 times"),
+    ],
+)
+def test_what_a_module_lacks_is_said(module, layer, message):
+    with pytest.raises(ValueError, match=message):
+        explain(Cut(module, layer=layer), torch.randn(1, 2, 3, 16, 16), 0.5)
+
+
+def test_layers_that_are_not_there():
+    with pytest.raises(ValueError, match="no layer 'layer5': did you mean 'layer"):
+        Cut(models.resnet18(), layer="layer5")
+    network = Cut(Returning(FORMS["tensor"]), layer="map")
+    with pytest.raises(ValueError, match=r"reads 'map': for 'layer2' make Cut\(module, layer='layer2'\)"):
+        explain(network, torch.randn(1, 2, 3, 16, 16), 0.5, layer="layer2")
+    with pytest.raises(ConfigError, match="output_stride: 16 needs a SiameseNetwork, not Cut"):
+        explain(network, torch.randn(1, 2, 3, 16, 16), 0.5, output_stride=16)
+
+
+def test_matches_need_average_pooling_and_one_linear_layer():
+    class Deeper(Returning):
+        def forward(self, images):
+            return torch.tanh(super().forward(images))
+
+    torch.manual_seed(0)
+    images = torch.randn(1, 2, 3, 16, 16)
+    network = Cut(Deeper(FORMS["tensor"]), layer="map")
+    with pytest.raises(ValueError, match="average pooling and one linear layer behind 'map'"):
+        decompose(network, explain(network, images, 0.5))
+    network = Cut(Returning(FORMS["tensor"]), layer="map")
+    assert abs(decompose(network, explain(network, images, 0.5)).residual) < 1e-5
