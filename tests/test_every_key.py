@@ -8,19 +8,13 @@ import pytest
 import torch
 from helpers import write_images
 
-from utils import cache, runtime
+from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, runtime, saved
 from utils.config import key_names
-from utils.data.batches import resident
-from utils.data.pairs import load_splits
-from utils.data.transforms import evaluation_transform, training_transform
-from utils.explain import explain_images, method_of
-from utils.figures import explanation_figure, history_figure, saved
+from utils.data import cache, evaluation_transform, resident, training_transform
 from utils.network import build_network
 from utils.runtime import Runtime, seed_everything, start
-from utils.trained import inference_paths, load_trained
-from utils.training import fit, stopped_early
-from utils.training.checkpoint import load_checkpoint
-from utils.trust.comparison import choose_pairs
+from utils.trained import inference_pair
+from utils.training import load_checkpoint, stopped_early
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 
@@ -60,7 +54,7 @@ def what_fit_prints(config, capsys):
 
 
 def files_written(config):
-    saved(history_figure([{"train_loss": 1.0, "valid_loss": 1.0, "valid_auc": 1.0}]), "history", config)
+    saved(history_figure([{"train_loss": 1.0, "valid_loss": 1.0, "valid_auc": 1.0}]), config.results_path)
     return str(next(config.results_path.glob("*.png")))
 
 
@@ -118,7 +112,7 @@ def stops(config):
 def evidence(config):
     seed_everything(0)
     network = build_network(config).eval()
-    return method_of(config.explanation)(network, *torch.randn(2, 1, 3, 64, 64), 0.5).evidence.tolist()
+    return explain(network, torch.randn(1, 2, 3, 64, 64), 0.5, **config.explanation.model_dump()).evidence.tolist()
 
 
 def pairs_to_compare(config):
@@ -128,16 +122,13 @@ def pairs_to_compare(config):
 def explained_pixels(config):
     fit(config)
     trained = load_trained(config)
-    folder = load_splits(config).folder
-    paths = inference_paths(config, default=(folder.paths[0], folder.paths[-1]))
-    images = trained.load_images(*paths)
-    explanation = explain_images(trained, images[:1], images[1:])
-    figure = explanation_figure(explanation, *paths, config)
-    return [axes.images[0].get_array().tolist() for axes in figure.axes[:6]]
+    paths = load_splits(config).folder.paths
+    shown = figure(trained.explain((paths[0], paths[-1])), opacity=config.explanation.opacity)
+    return [axes.images[0].get_array().tolist() for axes in shown.axes if axes.images]
 
 
 def explained_files(config):
-    return inference_paths(config, default=None)
+    return inference_pair(config, default=None)
 
 
 SGD = {"hyperparameters.optimizer": "SGD", "hyperparameters.learning_rate": 0.05}

@@ -2,128 +2,258 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from helpers import drawn, write_images
 
-from utils import heatmaps
-from utils.data.images import read_image
-from utils.data.pairs import load_splits
-from utils.explain import Counterfactual, Decomposition, Explanation
-from utils.trust.faithfulness import Gap, Verdict
+from utils import (
+    counterfactual_figure,
+    figure,
+    images_figure,
+    matches_figure,
+    methods_figure,
+    overlay,
+    point_figure,
+    sanity_figure,
+)
+from utils.data import read_image
+from utils.explain import Counterfactual, Explanation, Matches
+from utils.figures.drawing import COLORMAP, photos
+from utils.trust.faithfulness import Chance, Gap, Verdict
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-VERDICT = Verdict(Gap(*torch.full((3, 1), 0.4), torch.tensor([True])), torch.zeros(20, 1), torch.zeros(1))
+
+
+@pytest.fixture
+def paths(tmp_path):
+    write_images(tmp_path / "rose", 2, (40, 48))
+    return str(tmp_path / "rose" / "0.png"), str(tmp_path / "rose" / "1.png")
+
+
+def explanation_of(evidence, paths=None, **carried):
+    """An explanation, decided "different", of pairs that have this evidence."""
+    count = len(evidence)
+    if paths is not None:
+        carried |= {"paths": (paths,) * count, "names": (("rose/0.png", "rose/1.png"),) * count}
+    images = torch.rand(count, 2, 3, *evidence.shape[-2:], generator=torch.Generator().manual_seed(0))
+    distances = torch.full((count,), 0.8)
+    source = {"method": "gradcam", "layer": "layer3"}
+    return Explanation(images, distances, 0.5, evidence.clamp(min=0), (-evidence).clamp(min=0), **source | carried)
+
+
+def verdict_on(explanation, gap=0.4):
+    count = len(explanation)
+    chance = Chance(torch.zeros(20, count), torch.zeros(count))
+    return Verdict(explanation, Gap(*torch.full((3, count), gap), explanation.different), chance)
+
+
+def matches_of(explanation, places):
+    nothing = torch.zeros(places.shape[:2])
+    return Matches(explanation, "layer4", places, nothing, nothing, 0.0, 0.5)
+
+
+def texts(drawn_figure):
+    """All words of a figure, in one line."""
+    found = drawn_figure.findobj(plt.Text)
+    return " ".join(" ".join(text.get_text().split()) for text in found)
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():
-    np.testing.assert_array_equal(heatmaps.overlay(IMAGE, np.zeros((5, 5)), 0.7), IMAGE)
+    np.testing.assert_array_equal(overlay(IMAGE, np.zeros((5, 5)), 0.7), IMAGE)
 
 
 def test_overlay_mixes_image_and_colour():
-    red, green, blue = (255 * np.array(plt.get_cmap(heatmaps.COLORMAP)(1.0)[:3])).tolist()
+    red, green, blue = (255 * np.array(plt.get_cmap(COLORMAP)(1.0)[:3])).tolist()
     assert red > green
     assert red > blue  # strong evidence is red: a swapped channel order would make it blue
-    np.testing.assert_allclose(
-        heatmaps.overlay(IMAGE, np.ones((20, 30)), 1.0), np.full_like(IMAGE, 1) * [red, green, blue], atol=1
-    )
-    half = heatmaps.overlay(IMAGE, np.ones((20, 30)), 0.5)
+    full = overlay(IMAGE, np.ones((20, 30)), 1.0)
+    np.testing.assert_allclose(full, np.full_like(IMAGE, 1) * [red, green, blue], atol=1)
+    half = overlay(IMAGE, np.ones((20, 30)), 0.5)
     np.testing.assert_allclose(half, 0.5 * IMAGE + 0.5 * np.array([red, green, blue]), atol=1)
-    faint = 255 * np.array(plt.get_cmap(heatmaps.COLORMAP)(0.1)[:3])  # weak evidence fades: 0.1 / 0.25 of the opacity
-    np.testing.assert_allclose(heatmaps.overlay(IMAGE, np.full((20, 30), 0.1), 0.5), 0.8 * IMAGE + 0.2 * faint, atol=1)
+    faint = 255 * np.array(plt.get_cmap(COLORMAP)(0.1)[:3])  # weak evidence fades: 0.1 / 0.25 of the opacity
+    np.testing.assert_allclose(overlay(IMAGE, np.full((20, 30), 0.1), 0.5), 0.8 * IMAGE + 0.2 * faint, atol=1)
 
 
 def test_overlay_keeps_the_place_of_the_evidence():
     heatmap = np.zeros((10, 10))
     heatmap[2, 7] = 1.5  # beyond the range: clipped, without a warning
-    changed = np.abs(heatmaps.overlay(np.zeros((20, 40, 3), np.uint8), heatmap, 1.0).astype(int)).sum(axis=2)
+    changed = np.abs(overlay(np.zeros((20, 40, 3), np.uint8), heatmap, 1.0).astype(int)).sum(axis=2)
     row, column = np.unravel_index(changed.argmax(), changed.shape)
     assert row in (4, 5)
     assert column in range(28, 32)
     assert changed[10:].sum() == 0
 
 
-@pytest.fixture
-def paths(make_config):
-    found = load_splits(make_config()).folder.paths
-    return found[0], found[-1]
-
-
-def explanation_of(evidence):
-    return Explanation(torch.tensor([0.8]), 0.5, evidence.clamp(min=0), (-evidence).clamp(min=0))
-
-
-def test_explanation_figure_shows_images_and_maps(make_config, paths):
+def test_images_and_maps_are_shown_where_they_belong(paths):
     evidence = torch.zeros(1, 2, 32, 40)
     evidence[0, 0, :16] = 1
-    figure = heatmaps.explanation_figure(explanation_of(evidence), *paths, make_config())
-    shown = [axes.images[0].get_array() for axes in figure.axes[:6]]
-    np.testing.assert_array_equal(shown[0], read_image(paths[0]))
-    np.testing.assert_array_equal(shown[3], read_image(paths[1]))
-    assert (shown[1][:10] != shown[0][:10]).any()
-    np.testing.assert_array_equal(shown[1][-10:], shown[0][-10:])
-    np.testing.assert_array_equal(shown[2], shown[0])
-    blank = [axes.get_xlabel() for axes in figure.axes[:6]]
-    assert blank[:4] == ["", "", "no such evidence", ""]
-    assert all("does not react" in label.replace("\n", " ") for label in blank[4:])
-    assert 'decided "different"' in figure.get_suptitle()
+    shown = figure(explanation_of(evidence, paths))
+    axes = [part for part in shown.axes if part.images]
+    arrays = [part.images[0].get_array() for part in axes]
+    np.testing.assert_array_equal(arrays[0], read_image(paths[0]))
+    np.testing.assert_array_equal(arrays[3], read_image(paths[1]))
+    assert (arrays[1][:10] != arrays[0][:10]).any()
+    np.testing.assert_array_equal(arrays[1][-10:], arrays[0][-10:])
+    np.testing.assert_array_equal(arrays[2], arrays[0])
+    labels = [part.get_xlabel() for part in axes]
+    assert labels[:4] == ["rose/0.png", "", "no such evidence", "rose/1.png"]
+    assert all("does not react" in label.replace("\n", " ") for label in labels[4:])
 
 
-def test_the_title_carries_the_verdict(make_config, paths):
-    figure = heatmaps.explanation_figure(
-        explanation_of(torch.randn(1, 2, 8, 8)), *paths, make_config(), verdict=VERDICT
-    )
-    assert "gap +0.400" in figure.get_suptitle()
-    assert "believable" in figure.get_suptitle()
+def test_opacity_is_that_of_the_heatmap(paths):
+    explanation = explanation_of(torch.ones(1, 2, 32, 40), paths)
+    images = [read_image(path).astype(int) for path in paths]
+    changes = []
+    for opacity in (0.2, 0.6):
+        axes = figure(explanation, opacity=opacity).axes
+        changes.append(np.abs(axes[1].images[0].get_array().astype(int) - images[0]).mean())
+    assert changes[1] == pytest.approx(3 * changes[0], rel=0.05)
+
+
+def test_without_files_the_explained_pixels_are_shown():
+    explanation = explanation_of(torch.rand(1, 2, 8, 8))
+    expected = (255 * explanation.images[0]).round().byte().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(photos(explanation), expected)
+    beyond = Explanation(4 * explanation.images - 1, explanation.distance, 0.5, *torch.zeros(2, 1, 2, 8, 8))
+    for image, pixels in zip(beyond.images[0], photos(beyond), strict=True):
+        low, high = image.min(), image.max()
+        stretched = (255 * (image - low) / (high - low)).round().byte().permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(pixels, stretched)
+
+
+def test_every_figure_of_a_pair_says_what_made_it_and_of_what(paths):
+    explanation = explanation_of(torch.randn(1, 2, 8, 8), paths, classes=(("rose", "rose"),))
+    verdict = verdict_on(explanation)
+    matches = matches_of(explanation, torch.rand(2, 2, 2, 2))
+    regions = torch.ones(2, 8, 8, dtype=torch.bool)
+    figures = {
+        "factual": figure(explanation, verdict, ["factual"]),
+        "explanation": figure(explanation, verdict),
+        "methods": methods_figure({"gradcam at layer3": verdict, "two": verdict}),
+        "matches": matches_figure(matches),
+        "point": point_figure(matches, (0.5, 0.5)),
+        "counterfactual": counterfactual_figure(Counterfactual(explanation, explanation.images[0], regions, 0.3)),
+    }
+    for name, shown in figures.items():
+        words = texts(shown)
+        for part in ("rose/0.png", "rose/1.png", 'decided "different", wrongly: both are rose'):
+            assert part in words, (name, part)
+        layer = "layer4" if name in ("matches", "point") else "gradcam at layer3"
+        assert layer in words, name
+        assert name in shown.get_label()
+        assert "0_1" in shown.get_label()
+        assert drawn(shown).std() > 5
+    assert "rose/0.png" in texts(images_figure(explanation))
+    assert plt.get_fignums() == []
+
+
+def test_no_two_pairs_and_no_two_methods_share_a_file(paths):
+    first = explanation_of(torch.randn(1, 2, 8, 8), paths)
+    others = [
+        explanation_of(torch.randn(1, 2, 8, 8), paths[::-1]),
+        explanation_of(torch.randn(1, 2, 8, 8), ("elsewhere/rose/0.png", paths[1])),
+        explanation_of(torch.randn(1, 2, 8, 8), paths, method="layercam"),
+        explanation_of(torch.randn(1, 2, 8, 8)),
+        explanation_of(torch.randn(3, 2, 8, 8))[1],
+    ]
+    labels = [first, *others]
+    names = {_label(explanation) for explanation in labels}
+    assert len(names) == len(labels)
+
+
+def _label(explanation):
+    from utils.figures.drawing import file_name
+
+    return file_name("explanation", explanation, explanation.method, explanation.layer)
+
+
+def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
+    explanation = explanation_of(torch.randn(2, 2, 8, 8), paths)
+    verdict = verdict_on(explanation)
+    shown = texts(figure(explanation[1], verdict[1]))
+    assert "Insertion minus deletion, both images: +0.400" in shown
+    assert "believable" in shown
+    other = explanation_of(torch.randn(2, 2, 8, 8), paths)
+    with pytest.raises(ValueError, match="the verdict is of another explanation"):
+        figure(other, verdict)
+    with pytest.raises(ValueError, match="the verdict is of another explanation"):
+        figure(explanation[0], verdict_on(other)[0])
+
+
+def test_several_pairs_stand_below_each_other():
+    explanation = explanation_of(torch.randn(3, 2, 8, 8))
+    shown = figure(explanation, verdict_on(explanation))
+    assert len([axes for axes in shown.axes if axes.images]) == 3 * 6
+    words = texts(shown)
+    assert all(f"pair {number}, image 2" in words for number in range(3))
+    with pytest.raises(ValueError, match="9 pairs are too many for one figure"):
+        figure(explanation_of(torch.randn(9, 2, 8, 8)))
+    with pytest.raises(ValueError, match="one pair, not 3"):
+        images_figure(explanation)
+
+
+def test_long_names_are_wrapped_and_signs_are_shown_as_they_are():
+    name = "a_very_long_name_" * 6 + "$x_1$.png"
+    explanation = explanation_of(torch.randn(1, 2, 8, 8), names=((name, name),))
+    shown = figure(explanation)
+    assert drawn(shown).std() > 5  # a dollar sign would open a formula that does not end
+    label = shown.axes[0].get_xlabel()
+    assert max(map(len, label.splitlines())) <= 36
+    assert label.replace("\n", "").replace("\\$", "$") == name
 
 
 def test_matches_are_drawn_where_they_are(paths):
     places = torch.zeros(2, 3, 2, 3)
     places[1, 0, 0, 2] = 0.5
-    figure = heatmaps.matches_figure(Decomposition(places, torch.zeros(2, 3), torch.zeros(2, 3), 0.0, 0.5), *paths, 1)
+    shown = matches_figure(matches_of(explanation_of(torch.randn(1, 2, 8, 8), paths), places), 1)
     height, width = read_image(paths[0]).shape[:2]
-    ends = [axes.lines[0].get_xydata()[0].tolist() for axes in figure.axes]
+    ends = [axes.lines[0].get_xydata()[0].tolist() for axes in shown.axes]
     assert ends == [[width / 6, height * 3 / 4], [width * 5 / 6, height / 4]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["+0.500"]
+    assert [text.get_text() for text in shown.legends[0].get_texts()] == ["+0.500"]
+
+
+def test_matches_that_are_all_zero_are_drawn(paths):
+    explanation = explanation_of(torch.randn(1, 2, 8, 8), paths)
+    assert drawn(matches_figure(matches_of(explanation, torch.zeros(2, 2, 2, 2)))).std() > 5
 
 
 def test_methods_of_one_curve_share_a_line():
     curve = {"embedding": 0.4, "layer4": 0.1}
-    figure = heatmaps.sanity_figure({"one": curve, "two": {**curve, "layer4": 0.3}, "three": curve})
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    shown = sanity_figure({"one": curve, "two": {**curve, "layer4": 0.3}, "three": curve})
+    labels = [text.get_text() for text in shown.axes[0].get_legend().get_texts()]
     assert labels == ["one\nthree", "two"]
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
-def test_comparison_shows_every_method_once(make_config, paths, count):
-    explanations = {f"method {number}": explanation_of(torch.randn(1, 2, 8, 8)) for number in range(count)}
-    figure = heatmaps.comparison_figure(explanations, dict.fromkeys(explanations, VERDICT), *paths, make_config())
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert [axes.get_title() for axes in shown if axes.get_title()] == list(explanations)
-    assert len(shown) == sum(len(axes.images) for axes in figure.axes) == 2 * count
+def test_every_method_is_shown_once(paths, count):
+    verdicts = {
+        f"method {number}": verdict_on(explanation_of(torch.randn(1, 2, 8, 8), paths), gap=number / 10)
+        for number in range(count)
+    }
+    shown = [axes for axes in methods_figure(verdicts).axes if axes.axison]
+    assert [axes.get_title() for axes in shown if axes.get_title()] == list(verdicts)
+    assert len(shown) == 2 * count
+    labels = [axes.get_xlabel() for axes in shown if axes.get_xlabel()]
+    for number, label in enumerate(labels):
+        assert f"{number / 10:+.3f}" in label
 
 
-def test_the_outline_of_a_region_leaves_the_image_its_size(make_config, paths):
-    regions = torch.ones(2, 32, 40, dtype=torch.bool)
-    figure = heatmaps.counterfactual_figure(
-        Counterfactual(torch.randn(2, 3, 32, 40), regions, 1.0, 0.8, 0.3, True), *paths, make_config()
-    )
-    assert {axes.get_xlim() for axes in figure.axes} == {(-0.5, 39.5)}
+def test_methods_of_different_pairs_are_refused(paths):
+    verdicts = {
+        "one": verdict_on(explanation_of(torch.randn(1, 2, 8, 8), paths)),
+        "two": verdict_on(explanation_of(torch.randn(1, 2, 8, 8))),
+    }
+    with pytest.raises(ValueError, match="of different pairs"):
+        methods_figure(verdicts)
 
 
-def test_every_figure_draws_and_is_closed(make_config, paths):
-    config, explanation = make_config(), explanation_of(torch.randn(1, 2, 8, 8))
-    apart = Decomposition(torch.rand(3, 3, 3, 3), torch.rand(3, 3), torch.rand(3, 3), 0.1, 0.9)
-    regions = torch.zeros(2, 32, 40, dtype=torch.bool)
-    regions[0, :8, :8] = True
-    found = Counterfactual(torch.randn(2, 3, 32, 40), regions, 0.05, 0.8, 0.3, True)
-    figures = [
-        heatmaps.images_figure(*paths),
-        heatmaps.explanation_figure(explanation, *paths, config, kinds=["factual"]),
-        heatmaps.comparison_figure(
-            {"one": explanation, "two": explanation}, {"one": VERDICT, "two": VERDICT}, *paths, config
-        ),
-        heatmaps.matches_figure(apart, *paths),
-        heatmaps.point_figure(apart, (0.5, 0.5), *paths, config),
-        heatmaps.counterfactual_figure(found, *paths, config),
-        heatmaps.sanity_figure({"one": {"embedding": 0.4, "layer4": 0.1}}),
-    ]
-    assert all(pixels(figure).std() > 5 for figure in figures)
-    assert plt.get_fignums() == []
+def test_a_counterfactual_shows_both_images_before_and_after(paths):
+    explanation = explanation_of(torch.randn(1, 2, 8, 8), paths)
+    edited = 1 - explanation.images[0]
+    regions = torch.ones(2, 8, 8, dtype=torch.bool)
+    shown = counterfactual_figure(Counterfactual(explanation, edited, regions, 0.3))
+    for number, axes in enumerate(shown.axes[:4]):
+        source = (explanation.images[0], edited)[number // 2][number % 2]
+        expected = (255 * source).round().byte().permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(axes.images[0].get_array(), expected)
+    assert "before: similarity 0.600" in texts(shown)
+    assert "after: similarity 0.850" in texts(shown)
+    assert {axes.get_xlim() for axes in shown.axes} == {(-0.5, 7.5)}  # the outline leaves the image its size

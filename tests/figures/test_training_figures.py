@@ -1,42 +1,70 @@
-import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image
+from helpers import drawn
 
-from utils import plots
-from utils.data.images import read_image
-from utils.data.pairs import load_splits
+from utils import augmentation_figure, distances_figure, history_figure, load_splits, pairs_figure, roc_figure, saved
+from utils.data import read_image
 
-
-def pixels(figure):
-    file = io.BytesIO()
-    figure.savefig(file)
-    return np.asarray(Image.open(file).convert("RGB"))
+EPOCH = {"train_loss": 0.2, "valid_loss": 0.1, "valid_auc": 0.9, "learning_rate": 0.1}
 
 
-@pytest.fixture
-def splits(make_config):
-    return load_splits(make_config())
-
-
-def test_every_figure_draws_and_is_closed(make_config, splits):
+def test_every_figure_draws_and_is_closed(make_config):
+    splits = load_splits(make_config())
     distances, labels = np.linspace(0, 1.4, 40), np.arange(40) // 20
-    history = [{"train_loss": 0.2, "valid_loss": 0.1, "valid_auc": 0.9, "learning_rate": 0.1}] * 3
     figures = [
-        plots.history_figure(history),
-        plots.pairs_figure(splits, splits.test_pairs),
-        plots.augmentation_figure(splits.folder.paths[0], make_config()),
-        plots.roc_figure(distances, labels, 0.7),
-        plots.distances_figure(distances, labels, 0.7),
+        history_figure([EPOCH] * 3),
+        pairs_figure(splits, splits.test_pairs),
+        augmentation_figure(splits.folder.paths[0], make_config()),
+        roc_figure(distances, labels, 0.7),
+        distances_figure(distances, labels, 0.7),
     ]
-    assert all(pixels(figure).std() > 5 for figure in figures)
+    assert all(drawn(figure).std() > 5 for figure in figures)
     assert plt.get_fignums() == []
 
 
-def test_saved_writes_under_results_path(make_config):
-    config = make_config()
-    figure = plots.history_figure([{"train_loss": 0.2, "valid_loss": 0.1, "valid_auc": 0.9}])
-    assert plots.saved(figure, "history", config) is figure
-    assert read_image(config.results_path / "history.png").shape[2] == 3
+def test_the_roc_curve_against_counting():
+    """Both axes, by hand: with them swapped the curve would lie below the diagonal."""
+    distances = np.array([0.1, 0.2, 0.6, 0.5, 0.7, 0.9, 0.95])
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    (axes,) = roc_figure(distances, labels, 0.55).axes
+    assert axes.get_xlabel() == "same pairs called different"
+    assert axes.get_ylabel() == "different pairs called different"
+    curve, _, point = axes.lines
+    assert point.get_xydata().tolist() == [[1 / 3, 3 / 4]]
+    corners = {tuple(corner) for corner in curve.get_xydata().round(6).tolist()}
+    for threshold in (0.0, 0.15, 0.3, 0.55, 0.65, 0.92, 1.0):
+        called = distances > threshold
+        corner = called[labels == 0].mean(), called[labels == 1].mean()
+        assert _on_a_step(corner, curve.get_xydata()), corner
+    assert (0.0, 0.75) in corners
+
+
+def _on_a_step(corner, curve):
+    """Whether a point lies on the polygon, whose steps are upright or level."""
+    for (x1, y1), (x2, y2) in pairwise(curve):
+        level = y1 == y2 == pytest.approx(corner[1]) and x1 - 1e-9 <= corner[0] <= x2 + 1e-9
+        upright = x1 == x2 == pytest.approx(corner[0]) and y1 - 1e-9 <= corner[1] <= y2 + 1e-9
+        if level or upright:
+            return True
+    return False
+
+
+def test_saved_writes_the_file_that_the_figure_is_called(tmp_path):
+    figure = history_figure([EPOCH])
+    assert saved(figure, tmp_path / "new") is figure
+    assert read_image(tmp_path / "new" / "history.png").shape[2] == 3
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["history.png"]
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path, monkeypatch):
+    saved(history_figure([EPOCH]), tmp_path)
+    before = (tmp_path / "history.png").read_bytes()
+    figure = history_figure([EPOCH] * 2)
+    monkeypatch.setattr(figure, "savefig", lambda file, **_: (file.write(b"half"), 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        saved(figure, tmp_path)
+    assert (tmp_path / "history.png").read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

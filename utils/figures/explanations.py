@@ -26,12 +26,12 @@ COLUMN = 34  # characters that fit a column of 2.8 inches
 
 def images_figure(explanation: Explanation):
     """Both images of a pair side by side, with their names."""
-    figure, axes = plt.subplots(1, 2, figsize=(6, 3.2), layout="constrained")
     names = only_pair(explanation).names[0]
+    drawn, axes = plt.subplots(1, 2, figsize=(6, 3.2), layout="constrained")
     for number, (column, image, name) in enumerate(zip(axes, photos(explanation), names, strict=True), start=1):
         show(column, image)
         column.set_title(wrapped(f"image {number}: {name}", COLUMN), fontsize=9)
-    return closed(figure, file_name("images", explanation))
+    return closed(drawn, file_name("images", explanation))
 
 
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):

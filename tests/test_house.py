@@ -1,0 +1,111 @@
+"""The arrows of the house: which folder may import which. What is not listed stands on top and may import all."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT
+
+BASE = {"config", "files", "runtime", "parallel"}
+ARROWS = {
+    "config": set(),
+    "files": set(),
+    "runtime": {"config"},
+    "parallel": set(),
+    "network": BASE,
+    "explain": BASE | {"network"},
+    "data": BASE,
+    "training": BASE | {"data", "network"},
+    "trained": BASE | {"data", "network", "explain", "training"},
+    "trust": BASE | {"data", "network", "explain", "trained"},
+    "trust/faithfulness": BASE | {"network", "explain"},
+}
+
+
+def files_of(place):
+    """The modules of a folder, or the one file; commands, which stand on top, left out."""
+    path = ROOT / "utils" / place
+    files = path.glob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    return [file for file in files if file.name != "__main__.py"]
+
+
+def folders_imported(file):
+    """The parts of utils that a file imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        for module in modules:
+            if module == "utils":
+                found |= {alias.name for alias in node.names}
+            elif module and module.startswith("utils."):
+                found.add(module.split(".")[1])
+    return found
+
+
+@pytest.mark.parametrize("place", ARROWS)
+def test_arrows_go_one_way(place):
+    for file in files_of(place):
+        own = {place.split("/")[0]}
+        assert folders_imported(file) - own <= ARROWS[place], file
+
+
+def test_the_arrows_have_no_circle():
+    """Each place stands on those listed before it alone."""
+    before = set()
+    for place, allowed in ARROWS.items():
+        known = before | {"parallel"} | {place.split("/")[0]}
+        assert allowed <= known | BASE
+        before.add(place)
+
+
+def test_every_place_of_the_house_is_known():
+    places = {path.stem for path in (ROOT / "utils").iterdir() if path.suffix == ".py" or path.is_dir()}
+    on_top = {"figures", "notebooks"}
+    assert places - {"__init__", "__pycache__"} == {place for place in ARROWS if "/" not in place} | on_top
+
+
+def test_only_figures_draw():
+    for file in (ROOT / "utils").rglob("*.py"):
+        draws = "matplotlib" in file.read_text()
+        assert draws <= (file.parent.name == "figures"), file
+
+
+def test_the_public_names_are_there_and_no_other():
+    import utils
+
+    assert all(hasattr(utils, name) for name in utils.__all__)
+    page = ast.parse((ROOT / "utils" / "__init__.py").read_text())
+    imported = {
+        alias.name
+        for node in ast.walk(page)
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("utils")
+        for alias in node.names
+    }
+    assert imported == set(utils.__all__)
+
+
+def run(code):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_torchvision_imports_beside_any_build_of_torch():
+    code = "import utils, torchvision; from torchvision.transforms import v2; print(torchvision.models.resnet18().fc)"
+    assert "out_features=1000" in run(code)
+
+
+def test_where_torch_is_complete_torchvision_may_come_first():
+    """The operators are there before utils is imported, as a complete build brings them."""
+    code = """
+import torch
+library = torch.library.Library("torchvision", "DEF")
+for name in ("nms", "qnms"):
+    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+import torchvision, utils
+print(utils.explain)
+"""
+    assert "function explain" in run(code)
