@@ -19,7 +19,7 @@ test: $(READY)  ## run all tests, then ruff
 
 benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
-	.venv/bin/python -c 'from utils.sample_data import ensure_sample; ensure_sample("$(DATA)")'
+	.venv/bin/python -c 'from utils import ensure_sample; ensure_sample("$(DATA)")'
 	PYTHONPATH=. .venv/bin/python tests/benchmarks --data $(DATA) --budget $(BUDGET)
 
 faithfulness: $(READY)  ## how far heatmaps can be believed, beside their peers: to results/faithfulness.md
@@ -28,7 +28,7 @@ faithfulness: $(READY)  ## how far heatmaps can be believed, beside their peers:
 
 notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
 	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)
-	cp results/explanation.png .github/explanation.png
+	cp results/explanation_same_*_path_layercam_*.png .github/explanation.png
 
 lab: $(READY)  ## open JupyterLab
 	SIAMESE_CONFIG=$(CONFIG) .venv/bin/jupyter lab

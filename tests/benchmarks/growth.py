@@ -31,24 +31,24 @@ def entries(folder: Path, count: int):
 
 def measure_entries(folder: str) -> dict:
     """Seconds of each step and the peak memory of this process, in MB; run in a process of its own."""
-    from utils import cache, images, pairs
+    from utils import data
 
     random, seconds, clock = np.random.default_rng(0), {}, time.perf_counter
     began = clock()
-    found = images.scan(folder)
+    found = data.scan(folder)
     found.report()
     seconds["scan"] = clock() - began
     began = clock()
-    cache.keys_of(found)
+    data.keys_of(found)
     seconds["keys of the cache"] = clock() - began
     began = clock()
-    train, _, _ = pairs.split(found, 0.1, 0.1, 0)
+    train, _, _ = data.split(found, 0.1, 0.1, 0)
     seconds["split"] = clock() - began
     began = clock()
-    pairs.draw_pairs(np.arange(len(found.paths)), found.labels, 1, random)
+    data.draw_pairs(np.arange(len(found.paths)), found.labels, 1, random)
     seconds["pair rule"] = clock() - began
     began = clock()
-    pairs.draw_batches(train, found.labels, 64, random)
+    data.draw_batches(train, found.labels, 64, random)
     seconds["batches of an epoch"] = clock() - began
     return {"seconds": seconds, "megabytes": _peak()}
 

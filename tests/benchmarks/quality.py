@@ -7,12 +7,11 @@ import textbook
 import torch
 from side_by_side import Row, config
 from sklearn.metrics import roc_auc_score
-from utils.epoch import build_optimizer, build_scaler, train_epoch
-from utils.evaluation import pair_distances
-from utils.pairs import Pairs, draw_pairs, load_splits
-from utils.siamese import build_network, folded
 
+from utils.data import Pairs, draw_pairs, load_splits
+from utils.network import build_network, folded
 from utils.runtime import seed_everything, start
+from utils.training import build_optimizer, build_scaler, pair_distances, train_epoch
 
 RATES = (1e-3, 1e-4)  # of the textbook's Adam; the better one counts
 SETTINGS = {

@@ -10,14 +10,12 @@ import torch
 from pytorch_grad_cam import GradCAM
 from side_by_side import Row, config, photographs, rounds, row
 from torch.utils.flop_counter import FlopCounterMode
-from utils.delivery import deliver
-from utils.epoch import build_optimizer, build_scaler, train_epoch
-from utils.evaluation import pair_distances
-from utils.gradcam import explain_by_gradient as explain
-from utils.pairs import Pairs, load_splits
-from utils.siamese import build_network, distance, evaluating, folded
 
+from utils.data import Pairs, deliver, load_splits
+from utils.explain import explain_by_gradient as explain
+from utils.network import build_network, distance, evaluating, folded
 from utils.runtime import Runtime, start
+from utils.training import build_optimizer, build_scaler, pair_distances, train_epoch
 
 PAPER = {  # the settings of the paper's config.yml; its batch of 4 pairs holds 8 images
     "backbone_model": "ResNet50",
@@ -126,21 +124,21 @@ def explaining(setting) -> list[Row]:
     """The four maps of a pair."""
     short, exact = folded(setting.network, setting.runtime.dtype), folded(setting.network, torch.float32)
     plain = setting.plain.eval()
-    one, two = (setting.runtime.place(image) for image in setting.images)
-    many = [setting.runtime.place(image.expand(16, -1, -1, -1)) for image in setting.images]
-    evidence = explain(exact, one, two, 0.5).evidence[0].cpu()
+    one = setting.runtime.place(torch.cat(setting.images)).unflatten(0, (-1, 2))
+    many = setting.runtime.place(torch.cat(setting.images * 16)).unflatten(0, (-1, 2))
+    evidence = explain(exact, one, 0.5).evidence[0].cpu()
     expected = textbook.explain(plain, *setting.images)
     torch.testing.assert_close(torch.cat([evidence, -evidence]).clamp(min=0), expected, atol=1e-4, rtol=0)
-    rough = explain(short, one, two, 0.5).evidence[0].cpu()
+    rough = explain(short, one, 0.5).evidence[0].cpu()
     agreement = [
         np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] for ours, theirs in zip(rough, evidence, strict=True)
     ]
     assert min(agreement) > 0.99, agreement
     seconds = rounds(
         {
-            "16 pairs": lambda: explain(short, *many, 0.5),
-            "1 pair": lambda: explain(short, one, two, 0.5),
-            "1 pair in float32": lambda: explain(exact, one, two, 0.5),
+            "16 pairs": lambda: explain(short, many, 0.5),
+            "1 pair": lambda: explain(short, one, 0.5),
+            "1 pair in float32": lambda: explain(exact, one, 0.5),
             "textbook": lambda: textbook.explain(plain, *setting.images),
             "pytorch-grad-cam": lambda: peer_maps(plain, *setting.images),
         },

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
-from utils.losses import ContrastiveLoss
-from utils.siamese import distance
+
+from utils.network import distance
+from utils.training import ContrastiveLoss
 
 PAIRS = 4  # in a batch
 
