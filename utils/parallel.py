@@ -78,7 +78,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """(B, C, h, w) of any B, the shares of all processes being one batch, to the same shape."""
         if not self.training:
             return super().forward(images)
-        values, places = images.to(torch.promote_types(images.dtype, torch.float32)), (0, 2, 3)
+        values = images.to(torch.promote_types(images.dtype, torch.float32))
+        places = (0, 2, 3)
         count = all_reduce(torch.tensor(values.numel() / values.shape[1], dtype=values.dtype))
         mean = all_reduce(values.sum(places)) / count
         centred = values - mean[:, None, None]

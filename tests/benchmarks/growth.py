@@ -55,9 +55,7 @@ def measure_entries(folder: str) -> dict:
 
 def measure_training(folder: str) -> dict:
     """Peak memory in MB of one epoch on the images of a folder; run in a process of its own."""
-    from utils.pairs import load_splits
-
-    from utils.training import fit
+    from utils import fit, load_splits
 
     settings = config(
         {

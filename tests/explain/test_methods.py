@@ -22,31 +22,31 @@ from utils.network import distances_of, folded
     ("settings", "expected"),
     [
         (PAPER, explain_by_gradient),
-        ({"method": "layercam", "layer": "layer2"}, lambda *pairs: explain_by_gradient(*pairs, "layer2", layercam)),
+        ({"method": "layercam", "layer": "layer2"}, lambda *inputs: explain_by_gradient(*inputs, "layer2", layercam)),
         (
             {"method": "integrated", "layer": "layer2", "steps": 2},
-            lambda *pairs: explain_by_path(*pairs, "layer2", 2, split=False),
+            lambda *inputs: explain_by_path(*inputs, "layer2", 2, split=False),
         ),
-        ({"method": "path_layercam", "layer": "layer2"}, lambda *pairs: explain_by_path(*pairs, "layer2", 1)),
+        ({"method": "path_layercam", "layer": "layer2"}, lambda *inputs: explain_by_path(*inputs, "layer2", 1)),
         ({"method": "occlusion"}, explain_by_occlusion),
         ({}, explain_by_path),
     ],
 )
 def test_each_name_is_its_method(settings, expected):
-    pairs = (*network_and_images(), 0.5)
-    found = explain(*pairs, **settings)
-    assert torch.equal(found.evidence, expected(*pairs).evidence)
+    inputs = (*network_and_images(), 0.5)
+    found = explain(*inputs, **settings)
+    assert torch.equal(found.evidence, expected(*inputs).evidence)
     assert found.method == settings.get("method", "path_layercam")
 
 
 def test_the_default_layer_is_one_everywhere():
     """The last one, of the config, of `explain` and of each method."""
-    pairs = (*network_and_images(), 0.5)
+    inputs = (*network_and_images(), 0.5)
     assert ExplanationSettings().layer == "last"
     for method in (*FORMULAS, "integrated", "path_layercam"):
-        assert explain(*pairs, method=method).layer == "layer4"
-    assert torch.equal(explain_by_gradient(*pairs).evidence, explain_by_gradient(*pairs, "layer4").evidence)
-    assert torch.equal(explain_by_path(*pairs).evidence, explain_by_path(*pairs, "layer4").evidence)
+        assert explain(*inputs, method=method).layer == "layer4"
+    assert torch.equal(explain_by_gradient(*inputs).evidence, explain_by_gradient(*inputs, "layer4").evidence)
+    assert torch.equal(explain_by_path(*inputs).evidence, explain_by_path(*inputs, "layer4").evidence)
 
 
 def test_what_is_explained_is_carried():

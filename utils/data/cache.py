@@ -76,6 +76,10 @@ class Decoder:
                 + listed(sorted(problems), separator="\n")
             )
 
+    def check(self, show) -> int:
+        """Decodes every image once; returns how many. Raises DataError that names all unreadable files."""
+        return sum(len(block) for block in self.blocks(_nothing_known, show))
+
 
 class PixelCache(Decoder):
     """The same, read from a cache file; OSError or ValueError when it is missing, cut off, or not of these images."""
@@ -142,8 +146,7 @@ def open_pixels(folder: ImageFolder, size, cache_path: Path | None, workers=0, s
         except OSError as error:
             text = f"cache_path: {file} cannot be written ({error}): images are decoded anew for every batch."
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-    for _ in decoder.blocks(_nothing_known, show_progress):
-        pass  # what is unreadable is told now, not in an epoch
+    decoder.check(show_progress)  # what is unreadable is told now, not in an epoch
     return decoder
 
 

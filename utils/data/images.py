@@ -56,9 +56,11 @@ class ImageFolder:
         lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
         if self.skipped:
             lines.append(f"{self.skipped} hidden or non-image files and subfolders skipped")
-        if lone := self.lone_classes():
+        lone = self.lone_classes()
+        if lone:
             lines.append(f"A single image, so a negative only: {listed(lone)}")
-        if duplicates := self.mislabelled_duplicates():
+        duplicates = self.mislabelled_duplicates()
+        if duplicates:
             names = listed([" = ".join(group) for group in duplicates])
             lines.append(f"{len(duplicates)} images stand under more than one class, byte for byte: {names}")
         return "\n".join(lines)

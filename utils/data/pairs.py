@@ -90,7 +90,8 @@ def split(folder: ImageFolder, test_size: float, valid_size: float, seed: int):
     ends = np.cumsum(np.bincount(folder.labels[leaders], minlength=len(folder.classes)))
     for members in np.split(by_class, ends[:-1]):
         least = 2 if len(members) >= 6 else 0
-        tests, valids = (max(round(share * len(members)), least) for share in (test_size, valid_size))
+        tests = max(round(test_size * len(members)), least)
+        valids = max(round(valid_size * len(members)), least)
         members = random.permutation(members)
         part_of_group[members[:tests]] = 2
         part_of_group[members[tests : tests + valids]] = 1

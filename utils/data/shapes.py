@@ -145,7 +145,8 @@ def _object_coordinates(centre, radius, degrees):
     cosine = round(math.cos(math.radians(degrees)) * 4096)
     sine = round(math.sin(math.radians(degrees)) * 4096)
     y, x = np.mgrid[:CANVAS, :CANVAS] - np.asarray(centre)[:, None, None]
-    u, v = x * cosine + y * sine, y * cosine - x * sine
+    u = x * cosine + y * sine
+    v = y * cosine - x * sine
     return u * UNIT // (radius * 4096), v * UNIT // (radius * 4096)
 
 

@@ -41,7 +41,8 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
         raise ConfigError(f"explanation.output_stride: {output_stride} needs a SiameseNetwork, not {kind}: keep 32")
     weights = [*network.parameters(), *network.buffers()]
     network = copy.deepcopy(network, {id(weight): weight for weight in weights})
-    reached, rate = 1, 1
+    reached = 1  # pixels a cell, so far
+    rate = 1  # by which kernels are spread, so far
     for block in _blocks(network.backbone):
         convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
         pools = [module for module in block.modules() if isinstance(module, nn.MaxPool2d)]

@@ -152,13 +152,14 @@ def insertion_deletion(network: Explainable, explanation: Explanation, hide=blur
 
 def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> Chance:
     """The gaps of RANDOM_MAPS random maps and of the centre prior on the pairs of an explanation."""
-    pairs = network, explanation.images, explanation.threshold
+    images = explanation.images
+    threshold = explanation.threshold
     random = []
     for draw in range(RANDOM_MAPS):
-        blind = explain_at_random(*pairs, seed=seed + draw)
+        blind = explain_at_random(network, images, threshold, seed + draw)
         random.append(insertion_deletion(network, blind).decisive)
-    centre = insertion_deletion(network, explain_by_centre(*pairs)).decisive
-    return Chance(torch.stack(random), centre)
+    centre = insertion_deletion(network, explain_by_centre(network, images, threshold))
+    return Chance(torch.stack(random), centre.decisive)
 
 
 def explain_at_random(network: Explainable, images, threshold: float, seed=0) -> Explanation:
