@@ -27,6 +27,7 @@ faithfulness: $(READY)  ## how far heatmaps can be believed, beside their peers:
 	PYTHONPATH=. .venv/bin/python tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS)
 
 notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
+	rm -f results/explanation_same_*.png
 	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)
 	cp results/explanation_same_*_path_layercam_*.png .github/explanation.png
 

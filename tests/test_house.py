@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 
 import pytest
 from helpers import ROOT
@@ -52,13 +53,21 @@ def test_arrows_go_one_way(place):
         assert folders_imported(file) - own <= ARROWS[place], file
 
 
-def test_the_arrows_have_no_circle():
-    """Each place stands on those listed before it alone."""
-    before = set()
-    for place, allowed in ARROWS.items():
-        known = before | {"parallel"} | {place.split("/")[0]}
-        assert allowed <= known | BASE
-        before.add(place)
+def module_name(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def test_no_circle_among_files():
+    files = {module_name(file): file for file in (ROOT / "utils").rglob("*.py")}
+    imports = {}
+    for name, file in files.items():
+        if name == "utils":
+            continue  # the page of public names
+        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+        imports[name] = {node.module for node in nodes if node.module in files}
+    assert list(TopologicalSorter(imports).static_order())  # raises CycleError
+    assert imports["utils.explain.path"] >= {"utils.network", "utils.explain.hiding"}
 
 
 def test_every_place_of_the_house_is_known():
@@ -73,18 +82,19 @@ def test_only_figures_draw():
         assert draws <= (file.parent.name == "figures"), file
 
 
-def test_the_public_names_are_there_and_no_other():
+def test_the_public_names_are_there_and_explain_is_the_function():
     import utils
 
-    assert all(hasattr(utils, name) for name in utils.__all__)
-    page = ast.parse((ROOT / "utils" / "__init__.py").read_text())
-    imported = {
-        alias.name
-        for node in ast.walk(page)
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("utils")
-        for alias in node.names
-    }
-    assert imported == set(utils.__all__)
+    assert all(getattr(utils, name) is not None for name in utils.__all__)
+    assert set(utils.__all__) <= set(dir(utils))
+    assert callable(utils.explain)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        utils.nothing  # noqa: B018
+
+
+def test_what_is_not_asked_for_is_not_imported():
+    """Training on many processes must not load what only figures need."""
+    assert run("import sys, utils.data, utils.network; print('matplotlib' in sys.modules)") == "False\n"
 
 
 def run(code):

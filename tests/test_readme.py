@@ -32,6 +32,10 @@ def test_from_python_runs_as_it_stands(make_config, checkpoints, trained, tmp_pa
     assert len(list((tmp_path / "results").glob("*.png"))) == len(pairs)
 
 
+def test_nothing_is_left_to_be_filled_in():
+    assert not re.findall(r"^[A-Z_]+$", README, re.MULTILINE)
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", README):
         if not target.startswith("http"):

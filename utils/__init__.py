@@ -1,8 +1,9 @@
 """Explainable image similarity: the public names on one page, folder by folder.
 
-config <- network <- explain <- trust, and config <- data <- training <- trained: each stands on those before it.
+config <- network <- explain <- trust, and config <- data <- training <- trained; utils/README.md has the map.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,92 +33,53 @@ def _declare_missing_torchvision_operators():
 
 _declare_missing_torchvision_operators()
 
-from utils.config import Config, ConfigError, load_config
-from utils.data import DataError, ensure_sample, load_splits, read_image, scan
-from utils.explain import (
-    PAPER,
-    Counterfactual,
-    Explanation,
-    Matches,
-    counterfactual,
-    decompose,
-    explain,
-    methods_of,
-)
-from utils.figures import (
-    augmentation_figure,
-    counterfactual_figure,
-    distances_figure,
-    figure,
-    history_figure,
-    images_figure,
-    matches_figure,
-    methods_figure,
-    overlay,
-    pairs_figure,
-    point_figure,
-    roc_figure,
-    sanity_figure,
-    saved,
-)
-from utils.network import Cut, Explainable, SiameseNetwork, build_network
-from utils.runtime import Runtime, find_runtime, start
-from utils.trained import Trained, inference_pair, load_trained, typical_pairs, write_metrics
-from utils.training import CheckpointError, TrainingError, fit
-from utils.trust import Row, Verdict, choose_pairs, compare, judge, judge_all, sanity_curves, table
+# eager, because the folder of this name would else stand in its place
+from utils.explain import explain
 
-__all__ = [
-    "PAPER",
-    "CheckpointError",
-    "Config",
-    "ConfigError",
-    "Counterfactual",
-    "Cut",
-    "DataError",
-    "Explainable",
-    "Explanation",
-    "Matches",
-    "Row",
-    "Runtime",
-    "SiameseNetwork",
-    "Trained",
-    "TrainingError",
-    "Verdict",
-    "augmentation_figure",
-    "build_network",
-    "choose_pairs",
-    "compare",
-    "counterfactual",
-    "counterfactual_figure",
-    "decompose",
-    "distances_figure",
-    "ensure_sample",
-    "explain",
-    "figure",
-    "find_runtime",
-    "fit",
-    "history_figure",
-    "images_figure",
-    "inference_pair",
-    "judge",
-    "judge_all",
-    "load_config",
-    "load_splits",
-    "load_trained",
-    "matches_figure",
-    "methods_figure",
-    "methods_of",
-    "overlay",
-    "pairs_figure",
-    "point_figure",
-    "read_image",
-    "roc_figure",
-    "sanity_curves",
-    "sanity_figure",
-    "saved",
-    "scan",
-    "start",
-    "table",
-    "typical_pairs",
-    "write_metrics",
-]
+PUBLIC = {  # every name that notebooks and users need, by the place where it lives; imported when it is asked for
+    "config": ("Config", "ConfigError", "load_config"),
+    "runtime": ("Runtime", "find_runtime", "start"),
+    "data": ("DataError", "ensure_sample", "load_splits", "read_image", "scan"),
+    "network": ("Cut", "Explainable", "SiameseNetwork", "build_network"),
+    "explain": (
+        "PAPER",
+        "Counterfactual",
+        "Explanation",
+        "Matches",
+        "counterfactual",
+        "decompose",
+        "explain",
+        "methods_of",
+    ),
+    "training": ("CheckpointError", "TrainingError", "fit"),
+    "trained": ("Trained", "inference_pair", "load_trained", "typical_pairs", "write_metrics"),
+    "trust": ("Row", "Verdict", "choose_pairs", "compare", "judge", "judge_all", "sanity_curves", "table"),
+    "figures": (
+        "augmentation_figure",
+        "counterfactual_figure",
+        "distances_figure",
+        "figure",
+        "history_figure",
+        "images_figure",
+        "matches_figure",
+        "methods_figure",
+        "overlay",
+        "pairs_figure",
+        "point_figure",
+        "roc_figure",
+        "sanity_figure",
+        "saved",
+    ),
+}
+__all__ = [name for names in PUBLIC.values() for name in names]
+
+
+def __getattr__(name):
+    for place, names in PUBLIC.items():
+        if name in names:
+            return getattr(import_module(f"utils.{place}"), name)
+    raise AttributeError(f"module 'utils' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

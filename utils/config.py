@@ -65,7 +65,7 @@ class Section(BaseModel):
         try:
             return type(self).model_validate(self.model_dump() | changes)
         except ValidationError as error:
-            raise ConfigError("\n".join(map(_explain, error.errors()))) from error
+            raise ConfigError("\n".join(_explain(problem, type(self)) for problem in error.errors())) from error
 
     def __str__(self):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None).strip()
@@ -197,13 +197,13 @@ def key_names(section=Config, prefix="") -> list[str]:
     return names
 
 
-def _explain(problem: dict) -> str:
+def _explain(problem: dict, section=Config) -> str:
     """One line for one pydantic error: key path, value, what is allowed."""
     key = ".".join(map(str, problem["loc"])) or "settings"
     message = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [*key_names(), *Config.model_fields], n=1, cutoff=0.5)
+        near = difflib.get_close_matches(key, [*key_names(section), *section.model_fields], n=1, cutoff=0.5)
         hint = f"did you mean {near[0].removeprefix(key.rpartition('.')[0] + '.')}?" if near else None
-        return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names())}"
+        return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names(section))}"
     value = "" if isinstance(problem["input"], dict | list) else f" {problem['input']!r} is refused:"
     return f"{key}:{value} {message}"

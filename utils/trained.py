@@ -58,7 +58,12 @@ class Trained:
         return splits
 
     def load_pairs(self, *pairs) -> torch.Tensor:
-        """B pairs of image files as the network takes them: float32 (B, 2, 3, h, w) on its device."""
+        """B pairs of image files as the network takes them: float32 (B, 2, 3, h, w) on its device.
+
+        Raises ValueError for what is no pair, DataError for an image that cannot be decoded.
+        """
+        if any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
+            raise ValueError("a pair is a tuple of two image files: (path1, path2), (path3, path4), ...")
         size = stored_size(self.config.image)
         pixels = np.stack([decode(path, size) for pair in pairs for path in pair])  # (2B, h, w, 3)
         images = evaluation_transform(self.config.image)(torch.from_numpy(pixels))

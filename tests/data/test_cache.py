@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -98,11 +99,11 @@ def test_sizes_and_folders_do_not_share_a_cache(data, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.pixels"))) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "header", "keys", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "keys", "checksums", "foreign"])
 def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
     opened(data, tmp_path)
     (file,) = (tmp_path / "cache").glob("*.pixels")
-    content, tail = bytearray(file.read_bytes()), 10 * (16 + 4)  # a key of 16 bytes and a checksum of 4 for each
+    content, tail = bytearray(file.read_bytes()), 10 * (16 + 4) + 4  # a key of 16 bytes and a checksum of 4 for each
     if damage == "cut":
         content = content[:-700]
     elif damage == "empty":
@@ -111,12 +112,32 @@ def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
         content[9] ^= 1
     elif damage == "keys":
         content[-tail + 3] ^= 1
+    elif damage == "checksums":
+        content[-tail + 18] ^= 1
     elif damage == "foreign":
         content = b"not a cache at all" * 400
     file.write_bytes(content)
     counted.clear()
     np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
-    assert len(counted) == (1 if damage == "keys" else 10)  # the image of a damaged key is one that is not known
+    assert len(counted) == 10
+
+
+def test_no_flipped_bit_of_the_headers_goes_unseen_or_escapes(data, tmp_path):
+    whole = opened(data, tmp_path)
+    (file,) = (tmp_path / "cache").glob("*.pixels")
+    content = file.read_bytes()
+    first = np.load(file, mmap_mode="r")
+    second = first.offset + first.nbytes
+    damaged = tmp_path / "damaged.pixels"
+    headers = [*range(first.offset), *range(second, len(content) - 10 * (16 + 4) - 4)]
+    for place in headers:
+        for bit in range(8):
+            changed = bytearray(content)
+            changed[place] ^= 1 << bit
+            damaged.write_bytes(changed)
+            with suppress(OSError, ValueError):
+                again = PixelCache(whole, damaged, whole.stored.keys)
+                np.testing.assert_array_equal(rows(again), rows(whole))
 
 
 def test_a_damaged_row_is_decoded_again_with_a_warning(data, tmp_path, counted):

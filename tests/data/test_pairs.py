@@ -126,6 +126,7 @@ def test_validation_and_test_pairs_are_fixed(make_config):
     assert set(first.test_pairs.second) <= set(first.test)
     assert set(first.valid_pairs.second) <= set(first.valid)
     table = first.table()
+    assert table.index.tolist() == [*first.folder.classes, "all images", "pairs"]
     assert table.loc["all images"].tolist() == [len(first.train), len(first.valid), len(first.test)]
     blue = first.folder.classes.index("blue")
     assert table.loc["blue", "test"] == (first.folder.labels[first.test] == blue).sum()

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import network_and_images
+from helpers import Chequered, network_and_images
 
 from utils.config import ConfigError, ExplanationSettings
 from utils.explain import (
@@ -60,15 +60,23 @@ def test_what_is_explained_is_carried():
     assert found.names == (("two/a.png", "b.png"), ("c.png", "d/e.png"))
     assert found.classes == (("a", "a"), None)
     assert explain(network, images, 0.5, method="occlusion").source == "occlusion"
-    assert explain(network, images, 0.5, output_stride=16).source == "path_layercam at layer4, stride 16"
+    finer = explain(network, images, 0.5, output_stride=16, steps=2)
+    assert finer.source == "path_layercam at layer4, output stride 16, 2 steps"
+    assert finer.layer == "layer4"
 
 
 def test_what_is_refused():
     network, images = network_and_images()
     with pytest.raises(ConfigError, match=r"method: 'magic' is refused"):
         explain(network, images, 0.5, method="magic")
-    with pytest.raises(ConfigError, match=r"metod: unknown key"):
+    with pytest.raises(ConfigError, match=r"metod: unknown key; did you mean method\?"):
         explain(network, images, 0.5, metod="gradcam")
+    with pytest.raises(ConfigError, match=r"step: unknown key; did you mean steps\?"):
+        explain(network, images, 0.5, step=4)
+    with pytest.raises(ValueError, match=r"Chequered cannot be read at a layer: pass Cut"):
+        explain(Chequered(), images, 0.5)
+    with pytest.raises(ValueError, match="paths of 1 pairs, but distances of 2"):
+        explain(network, images, 0.5, paths=[("a", "b")])
     for wrong in (images[:, 0], images.repeat(1, 2, 1, 1, 1), images[:, :, :1]):
         with pytest.raises(ValueError, match=r"must be \(B, 2, 3, H, W\)"):
             explain(network, wrong, 0.5)
@@ -90,7 +98,8 @@ def test_all_methods_by_name():
     assert list(methods) == [*expected, "integrated, layer2", "path_layercam, layer2", "occlusion"]
     for name, method in methods.items():
         place = ["layer4" if part == "last" else part for part in name.split(", ")]
-        assert method(network, images, 0.5).source == " at ".join(place)
+        found = method(network, images, 0.5)
+        assert found.source.removesuffix(", 2 steps") == " at ".join(place)
     assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))
 
 
@@ -110,6 +119,12 @@ def test_files_are_explained_as_their_pixels_are(trained):
     assert list(everything) == list(methods_of(trained.config.explanation))
     ours = everything[f"path_layercam, {trained.config.explanation.layer}"]
     torch.testing.assert_close(ours.evidence, expected.evidence, atol=1e-6, rtol=1e-3)
+
+
+def test_what_is_no_pair_of_files_is_refused(trained):
+    for wrong in (("a.jpg", "b.jpg"), [("a.jpg", "b.jpg", "c.jpg")]):
+        with pytest.raises(ValueError, match="a pair is a tuple of two image files"):
+            trained.explain(*wrong)
 
 
 def test_classes_of_files_from_elsewhere_are_not_known(trained, tmp_path):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from utils import (
 )
 from utils.data import read_image
 from utils.explain import Counterfactual, Explanation, Matches
-from utils.figures.drawing import COLORMAP, photos
+from utils.figures.drawing import COLORMAP, file_name, photos
 from utils.trust.faithfulness import Chance, Gap, Verdict
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -113,8 +115,8 @@ def test_without_files_the_explained_pixels_are_shown():
     expected = (255 * explanation.images[0]).round().byte().permute(0, 2, 3, 1).numpy()
     np.testing.assert_array_equal(photos(explanation), expected)
     beyond = Explanation(4 * explanation.images - 1, explanation.distance, 0.5, *torch.zeros(2, 1, 2, 8, 8))
+    low, high = beyond.images.min(), beyond.images.max()
     for image, pixels in zip(beyond.images[0], photos(beyond), strict=True):
-        low, high = image.min(), image.max()
         stretched = (255 * (image - low) / (high - low)).round().byte().permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(pixels, stretched)
 
@@ -153,6 +155,9 @@ def test_no_two_pairs_and_no_two_methods_share_a_file(paths):
         explanation_of(torch.randn(1, 2, 8, 8), paths, method="layercam"),
         explanation_of(torch.randn(1, 2, 8, 8)),
         explanation_of(torch.randn(3, 2, 8, 8))[1],
+        replace(explanation_of(torch.randn(1, 2, 8, 8)), images=torch.rand(1, 2, 3, 8, 8)),
+        replace(first, details="4 steps"),
+        replace(first, threshold=0.6),
     ]
     labels = [first, *others]
     names = {_label(explanation) for explanation in labels}
@@ -160,8 +165,6 @@ def test_no_two_pairs_and_no_two_methods_share_a_file(paths):
 
 
 def _label(explanation):
-    from utils.figures.drawing import file_name
-
     return file_name("explanation", explanation, explanation.method, explanation.layer)
 
 
@@ -210,9 +213,12 @@ def test_matches_are_drawn_where_they_are(paths):
     assert [text.get_text() for text in shown.legends[0].get_texts()] == ["+0.500"]
 
 
-def test_matches_that_are_all_zero_are_drawn(paths):
+@pytest.mark.parametrize("strongest", [0.0, -0.5])
+def test_matches_that_are_all_zero_or_negative_are_drawn_thin(paths, strongest):
     explanation = explanation_of(torch.randn(1, 2, 8, 8), paths)
-    assert drawn(matches_figure(matches_of(explanation, torch.zeros(2, 2, 2, 2)))).std() > 5
+    shown = matches_figure(matches_of(explanation, torch.full((2, 2, 2, 2), strongest)))
+    assert drawn(shown).std() > 5
+    assert {line.get_linewidth() for line in shown.artists} == {1}
 
 
 def test_methods_of_one_curve_share_a_line():
@@ -243,6 +249,25 @@ def test_methods_of_different_pairs_are_refused(paths):
     }
     with pytest.raises(ValueError, match="of different pairs"):
         methods_figure(verdicts)
+    one, two = (explanation_of(torch.randn(1, 2, 8, 8)) for _ in range(2))
+    two = replace(two, images=1 - two.images)  # both are called pair 0
+    with pytest.raises(ValueError, match="of different pairs"):
+        methods_figure({"one": verdict_on(one), "two": verdict_on(two)})
+
+
+def test_before_and_after_share_one_scale():
+    """Without a normalisation: an edit that takes the brightest pixel away must not change the others."""
+    explanation = explanation_of(torch.randn(1, 2, 8, 8))
+    images = explanation.images.clone()
+    images[0, 0, :, 0, 0] = 5.0
+    explanation = replace(explanation, images=images)
+    edited = images[0].clone()
+    edited[0, :, 0, 0] = 0.0
+    regions = edited.ne(images[0]).any(dim=1)
+    shown = counterfactual_figure(Counterfactual(explanation, edited, regions, 0.3))
+    before, _, after, _ = (axes.images[0].get_array() for axes in shown.axes)
+    np.testing.assert_array_equal(before.reshape(64, 3)[1:], after.reshape(64, 3)[1:])
+    assert (before[0, 0] != after[0, 0]).any()
 
 
 def test_a_counterfactual_shows_both_images_before_and_after(paths):

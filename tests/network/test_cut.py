@@ -102,9 +102,9 @@ def test_gradients_against_finite_differences():
     torch.testing.assert_close(found[0, 0], expected, atol=1e-7, rtol=1e-5)
 
 
-def test_a_resnet_from_map_to_verdict_and_counterfactual():
-    module = resnet()
-    images = pairs_for(module, count=1)
+def test_a_resnet_from_map_to_verdict_and_counterfactual(device):
+    module = resnet().to(device)
+    images = pairs_for(module, count=1).to(device)
     network = Cut(module, layer="layer4")
     explanation = explain(network, images, 0.5, method="gradcam")
     assert explanation.layer == "layer4"
@@ -199,6 +199,22 @@ class Twice(nn.Module):
 def test_what_a_module_lacks_is_said(module, layer, message):
     with pytest.raises(ValueError, match=message):
         explain(Cut(module, layer=layer), torch.randn(1, 2, 3, 16, 16), 0.5)
+
+
+def test_a_way_around_the_layer_is_seen_with_a_blank_image_too():
+    network = Cut(Around(), layer="map")
+    for images in (torch.zeros(1, 2, 3, 16, 16), torch.randn(1, 2, 3, 16, 16)):
+        with pytest.raises(ValueError, match="is not all that the embedding depends on"):
+            explain(network, images, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_modules_of_other_precisions(dtype):
+    torch.manual_seed(0)
+    network = Cut(Returning(FORMS["tensor"]).to(dtype), layer="map")
+    explanation = explain(network, torch.randn(1, 2, 3, 16, 16, dtype=dtype), 0.5)
+    assert torch.isfinite(explanation.factual).all()
+    assert abs(decompose(network, explanation).residual) < (1e-9 if dtype == torch.float64 else 0.02)
 
 
 def test_layers_that_are_not_there():

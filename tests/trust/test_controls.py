@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -65,13 +66,34 @@ def test_stability_undoes_the_shift_and_leaves_out_changed_scores(make_config):
     settings = make_config().image
     network, images = network_and_images(size=settings.size)
     images = F.avg_pool2d(images.flatten(0, 1), 9, 1, 4).unflatten(0, (-1, 2))  # smooth
-    network.embed_features = lambda features, layer="last": torch.ones(len(features), 2) / 2**0.5  # one score for all
-    found = stability(brightness, network, images, 0.5, settings)
+    scores = {"first": 0.3, "second": 0.3}
+
+    def method(network, images, threshold):
+        explanation = brightness(network, images, threshold)
+        return replace(explanation, distance=torch.tensor(list(scores.values())))
+
+    found = stability(method, network, images, 0.5, settings)
     assert found["shift"] == (pytest.approx(1.0), 1.0)
     assert 0.5 < found["noise"][0] < 1
     assert 0.5 < found["JPEG"][0] < 1
-    network.embed_features = lambda features, layer="last": F.normalize(torch.randn(len(features), 2))
-    assert found != stability(brightness, network, images, 0.5, settings)
+    alone = {name: rank_of_first(images, changed, name) for name, changed in disturbed(images, settings).items()}
+
+    def unsteady(network, images, threshold):
+        scores["second"] += 0.2  # the score of the second pair moves with every look
+        return method(network, images, threshold)
+
+    for name, (agreement, share) in stability(unsteady, network, images, 0.5, settings).items():
+        assert share == 0.5
+        assert agreement == pytest.approx(alone[name])
+
+
+def rank_of_first(images, changed, name):
+    """The mean agreement of both maps of the first pair, by hand."""
+    maps, others = (part[:1].mean(dim=2).clamp(min=0) for part in (images, changed))
+    if name == "shift":
+        maps, others = maps[..., :-2, :-2], others[..., 2:, 2:]
+    agreements = [spearmanr(maps[0, image].flatten(), others[0, image].flatten()).statistic for image in range(2)]
+    return sum(agreements) / 2
 
 
 def test_disturbances_are_small(make_config):

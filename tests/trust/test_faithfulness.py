@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import Chequered, explanation_of, patterned
+from helpers import Chequered, Coloured, explanation_of, patterned
 from scipy.stats import norm
 
 from utils.explain import Explanation, blurred, mean_colour
@@ -79,7 +79,7 @@ def test_the_right_map_scores_best_and_its_negative_worst():
             assert (worst < other).all()
 
 
-def test_verdicts_on_the_right_map_on_noise_and_on_a_blank_map(device):
+def test_verdicts_on_the_right_map_on_noise_and_on_a_blank_map():
     network = Chequered()
     images, right = different_pairs(20)
     words = {}
@@ -176,3 +176,10 @@ def test_interval_covers_as_the_normal_approximation_does():
     expected = norm.interval(0.95, values.mean(), values.std() / 20)
     np.testing.assert_allclose((low, high), expected, atol=0.004)
     assert interval([0.5]) == interval([0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_another_network_than_the_explained_one_is_refused():
+    images, right = different_pairs(2)
+    explanation = explanation_of(Chequered(), images, right)
+    with pytest.raises(ValueError, match="explanation is of another network"):
+        judge(Coloured(), explanation)

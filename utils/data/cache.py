@@ -2,7 +2,7 @@
 
 File: two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its
 key, the digest of its path, size in bytes and modification time, so that an edited image is never served stale, and the
-checksum of its pixels. Safe to delete at any time.
+checksum of its pixels. At the end, the checksum of these. Safe to delete at any time.
 """
 
 import hashlib
@@ -111,20 +111,20 @@ class _Stored:
 
     def __init__(self, file, size):
         try:
-            self.rows, entries = _open_arrays(file)
-        except tokenize.TokenError as error:  # how NumPy takes some damaged headers
+            self.map, entries = _open_arrays(file)
+        except (tokenize.TokenError, SyntaxError) as error:  # how NumPy takes some damaged headers
             raise ValueError(f"{file}: {error}") from error
-        if self.rows.dtype != np.uint8 or self.rows.shape[1:] != (*size, 3):
+        fitting = self.map.dtype == np.uint8 and self.map.shape[1:] == (*size, 3)
+        if not fitting or entries.dtype != ENTRY or len(entries) != len(self.map):
             raise ValueError(f"{file} is no cache of images of {size}")
-        if entries.dtype != ENTRY or len(entries) != len(self.rows):
-            raise ValueError(f"{file} is no whole cache")
+        self.rows = np.asarray(self.map)  # a plain array of the same memory, which is faster to pick from
         self.keys = entries["key"]
         self.checksums = entries["checksum"]
 
     def read(self, indices):
-        pixels = np.array(self.rows[indices])
+        pixels = self.rows[indices]
         if hasattr(mmap, "MADV_DONTNEED"):
-            self.rows.base.madvise(mmap.MADV_DONTNEED)  # pages read stay in the system's cache, not in this process
+            self.map.base.madvise(mmap.MADV_DONTNEED)  # pages read stay in the system's cache, not in this process
         return pixels
 
     def intact(self, index, pixels):
@@ -194,6 +194,7 @@ def _build(decoder, file, keys, show):
         entries["key"] = keys
         entries["checksum"] = checksums
         np.lib.format.write_array(opened, entries, allow_pickle=False)
+        opened.write(_seal(entries))
 
 
 def _rows_of_before(file, size, keys):
@@ -215,11 +216,21 @@ def _rows_of_before(file, size, keys):
 
 
 def _open_arrays(file):
-    """The pixels, mapped into memory, and the entries that stand behind them."""
-    rows = np.lib.format.open_memmap(file, mode="r")
+    """The pixels, mapped into memory, and the entries that stand behind them, checked against their own checksum."""
     with open(file, "rb") as opened:
+        np.lib.format.read_magic(opened)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+        rows = np.memmap(opened, dtype, mode="r", offset=opened.tell(), shape=shape)
         opened.seek(rows.offset + rows.nbytes)
-        return rows, np.lib.format.read_array(opened, allow_pickle=False)
+        entries = np.lib.format.read_array(opened, allow_pickle=False)
+        if opened.read() != _seal(entries):
+            raise ValueError(f"{file} is no whole cache")
+    return rows, entries
+
+
+def _seal(entries) -> bytes:
+    """The checksum of the entries, four bytes."""
+    return zlib.crc32(entries.tobytes()).to_bytes(4)
 
 
 def _nothing_known(index):

@@ -46,13 +46,12 @@ class Splits:
 
     def table(self) -> pd.DataFrame:
         """Images of each class, and validation and test pairs, by split."""
-        parts = {"train": self.train, "validation": self.valid, "test": self.test}
-        classes = len(self.folder.classes)
-        counts = {name: np.bincount(self.folder.labels[part], minlength=classes) for name, part in parts.items()}
-        table = pd.DataFrame(counts, index=pd.Index(self.folder.classes, name="class"), dtype=object)
-        table.loc["all images"] = table.sum()
-        table.loc["pairs"] = ["drawn anew", len(self.valid_pairs), len(self.test_pairs)]
-        return table
+        parts = (self.train, self.valid, self.test)
+        counts = [np.bincount(self.folder.labels[part], minlength=len(self.folder.classes)) for part in parts]
+        rows = list(zip(self.folder.classes, *counts, strict=True))
+        rows.append(("all images", *map(len, parts)))
+        rows.append(("pairs", "drawn anew", len(self.valid_pairs), len(self.test_pairs)))
+        return pd.DataFrame(rows, columns=["class", "train", "validation", "test"]).set_index("class")
 
 
 def load_splits(config: Config) -> Splits:

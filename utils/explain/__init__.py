@@ -1,7 +1,7 @@
 """Explanations of pairs: maps by method, matches, counterfactuals. They stand on `network` alone."""
 
 from utils.explain.counterfactual import Counterfactual, counterfactual, ranks_of
-from utils.explain.explanation import Explanation, explained, only_pair, pairs_of
+from utils.explain.explanation import Explanation, embed_explained, explained, only_pair, pairs_of
 from utils.explain.gradcam import FORMULAS, explain_by_gradient
 from utils.explain.hiding import blurred, mean_colour
 from utils.explain.matches import Match, Matches, decompose
@@ -20,6 +20,7 @@ __all__ = [
     "contributions",
     "counterfactual",
     "decompose",
+    "embed_explained",
     "explain",
     "explain_by_gradient",
     "explain_by_occlusion",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from utils.explain.explanation import Explanation, only_pair
+from utils.explain.explanation import Explanation, embed_explained, only_pair
 from utils.explain.hiding import blurred
 from utils.network import Explainable, distance, embed_pairs, evaluating, similarity
 
@@ -66,10 +66,11 @@ def counterfactual(network: Explainable, explanation: Explanation) -> Counterfac
     "same": a region is blurred, the strongest factual places first, in both images or in one of them. "different": a
     window of image 1, where its factual map is strongest, takes the pixels of the window of image 2 that brings the
     pair closest (after Goyal et al. 2019, section 3: by trial of every place). Without a flip, the change that came
-    nearest is returned. Raises ValueError for more than one pair.
+    nearest is returned. Raises ValueError for more than one pair, and for another network than the explained one.
     """
     search = _swapped if only_pair(explanation).different else _blurred
     with evaluating(network):
+        embed_explained(network, explanation)
         return search(network, explanation)
 
 

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from utils.config import Normalization
-from utils.network import similarity
+from utils.network import Explainable, distance, embed_pairs, similarity
 
+ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
 EXTREME = 1e-3  # distances this close to 0 or 2 have next to no gradient
 
 
@@ -17,9 +18,11 @@ class Explanation:
 
     images: float (B, 2, 3, H, W), as the network takes them. distance: float32 (B,) in [0, 2]. threshold: distance up
     to which a pair is "same". towards_different, towards_same: float32 (B, 2, H, W) for image 1 and image 2, at least
-    0: how much a place pushes either way. method, layer: what made the maps. names: of both images of each pair.
-    paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
+    0: how much a place pushes either way. method, layer, details: what made the maps. names: of both images of each
+    pair. paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
     images' values, or None: figures need it to show pixels where there are no files.
+
+    Raises ValueError when these are not of equally many pairs.
     """
 
     images: torch.Tensor
@@ -29,6 +32,7 @@ class Explanation:
     towards_same: torch.Tensor
     method: str = ""
     layer: str = ""
+    details: str = ""
     names: tuple[tuple[str, str], ...] = ()
     paths: tuple[tuple[str, str], ...] | None = None
     classes: tuple[tuple[str, str] | None, ...] | None = None
@@ -38,6 +42,10 @@ class Explanation:
         if not self.names:
             numbered = tuple((f"pair {n}, image 1", f"pair {n}, image 2") for n in range(len(self)))
             object.__setattr__(self, "names", numbered)
+        for name in ("images", "towards_different", "towards_same", "names", "paths", "classes"):
+            part = getattr(self, name)
+            if part is not None and len(part) != len(self):
+                raise ValueError(f"{name} of {len(part)} pairs, but distances of {len(self)}")
 
     def __len__(self):
         return len(self.distance)
@@ -64,8 +72,9 @@ class Explanation:
 
     @property
     def source(self) -> str:
-        """Method and layer in words."""
-        return f"{self.method} at {self.layer}" if self.layer else self.method
+        """Method, layer and details in words."""
+        place = f"{self.method} at {self.layer}" if self.layer else self.method
+        return f"{place}, {self.details}" if self.details else place
 
     @property
     def similarity(self) -> torch.Tensor:
@@ -155,6 +164,18 @@ def explained(images, distances, threshold: float, different, same) -> Explanati
         F.interpolate(maps, size=size, mode="bilinear", align_corners=False).clamp(min=0) for maps in (different, same)
     )
     return Explanation(images, distances, threshold, different, same)
+
+
+def embed_explained(network: Explainable, explanation: Explanation) -> torch.Tensor:
+    """Embeddings (B, 2, D) of the explained images; the network is in the mode that it is in.
+
+    Raises ValueError when they are not as far from each other as the explanation says: another network made it.
+    """
+    embeddings = embed_pairs(network, explanation.images)
+    distances = distance(*embeddings.unbind(1))
+    if (distances - explanation.distance).abs().max() > ROUNDING:
+        raise ValueError("the explanation is of another network: pass the one that was explained, in its Cut if in one")
+    return embeddings
 
 
 def pairs_of(index: int | slice, count: int) -> slice:

@@ -23,14 +23,17 @@ def explain(
     pairs of true classes, or None for a pair that has none. normalization: mean and std of the images' values, for
     figures. settings: the keys of `explanation` in config.yml: method, layer, steps, output_stride.
 
-    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape.
+    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape
+    and a module that is in no `Cut`.
     """
     settings = ExplanationSettings().changed(**settings)
+    _check_network(network)
     _check_shape(images)
     explanation = replace(
         _by_method(network, images, threshold, settings),
         method=settings.method,
-        layer=_place(network, settings),
+        layer=_layer(network, settings),
+        details=_details(settings),
         classes=None if classes is None else tuple(classes),
         normalization=normalization,
     )
@@ -71,17 +74,34 @@ def _by_layer(network, images, threshold, settings) -> Explanation:
     return explain_by_path(network, images, threshold, settings.layer, settings.steps, split)
 
 
-def _place(network, settings) -> str:
-    """Where the maps come from, in words."""
+def _layer(network, settings) -> str:
+    """The name of the layer that is read, if one is."""
     if settings.method == "occlusion":
         return ""
-    layer = network.layers[-1] if settings.layer == LAST else settings.layer
-    return layer if settings.output_stride == 32 else f"{layer}, stride {settings.output_stride}"
+    return network.layers[-1] if settings.layer == LAST else settings.layer
+
+
+def _details(settings) -> str:
+    """What else the maps depend on, in words."""
+    if settings.method == "occlusion":
+        return ""
+    details = []
+    if settings.output_stride != 32:
+        details.append(f"output stride {settings.output_stride}")
+    if settings.steps > 1 and settings.method not in FORMULAS:
+        details.append(f"{settings.steps} steps")
+    return ", ".join(details)
 
 
 def _short(path) -> str:
     """The last two parts of a path: folder and file name."""
     return "/".join(path.replace("\\", "/").split("/")[-2:])
+
+
+def _check_network(network):
+    if not hasattr(network, "embed_features"):
+        kind = type(network).__name__
+        raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
 
 
 def _check_shape(images):

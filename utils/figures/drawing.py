@@ -51,16 +51,17 @@ def photos(explanation: Explanation) -> list[np.ndarray]:
 
 
 def pixels(images, explanation: Explanation) -> np.ndarray:
-    """Images (N, 3, H, W) as the network takes them, for a figure: uint8 (N, H, W, 3).
+    """Images (N, 3, H, W) of an explained pair, edited or not, for a figure: uint8 (N, H, W, 3).
 
-    Where the explanation knows no normalisation, values beyond [0, 1] are stretched to the range of each image.
+    Where the explanation knows no normalisation and its values lie beyond [0, 1], their range becomes that of pixels.
     """
     images = images.float().cpu()
     if explanation.normalization is not None:
         return to_pixels(images, explanation.normalization).numpy()
-    low = images.amin(dim=(1, 2, 3), keepdim=True).clamp(max=0)
-    high = images.amax(dim=(1, 2, 3), keepdim=True).clamp(min=1)
-    return (255 * (images - low) / (high - low)).round().byte().movedim(1, -1).numpy()
+    low = min(explanation.images.min().item(), 0)
+    high = max(explanation.images.max().item(), 1)
+    values = ((images - low) / (high - low)).clamp(0, 1)
+    return (255 * values).round().byte().movedim(1, -1).numpy()
 
 
 def show(axes, image):
@@ -76,12 +77,13 @@ def wrapped(text: str, width: int) -> str:
 
 
 def file_name(kind: str, explanation: Explanation, *details: str) -> str:
-    """The name of the file of a figure: what it is, decision, both images, details. No two pairs share one."""
+    """The name of the file of a figure: what it is, decision, both images, details, and a digest of what is shown."""
     stems = [re.sub(r"[^\w.-]+", "_", Path(name).stem)[:NAME_LENGTH] for name in explanation.names[0]]
-    sources = explanation.paths or explanation.names
-    digest = hashlib.blake2b(repr(sources).encode(), digest_size=2).hexdigest()
+    digest = hashlib.blake2b(digest_size=4)
+    digest.update(repr((explanation.paths, explanation.source, explanation.threshold)).encode())
+    digest.update(explanation.images.float().cpu().contiguous().numpy())
     details = [re.sub(r"[^\w.+-]+", "_", detail) for detail in details if detail]
-    return "_".join([kind, explanation.decision(), *stems, *details, digest])
+    return "_".join([kind, explanation.decision(), *stems, *details, digest.hexdigest()])
 
 
 def closed(figure, name: str):

@@ -1,13 +1,14 @@
 """Figures of explanations: heatmaps over images, matches between them, counterfactuals before and after.
 
-Each takes what it shows from the explanation alone, says method, layer and both file names, and is closed, so that a
-notebook cell that ends with it shows it once.
+Those of a pair take what they show from its explanation alone and say method, layer and both file names. Each is
+closed, so that a notebook cell that ends with it shows it once.
 """
 
 import math
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import ConnectionPatch, Rectangle
 
@@ -20,6 +21,7 @@ MOST_PAIRS = 8  # in one figure
 FAINT = 0.2  # a map that stays below is told in words too
 BLOCK = 4  # methods side by side
 LARGE = 4  # cells along a side that leave room for text
+EXTREME = 1e-9  # strength of a match below which all lines are thin
 LABEL = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
 COLUMN = 34  # characters that fit a column of 2.8 inches
 
@@ -64,8 +66,9 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
     """
     explanations = {name: only_pair(verdict.explanation) for name, verdict in verdicts.items()}
     first = next(iter(explanations.values()))
-    if any(explanation.names != first.names for explanation in explanations.values()):
-        raise ValueError("these verdicts are of different pairs: one figure shows one pair")
+    for other in explanations.values():
+        if other.threshold != first.threshold or not torch.equal(other.images, first.images):
+            raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(first)
     blocks = math.ceil(len(verdicts) / BLOCK)
     size = (2.1 * BLOCK, (2.1 * sum(_aspects(images)) + 0.7) * blocks + 0.8)
@@ -101,6 +104,7 @@ def matches_figure(matches: Matches, count=5):
         _draw_cells(column, image, region.cpu().numpy())
     colours = plt.get_cmap("Set1")
     strongest = matches.strongest(count)
+    scale = max(strongest[0].value, EXTREME)
     down = matches.bias1.shape[0]
     for number, match in enumerate(strongest):
         shift = 0.6 * ((number + 0.5) / len(strongest) - 0.5) / down  # down within the cell
@@ -108,7 +112,6 @@ def matches_figure(matches: Matches, count=5):
             (x * image.shape[1], (y + shift) * image.shape[0])
             for (y, x), image in zip((match.place1, match.place2), images, strict=True)
         ]
-        share = match.value / strongest[0].value if strongest[0].value else 0
         line = ConnectionPatch(
             *ends,
             "data",
@@ -116,7 +119,7 @@ def matches_figure(matches: Matches, count=5):
             axesB=axes[1],
             label=f"{match.value:+.3f}",
             color=colours(number % 9),
-            linewidth=1 + 3 * share,
+            linewidth=1 + 3 * max(match.value, 0) / scale,
             zorder=4 - number / count,
         )
         drawn.add_artist(line)

@@ -34,6 +34,9 @@ class Explainable(Protocol):
     def modules(self):
         """All submodules, as torch.nn.Module has them."""
 
+    def eval(self):
+        """Evaluation mode, as torch.nn.Module has it."""
+
 
 def distance(embeddings1, embeddings2):
     """Euclidean distance ||e1 - e2|| over the last dimension, in [0, 2] for embeddings of length 1."""

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import bootstrap
 
-from utils.explain import Explanation, blurred, pairs_of, ranks_of
+from utils.explain import Explanation, blurred, embed_explained, pairs_of, ranks_of
 from utils.network import Explainable, distance, distances_of, embed_pairs, evaluating, similarity
 
 SHARES = (0.1, 0.2, 0.3, 0.5, 0.7)  # of the pixels, strongest first
@@ -130,7 +130,7 @@ def insertion_deletion(network: Explainable, explanation: Explanation, hide=blur
     (deletion), or shown in the blurred image (insertion). The support for the decision, the similarity if "same" and 1
     less the similarity if "different", is averaged over the shares; the gap is that of insertion less that of deletion.
     hide: images (B, 2, 3, H, W) to what hidden pixels show. A blank map has a gap of its own order of pixels: hold it
-    against chance.
+    against chance. Raises ValueError when `network` is not the one that was explained.
     """
     images = explanation.images
     hidden = hide(images)
@@ -138,7 +138,7 @@ def insertion_deletion(network: Explainable, explanation: Explanation, hide=blur
     pixels = images.shape[-2] * images.shape[-1]
     differences = []
     with evaluating(network):
-        untouched = embed_pairs(network, images)  # (B, 2, D)
+        untouched = embed_explained(network, explanation)  # (B, 2, D)
         for share in SHARES:
             strongest = (ranks < share * pixels)[:, :, None]  # (B, 2, 1, H, W)
             inserted = embed_pairs(network, torch.where(strongest, images, hidden))
