@@ -42,7 +42,7 @@ class Explanation:
         if not self.names:
             numbered = tuple((f"pair {n}, image 1", f"pair {n}, image 2") for n in range(len(self)))
             object.__setattr__(self, "names", numbered)
-        for name in ("images", "towards_different", "towards_same", "names", "paths", "classes"):
+        for name in ("images", "towards_different", "towards_same", "paths", "classes", "names"):
             part = getattr(self, name)
             if part is not None and len(part) != len(self):
                 raise ValueError(f"{name} of {len(part)} pairs, but distances of {len(self)}")

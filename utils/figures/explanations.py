@@ -67,7 +67,8 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
     explanations = {name: only_pair(verdict.explanation) for name, verdict in verdicts.items()}
     first = next(iter(explanations.values()))
     for other in explanations.values():
-        if other.threshold != first.threshold or not torch.equal(other.images, first.images):
+        alike = other.threshold == first.threshold and other.names == first.names
+        if not alike or not torch.equal(other.images, first.images):
             raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(first)
     blocks = math.ceil(len(verdicts) / BLOCK)
