@@ -23,13 +23,13 @@ BLOCK = 4  # methods side by side
 LARGE = 4  # cells along a side that leave room for text
 EXTREME = 1e-9  # strength of a match below which all lines are thin
 LABEL = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
-COLUMN = 34  # characters that fit a column of 2.8 inches
+COLUMN = 30  # characters that fit a column of 2.4 inches
 
 
 def images_figure(explanation: Explanation):
     """Both images of a pair side by side, with their names."""
     names = only_pair(explanation).names[0]
-    drawn, axes = plt.subplots(1, 2, figsize=(6, 3.2), layout="constrained")
+    drawn, axes = plt.subplots(1, 2, figsize=(5, 2.8), layout="constrained")
     for number, (column, image, name) in enumerate(zip(axes, photos(explanation), names, strict=True), start=1):
         show(column, image)
         column.set_title(wrapped(f"image {number}: {name}", COLUMN), fontsize=9)
@@ -49,8 +49,8 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     if verdict is not None and not verdict.explanation.same_as(explanation):
         raise ValueError("the verdict is of another explanation: pass judge(network, explanation)")
     shown = [photos(pair) for pair in explanation]
-    heights = [2.6 * sum(_aspects(images)) + 1.6 for images in shown]
-    size = (2.8 * (1 + len(kinds)) + 0.6, sum(heights))
+    heights = [2.2 * sum(_aspects(images)) + 1.6 for images in shown]
+    size = (2.4 * (1 + len(kinds)) + 0.8, sum(heights))
     drawn = plt.figure(figsize=size, layout="constrained")
     panels = drawn.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
     for index, (panel, images) in enumerate(zip(panels, shown, strict=True)):
@@ -72,7 +72,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
             raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(first)
     blocks = math.ceil(len(verdicts) / BLOCK)
-    size = (2.1 * BLOCK, (2.1 * sum(_aspects(images)) + 0.7) * blocks + 0.8)
+    size = (2.0 * BLOCK, (2.0 * sum(_aspects(images)) + 0.7) * blocks + 0.8)
     heights = _aspects(images) * blocks
     drawn, grid = plt.subplots(
         2 * blocks, BLOCK, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
@@ -159,7 +159,7 @@ def counterfactual_figure(found: Counterfactual):
     explanation = found.explanation
     before = pixels(explanation.images[0], explanation)
     after = pixels(found.edited, explanation)
-    drawn, axes = plt.subplots(2, 2, figsize=(6, 7), layout="constrained")
+    drawn, axes = plt.subplots(2, 2, figsize=(5, 6), layout="constrained")
     for column in range(2):
         show(axes[0, column], before[column])
         show(axes[1, column], after[column])
@@ -168,7 +168,7 @@ def counterfactual_figure(found: Counterfactual):
     axes[0, 0].set_ylabel(f"before: similarity {found.before:.3f}")
     axes[1, 0].set_ylabel(f"after: similarity {found.after:.3f}")
     what = f"along the maps of {explanation.source}: {found.sentence()}"
-    drawn.suptitle(_heading(explanation, what, 70), fontsize=10)
+    drawn.suptitle(_heading(explanation, what, 62), fontsize=10)
     return closed(drawn, file_name("counterfactual", explanation, explanation.method, explanation.layer))
 
 
