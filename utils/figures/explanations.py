@@ -23,6 +23,7 @@ BLOCK = 4  # methods side by side
 LARGE = 4  # cells along a side that leave room for text
 EXTREME = 1e-9  # strength of a match below which all lines are thin
 LABEL = {"facecolor": "black", "alpha": 0.5, "edgecolor": "none", "pad": 1}
+NAME = 34  # characters of a small name that fit it
 COLUMN = 30  # characters that fit a column of 2.4 inches
 
 
@@ -201,7 +202,7 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
     for row, image in enumerate(images):
         show(axes[row, 0], image)
         axes[row, 0].set_ylabel(f"image {row + 1}")
-        axes[row, 0].set_xlabel(wrapped(explanation.names[0][row], COLUMN), fontsize=9)
+        axes[row, 0].set_xlabel(wrapped(explanation.names[0][row], NAME), fontsize=8)
         for column, kind in enumerate(kinds, start=1):
             heatmap = getattr(explanation, kind)[0, row].cpu().numpy()
             show(axes[row, column], overlay(image, heatmap, opacity))
