@@ -29,7 +29,7 @@ def test_from_python_runs_as_it_stands(make_config, checkpoints, trained, tmp_pa
     pairs = [(paths[0], paths[number]) for number in range(1, 4)]
     namespace = {"my_module": module, "images": torch.randn(2, 2, 3, 64, 64), "pairs": pairs}
     exec(code, namespace)
-    assert len(list((tmp_path / "results").glob("*.png"))) == len(pairs)
+    assert len(list((tmp_path / "results").glob("*.png"))) == 1 + len(pairs)
 
 
 def test_nothing_is_left_to_be_filled_in():

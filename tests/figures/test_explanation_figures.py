@@ -172,7 +172,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
     explanation = explanation_of(torch.randn(2, 2, 8, 8), paths)
     verdict = verdict_on(explanation)
     shown = texts(figure(explanation[1], verdict[1]))
-    assert "Insertion minus deletion, both images: +0.400" in shown
+    assert "Factual maps, insertion minus deletion, both images: +0.400" in shown
     assert "believable" in shown
     other = explanation_of(torch.randn(2, 2, 8, 8), paths)
     with pytest.raises(ValueError, match="the verdict is of another explanation"):

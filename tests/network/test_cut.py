@@ -176,6 +176,17 @@ class Around(nn.Module):
         return (self.map(images) + images).amax(dim=(2, 3))
 
 
+class ChannelsLast(Returning):
+    """A map as Swin has it, (N, h, w, C), which would be read as one of h channels."""
+
+    def __init__(self):
+        super().__init__(FORMS["tensor"])
+        self.turned = nn.Identity()
+
+    def forward(self, images):
+        return self.head(self.turned(self.map(images).movedim(1, -1)).mean(dim=(1, 2)))
+
+
 class Twice(nn.Module):
     def __init__(self):
         super().__init__()
@@ -194,11 +205,12 @@ class Twice(nn.Module):
         (Returning(FORMS["tensor"]), "head", r"gives \(1, 5\): name one that gives a map"),
         (Around(), "map", "is not all that the embedding depends on"),
         (Twice(), "map", "runs 2 times"),
+        (ChannelsLast(), "turned", "If channels come last"),
     ],
 )
 def test_what_a_module_lacks_is_said(module, layer, message):
     with pytest.raises(ValueError, match=message):
-        explain(Cut(module, layer=layer), torch.randn(1, 2, 3, 16, 16), 0.5)
+        explain(Cut(module, layer=layer), torch.randn(1, 2, 3, 64, 64), 0.5)
 
 
 def test_a_way_around_the_layer_is_seen_with_a_blank_image_too():

@@ -41,7 +41,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     """The heatmaps of an explanation: a row for each image, with the map of each of `kinds` over it.
 
     Score, decision, method and verdict stand above. Pairs stand below each other, MOST_PAIRS at most. verdict: of this
-    explanation. opacity: of the heatmap over the image, in (0, 1].
+    explanation, on its factual maps. opacity: of the heatmap over the image, in (0, 1].
 
     Raises ValueError when the verdict is of another explanation, or for more pairs.
     """

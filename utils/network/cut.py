@@ -11,6 +11,7 @@ from torch import nn
 from utils.config import LAST
 from utils.network.explainable import evaluating
 
+PADDING = 2  # cells that a map may have more along one side than its proportions ask for
 TOLERANCE = 0.02  # of the values of an embedding of length 1: bfloat16 rounds by less
 
 
@@ -95,6 +96,12 @@ class Cut(nn.Module):
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
             found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ValueError(f"layer {self.layer!r} of {kind} gives {found}: name one that gives a map (N, C, h, w)")
+        height, width = images.shape[2:]
+        if abs(output.shape[2] * width - output.shape[3] * height) > PADDING * max(height, width):
+            raise ValueError(
+                f"layer {self.layer!r} of {kind} gives {tuple(output.shape)} for images of {(height, width)}: no map "
+                "(N, C, h, w) in their proportions. If channels come last, name a layer where they come second."
+            )
         return output
 
     @torch.no_grad()

@@ -64,7 +64,7 @@ class Chance:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What can be said of the maps of an explanation of B pairs. `verdict[3]` is that on one pair."""
+    """What can be said of the factual maps of an explanation of B pairs. `verdict[3]` is that on one pair."""
 
     explanation: Explanation
     gap: Gap
@@ -94,14 +94,14 @@ class Verdict:
         gap = self.gap
         changed = "both images" if gap.different[index] else "each image"
         return (
-            f"Insertion minus deletion, {changed}: {gap.decisive[index]:+.3f} (image 1 {gap.image1[index]:+.3f}, image "
-            f"2 {gap.image2[index]:+.3f}, both at once {gap.both[index]:+.3f}), above {self.percentile[index]:.0f} % "
-            f"of {len(self.chance.random)} random maps: {self.word(index)}."
+            f"Factual maps, insertion minus deletion, {changed}: {gap.decisive[index]:+.3f} (image 1 "
+            f"{gap.image1[index]:+.3f}, image 2 {gap.image2[index]:+.3f}, both at once {gap.both[index]:+.3f}), above "
+            f"{self.percentile[index]:.0f} % of {len(self.chance.random)} random maps: {self.word(index)}."
         )
 
 
 def judge(network: Explainable, explanation: Explanation, seed=0) -> Verdict:
-    """Hold the maps of B pairs against random maps and the centre prior: 22 times the cost of their gaps."""
+    """Hold the factual maps of B pairs against random maps and the centre prior: 22 times the cost of their gaps."""
     gap = insertion_deletion(network, explanation)
     return Verdict(explanation, gap, measure_chance(network, explanation, seed))
 
