@@ -89,7 +89,9 @@ def scan(data_path) -> ImageFolder:
         images = [entry for entry in entries if entry.is_file() and _is_image(entry.name)]
         skipped += len(entries) - len(images)
         paths += [entry.path for entry in images]
-        stats += [(found.st_size, found.st_mtime_ns) for found in map(os.DirEntry.stat, images)]
+        found = [entry.stat() for entry in images]
+        sizes_and_times = [(one.st_size, one.st_mtime_ns) for one in found]
+        stats.append(np.array(sizes_and_times, np.int64).reshape(-1, 2))  # folder by folder: a million tuples are large
         labels += [label] * len(images)
         if not images:
             empty.append(folder)
@@ -98,7 +100,7 @@ def scan(data_path) -> ImageFolder:
             f"data_path: no image in {listed([str(root / name) for name in empty])} "
             f"({', '.join(sorted(EXTENSIONS))} count). Add images or delete the folder."
         )
-    stats = np.array(stats, np.int64)
+    stats = np.concatenate(stats)
     contents = _content_ids(paths, stats[:, 0])
     return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, skipped)
 
@@ -158,7 +160,7 @@ def _told_apart(paths, sizes, groups, amount):
     """Groups of files, int64 (N,), split further by the digest of `amount` bytes of those that share a group."""
     _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
     alike = np.flatnonzero(counts[groups] > 1)
-    digests = [_digest(paths[index], int(sizes[index]), amount) for index in alike]
+    digests = [_digest(paths[index], size, amount) for index, size in zip(alike, sizes[alike].tolist(), strict=True)]
     _, numbers = np.unique(np.array(digests, "S16"), return_inverse=True)
     groups[alike] = len(paths) + numbers  # beyond the numbers of the groups that stay
     return groups
