@@ -8,8 +8,15 @@ from helpers import ROOT, changed
 from PIL import Image
 
 from utils import fit, load_config, load_trained
+from utils.runtime import seed_everything
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same weights and images at every run."""
+    seed_everything(0)
 
 
 @pytest.fixture(
