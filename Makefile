@@ -1,6 +1,7 @@
 # `make run` and `make test` need only python3 (3.11 or newer): they set up .venv themselves.
 PYTHON ?= python3
 CONFIG ?= config.yml
+SET ?=
 NOTEBOOKS = 01.Train_Siamese_model.ipynb 02.Inferences.ipynb
 READY = .venv/ready
 
@@ -11,7 +12,7 @@ PAIRS ?= 128
 .PHONY: run test benchmark faithfulness notebooks lab lint
 
 run: $(READY)  ## execute both notebooks; executed copies, figures and metrics go to results_path
-	.venv/bin/python -m utils.notebooks --config $(CONFIG) $(NOTEBOOKS)
+	.venv/bin/python -m utils.notebooks $(NOTEBOOKS) --config $(CONFIG) --set $(SET)
 
 test: $(READY)  ## run all tests, then ruff
 	.venv/bin/python -m pytest -q

@@ -8,9 +8,10 @@ from graphlib import TopologicalSorter
 import pytest
 from helpers import ROOT
 
-BASE = {"config", "files", "runtime", "parallel"}
+BASE = {"config", "files", "registry", "runtime", "parallel"}
 ARROWS = {
-    "config": set(),
+    "registry": set(),
+    "config": {"registry"},
     "files": set(),
     "runtime": {"config"},
     "parallel": set(),

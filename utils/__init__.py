@@ -51,7 +51,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "explain",
         "methods_of",
     ),
-    "training": ("CheckpointError", "TrainingError", "choose_threshold", "fit"),
+    "training": ("CheckpointError", "TrainingError", "choose_threshold", "fit", "frozen_baseline"),
     "trained": ("Trained", "inference_pair", "load_trained", "typical_pairs", "write_metrics"),
     "trust": ("Row", "Verdict", "choose_pairs", "compare", "judge", "judge_all", "sanity_curves", "table"),
     "figures": (

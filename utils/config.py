@@ -7,16 +7,15 @@ import difflib
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
-from torchvision import models
+
+from utils.registry import backbone_name, normalization_of
 
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
-BACKBONE_FAMILIES = ("resnet", "resnext", "wide_resnet", "mobilenet", "efficientnet", "convnext")
-BACKBONES = tuple(name for name in models.list_models(module=models) if name.startswith(BACKBONE_FAMILIES))
 WORDS = {"path_type": "should be a path", "missing": "missing; add it", "model_type": "should hold `key: value` lines"}
 
 
@@ -29,20 +28,15 @@ def _number(value):
     return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.lower()) else value
 
 
-def _backbone(name):
-    """The torchvision name for `name`, however it is spelt: ResNet50, EfficientNet-B0, MobileNet (the paper's V2)."""
-    plain = re.sub("^mobilenet$", "mobilenetv2", re.sub("[^a-z0-9]", "", name.lower()))
-    known = {backbone.replace("_", ""): backbone for backbone in BACKBONES}
-    if plain not in known:
-        hint = "".join(f"did you mean {known[near]}? " for near in difflib.get_close_matches(plain, known, n=1))
-        raise ValueError(f"unknown backbone; {hint}known are {', '.join(BACKBONES)}")
-    return known[plain]
+def _auto(value):
+    """`auto` is the same as no key: the backbone's own."""
+    return None if value == "auto" else value
 
 
 def _pretrained(value):
     if isinstance(value, bool | str):
         return Path(value) if isinstance(value, str) else value
-    raise ValueError("should be True, False or the path of a state dict")
+    raise ValueError("should be True, False or the path of a file of weights")
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -78,7 +72,7 @@ class Normalization(Section):
 
 class ImageSettings(Section):
     size: Annotated[tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]], Field(strict=False)]
-    normalization: Normalization
+    normalization: Annotated[Normalization | None, BeforeValidator(_auto)] = None  # None until the whole is read
     Channels: Literal[1, 3]
     HorizontalFlip: Share
     VerticalFlip: Share
@@ -91,7 +85,7 @@ class ImageSettings(Section):
 
 
 class Hyperparameters(Section):
-    epochs: Count
+    epochs: Annotated[int, Field(ge=0)]
     verbose: bool
     batch_size: Annotated[int, Field(ge=2)]
     num_workers: Annotated[int, Field(ge=0)]
@@ -134,7 +128,7 @@ class Config(Section):
 
     data_path: FilePath
     number_of_iterations: Count
-    backbone_model: Annotated[str, AfterValidator(_backbone)]
+    backbone_model: Annotated[str, AfterValidator(backbone_name)]
     pretrained: Annotated[bool | Path, PlainValidator(_pretrained)]
     checkpoints_path: FilePath
     test_size: Annotated[Number, Field(gt=0, lt=1)]
@@ -146,7 +140,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     cuda: bool
     gpu: Annotated[int, Field(ge=0)]
-    embedding_size: Count = 128  # the keys from here on are not in the paper's repository
+    backbone_training: Literal["full", "last", "frozen"] = "full"  # the keys from here on are not in the paper's repository
+    backbone_rate: Positive | None = None
+    embedding_size: Count = 128
     margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
     pairs: Literal["batch", "paper"] = "batch"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -169,17 +165,30 @@ class Config(Section):
             raise ValueError("hyperparameters.nesterov: True needs hyperparameters.momentum above 0")
         if (self.inference.image1 is None) != (self.inference.image2 is None):
             raise ValueError("inference: name both image1 and image2, or neither for a pair of the test split")
+        if not settings.epochs and not self.pretrained:
+            raise ValueError("hyperparameters.epochs: 0 needs `pretrained`, or the network knows nothing")
         return self
 
+    @model_validator(mode="after")
+    def _own_normalization(self):
+        """Normalisation belongs to the weights: where the config gives none, it is the backbone's."""
+        if self.image.normalization is not None:
+            return self
+        own = Normalization(**normalization_of(self.backbone_model))
+        return self.model_copy(update={"image": self.image.model_copy(update={"normalization": own})})
 
-def load_config(path=None) -> Config:
+
+def load_config(path=None, changes=()) -> Config:
     """Read and check a config file; without `path`, the one that SIAMESE_CONFIG names, else config.yml.
 
+    changes: settings that replace those of the file, as on a command line: "image.size=[224, 224]", values in YAML.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
     """
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for change in changes:
+            _change(content, *change.partition("=")[::2])
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     try:
@@ -188,12 +197,23 @@ def load_config(path=None) -> Config:
         raise ConfigError("\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())) from error
 
 
+def _change(content, key, value):
+    """Set a key, by its dotted name, of nested settings."""
+    *sections, name = key.split(".")
+    for section in sections:
+        content = content.get(section) if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{key}: unknown key; known are {', '.join(key_names())}")
+    content[name] = yaml.safe_load(value)
+
+
 def key_names(section=Config, prefix="") -> list[str]:
     """The full path of every key: data_path, ..., image.size, ..., image.normalization.mean, ..."""
     names = []
     for name, field in section.model_fields.items():
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        names += key_names(field.annotation, f"{prefix}{name}.") if nested else [prefix + name]
+        kinds = [field.annotation, *get_args(field.annotation)]  # the section itself, or the section and None
+        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+        names += key_names(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
     return names
 
 

@@ -58,13 +58,17 @@ def main():
     parser = argparse.ArgumentParser(description="Execute notebooks with their output on the terminal.")
     parser.add_argument("notebooks", nargs="+", type=Path)
     parser.add_argument("--config", help="config file, also for the notebooks (default: config.yml)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that replace the file's")
     parser.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
     options = parser.parse_args()
-    if options.config:
-        os.environ[CONFIG_VARIABLE] = options.config
     try:
-        config = load_config()
+        config = load_config(options.config, options.set)
         config.results_path.mkdir(parents=True, exist_ok=True)
+        if options.set:
+            options.config = str(config.results_path / "config.yml")
+            write_text(Path(options.config), f"# {' '.join(sys.argv[1:])}\n{config}\n")
+        if options.config:
+            os.environ[CONFIG_VARIABLE] = options.config
         for path in options.notebooks:
             print(f"--- {path}")
             notebook = execute(path)

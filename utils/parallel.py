@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
@@ -64,10 +65,10 @@ def distributed(network: nn.Module) -> nn.Module:
         return network
     device = next(network.parameters()).device
     if device.type == "cuda":
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = convert_sync_batchnorm(network)  # timm's, which keeps the activation that some of its norms hold
     for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = GlobalBatchNorm2d  # no state of its own: parameters and buffers stay in place
+        if type(module) in GLOBAL:
+            module.__class__ = GLOBAL[type(module)]  # no state of its own: parameters and buffers stay in place
     return DistributedDataParallel(network, [device] if device.type == "cuda" else None, broadcast_buffers=False)
 
 
@@ -90,6 +91,17 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(images.dtype)
+
+
+class GlobalBatchNormAct2d(GlobalBatchNorm2d):
+    """The same for timm's batch norm that holds an activation."""
+
+    def forward(self, images):
+        """(B, C, h, w) of any B, the shares of all processes being one batch, to the same shape."""
+        return self.act(self.drop(super().forward(images)))
+
+
+GLOBAL = {nn.BatchNorm2d: GlobalBatchNorm2d, BatchNormAct2d: GlobalBatchNormAct2d}
 
 
 def _ends(total):

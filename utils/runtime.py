@@ -34,11 +34,12 @@ class Runtime:
         return tensor_or_module.to(self.device, memory_format=torch.channels_last)
 
     def free_memory(self) -> int:
-        """Bytes free on the GPU; 0 on the CPU, which has no memory apart."""
+        """Bytes free on a CUDA card; 0 elsewhere: CPUs and Apple's GPUs have no memory apart."""
         return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
 
     def __str__(self):
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{os.cpu_count()} cores"
+        names = {"cuda": torch.cuda.get_device_name, "mps": lambda device: "Apple GPU"}
+        name = names[self.device.type](self.device) if self.device.type in names else f"{os.cpu_count()} cores"
         return f"{self.device} ({name}), {str(self.dtype).removeprefix('torch.')}"
 
 
@@ -52,8 +53,8 @@ def start(config: Config) -> Runtime:
 def find_runtime(config: Config) -> Runtime:
     """Choose device and precision from the keys `cuda`, `gpu` and `precision`; nothing random is touched.
 
-    `cuda: True` on a machine without a GPU falls back to the CPU and prints one line. Under torchrun this process joins
-    the others, and its GPU is that of its number on this machine, not `gpu`.
+    `cuda: True` takes an Apple GPU (MPS) where there is no CUDA; without a GPU it falls back to the CPU and prints one
+    line. Under torchrun this process joins the others, and its GPU is that of its number on this machine, not `gpu`.
 
     Raises ConfigError when there is no GPU of that index, or float16 is asked of a CPU.
     """
@@ -69,6 +70,8 @@ def _device(config):
     """The GPU that the config names, or the CPU."""
     if not config.cuda:
         return torch.device("cpu")
+    if not torch.cuda.is_available() and torch.backends.mps.is_available():
+        return torch.device("mps")
     if not torch.cuda.is_available():
         cause = "this build of torch is for CPUs only" if torch.version.cuda is None else "no usable GPU was found"
         if FIRST:
@@ -100,13 +103,15 @@ def _dtype(precision, device):
         return getattr(torch, precision)
     if computes_bfloat16(device):
         return torch.bfloat16
-    return torch.float16 if device.type == "cuda" else torch.float32
+    return torch.float16 if device.type == "cuda" else torch.float32  # on MPS too, where nothing shorter was tried
 
 
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the hardware has bfloat16 units; emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return False
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(unit, False) for unit in ("amx_bf16", "avx512_bf16", "bf16"))
 

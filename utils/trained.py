@@ -13,7 +13,7 @@ from utils.explain import Explanation, explain, methods_of
 from utils.files import write_text
 from utils.network import SiameseNetwork, folded, paired
 from utils.runtime import Runtime, find_runtime
-from utils.training import evaluate_distances, fingerprint, load_checkpoint, pair_distances
+from utils.training import Baseline, CheckpointError, evaluate_distances, fingerprint, load_checkpoint, pair_distances
 
 # what a network was trained with holds for it ever after, whatever config.yml says later
 TRAINED_KEYS = (
@@ -101,10 +101,13 @@ class Trained:
         return tuple(folder.name for folder in folders)
 
     def __str__(self):
-        best = self.history[-1]
+        if self.history:
+            state = f"after epoch {len(self.history)}, validation AUC {self.history[-1]['valid_auc']:.3f}"
+        else:
+            state = "as it comes, not trained here (epochs: 0)"
         return (
-            f"{self.config.backbone_model} after epoch {len(self.history)}, validation AUC {best['valid_auc']:.3f}\n"
-            f"trained on {len(self.classes)} classes: {', '.join(self.classes)}\n"
+            f"{self.config.backbone_model} {state}\n"
+            f"{len(self.classes)} classes: {', '.join(self.classes)}\n"
             f'decides "same" up to a distance of {self.threshold:.3f} (similarity {1 - self.threshold / 2:.3f})'
         )
 
@@ -124,9 +127,18 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         print(f"config.yml has changed since training in {', '.join(changed)}: the checkpoint's values are used.")
         settings = now | {key: then[key] for key in changed}
         config = Config.model_validate_json(json.dumps(settings))
-    with torch.device("meta"):  # the weights are those of the checkpoint: none are drawn
-        network = SiameseNetwork(config.backbone_model, config.embedding_size)
-    network.load_state_dict(content["network"], assign=True)
+    own = "embedding.weight" not in content["network"]  # the backbone's own embedding, with `epochs: 0`
+    with torch.random.fork_rng(devices=[]):  # the weights are those of the checkpoint
+        network = SiameseNetwork(
+            config.backbone_model, None if own else config.embedding_size, image_size=config.image.size
+        )
+    try:
+        network.load_state_dict(content["network"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{config.checkpoints_path / 'best.pt'} is of an earlier version of this project, whose backbones were "
+            "others: run 01.Train_Siamese_model.ipynb again."
+        ) from error
     return Trained(
         runtime.place(folded(network, runtime.dtype)),
         config,
@@ -138,12 +150,14 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     )
 
 
-def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray) -> dict:
+def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> dict:
     """Metrics of the test pairs at the validation threshold, written to `results_path`/metrics.json and returned.
 
-    The keys are those of `evaluate_distances`, and `seconds`: training time up to the chosen epoch.
+    The keys are those of `evaluate_distances`, `frozen_auc`: that of the baseline, and `seconds`: training time up to
+    the chosen epoch.
     """
     metrics = evaluate_distances(distances, splits.test_pairs.labels, trained.threshold)
+    metrics["frozen_auc"] = baseline.auc
     metrics["seconds"] = round(trained.seconds, 1)
     write_text(trained.config.results_path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     return metrics

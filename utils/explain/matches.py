@@ -40,7 +40,7 @@ class Matches:
     @property
     def residual(self) -> float:
         """What the sum misses: 0 but for rounding."""
-        parts = [self.places.double().sum(), self.bias1.double().sum(), self.bias2.double().sum()]
+        parts = [part.cpu().double().sum() for part in (self.places, self.bias1, self.bias2)]
         return self.cosine - float(sum(parts)) - self.bias
 
     @property

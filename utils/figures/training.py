@@ -14,7 +14,7 @@ SAME, DIFFERENT = "tab:blue", "tab:orange"
 
 
 def history_figure(history):
-    """Loss and validation AUC by epoch, the kept epoch marked."""
+    """Loss and validation AUC by epoch, the kept epoch marked; without an epoch, `epochs: 0`, empty axes."""
     epochs = range(1, len(history) + 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     left.plot(epochs, [epoch["train_loss"] for epoch in history], label="training")
@@ -23,6 +23,9 @@ def history_figure(history):
     right.plot(epochs, [epoch["valid_auc"] for epoch in history], color="tab:orange", label="validation")
     right.set(xlabel="epoch", ylabel="AUC")
     for axes in (left, right):
+        if not history:
+            axes.set_title("not trained: epochs: 0")
+            continue
         axes.axvline(best_epoch(history), color="grey", linestyle=":", label="kept")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)

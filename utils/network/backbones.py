@@ -1,66 +1,131 @@
-"""Backbones by name: torchvision's models cut into stages, with their weights."""
+"""Backbones by name: timm's models without their classifiers, with their weights."""
 
 import pickle
-from collections import OrderedDict
+import sys
+from itertools import product
 from pathlib import Path
-from urllib.error import URLError
 
+import timm
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from safetensors import SafetensorError
+from timm.models import load_state_dict
 from torch import nn
-from torchvision import models
 
 from utils.config import ConfigError
+from utils.network.explainable import evaluating
+from utils.registry import weights_config, weights_name
 
-RESNET_STAGES = ("layer1", "layer2", "layer3", "layer4")
-CLASSIFIERS = ("fc.", "classifier.")  # ours replaces it, so its number of classes does not matter
+UNITS = (4, 8, 14, 16, 28, 32, 56, 64)  # pixels of which image sizes are tried as multiples
+UNUSED_BUFFER = "num_batches_tracked"  # many published weights lack it, and nothing here reads it
 
 
-def build_backbone(name: str, pretrained: bool | Path = False) -> nn.Sequential:
-    """The feature stages of a torchvision model, in order and by name: float (B, 3, H, W) to (B, C, h, w).
+def build_backbone(name: str, pretrained: bool | Path = False, image_size=(224, 224)) -> nn.Module:
+    """A timm model without its classifier: what its `forward_features` gives, pooled over places, is its embedding.
 
-    Only the feature stages are kept (not, for one, the norm before the classifier of ConvNeXt). pretrained: True for
-    ImageNet weights, or the path of a state dict. Raises ConfigError when the weights cannot be loaded.
+    pretrained: True for the weights that the name means, or the path of a safetensors or state dict file. image_size:
+    height and width of the images.
+
+    Raises ConfigError when the weights cannot be loaded, and for an image size that the model cannot take.
     """
-    model = models.get_model(name)
+    model, problem = _create(name, image_size)
+    if problem:
+        raise ConfigError(_refused_size(name, image_size, problem))
     if pretrained:
         _load_weights(model, name, pretrained)
-    if hasattr(model, "features"):  # MobileNet, EfficientNet, ConvNeXt: already a sequence, of numbered stages
-        return nn.Sequential(OrderedDict((f"stage{number}", stage) for number, stage in enumerate(model.features)))
-    stages = OrderedDict(stem=nn.Sequential(model.conv1, model.bn1, model.relu, model.maxpool))
-    for stage in RESNET_STAGES:
-        stages[stage] = getattr(model, stage)
-    return nn.Sequential(stages)
+    return model
+
+
+@torch.no_grad()
+def example_of(image_size, device=None) -> torch.Tensor:
+    """Two images of noise (2, 3, height, width), the same each time, to try a network with."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3, *image_size, generator=generator)
+    colours = torch.randn(2, 3, 1, 1, generator=generator)
+    return (noise + colours).to(device)
+
+
+def _create(name, image_size):
+    """The model with random weights, and why it cannot take images of this size, if it cannot."""
+    settings = {"num_classes": 0}
+    if weights_config(name).fixed_input_size:
+        settings["img_size"] = tuple(image_size)
+    try:
+        model = timm.create_model(name, **settings)
+        with evaluating(model), torch.no_grad():
+            model.forward_features(example_of(image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        return None, str(error).partition("\n")[0] or "its layers do not fit it"
+    patches = getattr(getattr(model, "patch_embed", None), "proj", None)
+    if isinstance(patches, nn.Conv2d) and patches.kernel_size == patches.stride:
+        height, width = patches.stride
+        if image_size[0] % height or image_size[1] % width:
+            return None, f"its patches of {height} x {width} pixels would leave out a margin"
+    return model, ""
+
+
+def _refused_size(name, image_size, problem) -> str:
+    height, width = image_size
+    for unit in UNITS:
+        heights = sorted({max(height // unit, 1) * unit, (height // unit + 1) * unit})
+        widths = sorted({max(width // unit, 1) * unit, (width // unit + 1) * unit})
+        sizes = [size for size in product(heights, widths) if not _create(name, size)[1]]
+        if sizes:
+            near = " or ".join(str(list(size)) for size in sizes)
+            return f"image.size: {list(image_size)} is refused for {name}: {problem}. Set {near}"
+    own = list(weights_config(name).input_size[1:])
+    return f"image.size: {list(image_size)} is refused for {name}: {problem}. Set {own}"
 
 
 def _load_weights(model, name, pretrained):
-    """Load ImageNet weights (True) or a state dict file (a path) into a torchvision model, without its classifier."""
-    weights = _download(name) if pretrained is True else _read(pretrained)
-    own = model.state_dict()
-    wanted = [key for key in own if not key.startswith(CLASSIFIERS)]
-    fitting = isinstance(weights, dict) and all(key in weights for key in wanted)
-    if not fitting or any(weights[key].shape != own[key].shape for key in wanted):
-        raise ConfigError(f"pretrained: the weights in {pretrained} are not those of {name}: keys or shapes differ.")
+    """Load the weights that the name means (True) or those of a file (a path); all of the model's must be there."""
+    path = _fetch(name) if pretrained is True else Path(pretrained)
+    weights = _read(path)
+    wanted = {key: value.shape for key, value in model.state_dict().items() if not key.endswith(UNUSED_BUFFER)}
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert and _unfitting(weights, wanted):  # from another image size, or with the names of the first publication
+        try:
+            weights = convert(weights, model)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            pass  # not a file of this family at all: said below
+    unfitting = _unfitting(weights, wanted)
+    if unfitting:
+        raise ConfigError(
+            f"pretrained: the weights in {path} are not those of {name}: keys or shapes differ, {unfitting[0]} for one."
+        )
     model.load_state_dict({key: weights[key] for key in wanted}, strict=False)
 
 
-def _download(name):
-    """The ImageNet weights of a torchvision model, from the cache of torch's hub or from torchvision's server."""
-    url = models.get_model_weights(name).DEFAULT.url
+def _unfitting(weights, wanted) -> list[str]:
+    """The keys that are missing or of another shape."""
+    found = {key: getattr(value, "shape", None) for key, value in weights.items()}
+    return [key for key, shape in wanted.items() if found.get(key) != shape]
+
+
+def _fetch(name) -> Path:
+    """The file of a backbone's weights, from the cache of timm's hub or from the hub itself."""
+    config = weights_config(name)
+    weights = weights_name(name)
+    if not config.hf_hub_id:
+        raise ConfigError(f"pretrained: True, but timm has no weights for {name}: name another backbone, or set False.")
+    file = config.hf_hub_filename or "model.safetensors"
     try:
-        return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
-    except (URLError, OSError) as error:
-        folder = Path(torch.hub.get_dir(), "checkpoints")
+        return Path(hf_hub_download(config.hf_hub_id, file))
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         raise ConfigError(
-            f"pretrained: True, but the ImageNet weights of {name} cannot be fetched ({error}). "
-            f"Download {url} elsewhere into {folder}, or set pretrained: False to train from scratch."
+            f"pretrained: True, but the weights of {weights} cannot be fetched ({str(error).partition('. ')[0]}). "
+            f"Download https://huggingface.co/{config.hf_hub_id}/resolve/main/{file} elsewhere and set `pretrained` to "
+            "the path of that file, or to False to train from scratch."
         ) from error
 
 
-def _read(path):
-    """A state dict file; code inside it is refused, not run."""
+def _read(path) -> dict:
+    """A safetensors or state dict file; code inside it is refused, not run."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        weights = load_state_dict(str(path), weights_only=True)
     except FileNotFoundError as error:
-        raise ConfigError(f"pretrained: {path} does not exist. Name a state dict, True or False.") from error
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(f"pretrained: {path} is not a state dict file saved by torch: {error}") from error
+        raise ConfigError(f"pretrained: {path} does not exist. Name a file of weights, True or False.") from error
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, SafetensorError, AttributeError) as error:
+        raise ConfigError(f"pretrained: {path} is not a safetensors or state dict file: {error}") from error
+    return weights

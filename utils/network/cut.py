@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Mapping
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +9,9 @@ from torch import nn
 
 from utils.config import LAST
 from utils.network.explainable import evaluating
+from utils.network.hooks import hooked, read, resume
+from utils.network.maps import layout_of
 
-PADDING = 2  # cells that a map may have more along one side than its proportions ask for
 NOISE = 4  # images that try whether the map decides
 TOLERANCE = 5e-3  # of the values of an embedding of length 1, computed twice in the same way
 
@@ -21,12 +21,13 @@ class Cut(nn.Module):
 
     module: from images, float (N, 3, H, W), to one tensor of embeddings (N, D), alone or in a tuple, dict or object: a
     torchvision or timm classifier without its head, for one. layer: the name of the submodule, as `named_modules` has
-    it, whose output is a feature map (N, C, h, w). The map is read and replaced by hooks that are there for one call
-    only; weights, gradients, modes and hooks of the module stay as they are.
+    it, whose output is a feature map (N, C, h, w) or (N, h, w, C), or the tokens of a transformer, (N, T, C), of which
+    those that have no place are at the front. The map is read and replaced by hooks that are there for one call only;
+    weights, gradients, modes and hooks of the module stay as they are.
 
     Raises ValueError, saying what the module lacks: at once for a layer that it has not; when images go through, for a
     layer that gives no map or runs more or less than once, an output that is not one tensor (N, D), and an embedding
-    that the map at `layer` does not determine.
+    that the map at `layer` does not determine, or whose places it does not depend on.
     """
 
     def __init__(self, module: nn.Module, layer: str):
@@ -34,6 +35,7 @@ class Cut(nn.Module):
         self.module = module
         self.layer = layer
         self._blank = None  # an image (1, 3, H, W) of zeros, as the module was last given them
+        self._layout = None  # of the map, as it was last read
         self._checked = False
         names = [name for name, _ in module.named_modules() if name]
         if layer not in names:
@@ -55,6 +57,7 @@ class Cut(nn.Module):
         self._check_name(layer)
         self._blank = torch.zeros_like(images[:1])
         if not self._checked:
+            self._check_that_it_runs_once()
             self._check_that_the_map_decides()
             self._checked = True
         return self._read(images)
@@ -65,60 +68,72 @@ class Cut(nn.Module):
         What stands before the layer runs on a blank image meanwhile: its result is replaced.
         """
         self._check_name(layer)
-        if self._blank is None:
+        if self._layout is None:
             raise ValueError("features(images) comes first: it tells the size of the images")
-
-        def replace(module, inputs, output):
-            if output.shape[1:] != features.shape[1:]:
-                raise ValueError(f"a map of {tuple(features.shape)} cannot replace one of {tuple(output.shape)}")
-            return features.clone()  # the module may go on in place
-
         blanks = self._blank.expand(len(features), -1, -1, -1)
-        with _hook(self.module.get_submodule(self.layer), replace):
-            return self._vectors(self.module(blanks))
+        output = self._layout.to_output(features.clone())  # the module may go on in place
+        return self._vectors(resume(self.module, self._submodule, blanks, output))
 
     def embed_features(self, features, layer=LAST):
         """Feature map (N, C, h, w) at the layer to embeddings, float (N, D), of length 1."""
         return F.normalize(self.project_features(features, layer), dim=1)
 
+    @property
+    def _submodule(self):
+        return self.module.get_submodule(self.layer)
+
     def _read(self, images):
-        """The output of the layer, which must be one map (N, C, h, w)."""
-        outputs = []
-
-        def keep(module, inputs, output):
-            outputs.append(output.clone() if isinstance(output, torch.Tensor) else output)
-
-        with _hook(self.module.get_submodule(self.layer), keep):
-            self.module(images)
-        kind = type(self.module).__name__
-        if len(outputs) != 1:
-            raise ValueError(f"layer {self.layer!r} of {kind} runs {len(outputs)} times: name one that runs once")
-        (output,) = outputs
-        if not isinstance(output, torch.Tensor) or output.dim() != 4:
+        """The output of the layer, which must be one map, as (N, C, h, w)."""
+        output = read(self.module, self._submodule, images)
+        output = output.clone() if isinstance(output, torch.Tensor) else output
+        self._layout = layout_of(output, images.shape[2:])
+        if self._layout is None:
             found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ValueError(f"layer {self.layer!r} of {kind} gives {found}: name one that gives a map (N, C, h, w)")
-        height, width = images.shape[2:]
-        if abs(output.shape[2] * width - output.shape[3] * height) > PADDING * max(height, width):
             raise ValueError(
-                f"layer {self.layer!r} of {kind} gives {tuple(output.shape)} for images of {(height, width)}: no map "
-                "(N, C, h, w) in their proportions. If channels come last, name a layer where they come second."
+                f"layer {self.layer!r} of {type(self.module).__name__} gives {found} for images of "
+                f"{tuple(images.shape[2:])}: name one that gives a map (N, C, h, w), (N, h, w, C) or tokens (N, T, C) "
+                "in their proportions"
             )
-        return output
+        return self._layout.to_map(output)
 
     @torch.no_grad()
+    def _check_that_it_runs_once(self):
+        runs = []
+
+        def count(module, inputs, output):
+            runs.append(module)
+
+        with evaluating(self), hooked(self._submodule, count):
+            self.module(self._blank)
+        if len(runs) != 1:
+            kind = type(self.module).__name__
+            raise ValueError(f"layer {self.layer!r} of {kind} runs {len(runs)} times: name one that runs once")
+
     def _check_that_the_map_decides(self):
-        """A second way around the layer would leave the embedding to the blank image: tried with images of noise."""
+        """A second way around the layer would leave the embedding to the blank image, and a class token alone would
+        leave nothing to the places: tried with images of noise.
+        """
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(NOISE, *self._blank.shape[1:], generator=generator)
         colours = torch.randn(NOISE, self._blank.shape[1], 1, 1, generator=generator)
         images = (noise + colours).to(self._blank)
-        with evaluating(self):
-            found = self.embed_features(self._read(images))
+        place = f"layer {self.layer!r} of {type(self.module).__name__}"
+        with evaluating(self), torch.no_grad():
+            features = self._read(images)
             expected = self(images)
+        with evaluating(self), torch.enable_grad():
+            features.requires_grad_()
+            found = self.embed_features(features)
+            (gradient,) = torch.autograd.grad(found.square().sum() + found.sum(), features, allow_unused=True)
         if (found - expected).abs().max() > TOLERANCE:
             raise ValueError(
-                f"layer {self.layer!r} of {type(self.module).__name__} is not all that the embedding depends on: "
+                f"{place} is not all that the embedding depends on: "
                 "other layers go around it. Name one behind the place where they meet."
+            )
+        if gradient is None or not self._layout.without_prefix(gradient).any():
+            raise ValueError(
+                f"{place} is read at tokens without a place alone: no place of the image counts there. "
+                "Name an earlier block, or pool the places."
             )
 
     def _check_name(self, layer):
@@ -137,16 +152,6 @@ class Cut(nn.Module):
         if vectors.dim() != 2:
             raise ValueError(f"{kind} returns {tuple(vectors.shape)}, no embeddings (N, D): pool them first")
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-
-
-@contextmanager
-def _hook(module, function):
-    """A forward hook that is there for the block alone."""
-    handle = module.register_forward_hook(function)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _tensors_in(output) -> list[torch.Tensor]:

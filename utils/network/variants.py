@@ -1,27 +1,40 @@
 """Variants of a Siamese network: folded for speed, dilated for a finer map, randomised as a control."""
 
 import copy
-from itertools import pairwise
 
+import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from utils.config import ConfigError
+from utils.network.backbones import build_backbone, example_of
+from utils.network.hooks import hooked
 from utils.network.siamese import SiameseNetwork
+
+PLAIN = (nn.Conv2d, Conv2dSame)  # convolutions that compute with their weights as they are
+EXACT = 1e-3  # of the values of an embedding of length 1, by which a folded network may differ
 
 
 def folded(network: SiameseNetwork, dtype: torch.dtype) -> SiameseNetwork:
     """A copy for evaluation alone, faster and the same up to rounding: each batch norm is folded into the convolution
-    before it, and the weights of the backbone are kept in `dtype`.
+    whose output it takes, and the weights of the backbone are kept in `dtype`. The activation that some batch norms of
+    timm's hold stays.
     """
     network = copy.deepcopy(network).eval()
-    for module in list(network.backbone.modules()):
-        children = list(module.named_children())
-        for (name, child), (after, norm) in pairwise(children):
-            if isinstance(child, nn.Conv2d) and isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                setattr(module, name, fuse_conv_bn_eval(child, norm))
-                setattr(module, after, nn.Identity())
+    images = example_of(network.image_size, next(network.parameters()).device)
+    with torch.no_grad():
+        before = network(images)
+        pairs = _norms_behind_convolutions(network.backbone, images)
+        plain = copy.deepcopy(network) if pairs else network
+        for convolution, norm in pairs:
+            fused = fuse_conv_bn_eval(network.backbone.get_submodule(convolution), network.backbone.get_submodule(norm))
+            network.backbone.set_submodule(convolution, fused)
+            network.backbone.set_submodule(norm, _without_norm(network.backbone.get_submodule(norm)))
+        if pairs and (network(images) - before).abs().max() > EXACT:
+            network = plain  # something else takes the output of a convolution too
     network.backbone.to(dtype)
     return network
 
@@ -30,37 +43,31 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
     """The network with a cell of the last feature map for every `output_stride` pixels: 16 or 8; 32 as trained.
 
     The late strides are taken out and the kernels behind them spread (the à trous algorithm; Chen et al. 2018, section
-    3.1): every second cell is what it was, the cells between are new. Embeddings change a little: the mean is over more
-    cells. The weights are those of `network` itself, shared, not copied.
+    3.1), as timm does: every second cell is what it was, the cells between are new. Embeddings change a little: the
+    mean is over more cells. The weights are those of `network` itself, shared, not copied.
 
-    Raises ConfigError for a network that is no SiameseNetwork, and for a backbone whose strides are in kernels of even
-    size (ConvNeXt).
+    Raises ConfigError for a network that is no SiameseNetwork, and for a backbone that timm does not dilate.
     """
     if not isinstance(network, SiameseNetwork):
         kind = type(network).__name__
         raise ConfigError(f"explanation.output_stride: {output_stride} needs a SiameseNetwork, not {kind}: keep 32")
+    name = network.backbone_model
+    try:
+        with torch.random.fork_rng(devices=[]):
+            plan = timm.create_model(name, num_classes=0, output_stride=output_stride)
+    except (AssertionError, NotImplementedError, TypeError) as error:
+        raise ConfigError(
+            f"explanation.output_stride: {output_stride} is refused for {name}, which timm does not dilate: keep 32"
+        ) from error
     weights = [*network.parameters(), *network.buffers()]
     network = copy.deepcopy(network, {id(weight): weight for weight in weights})
-    reached = 1  # pixels a cell, so far
-    rate = 1  # by which kernels are spread, so far
-    for block in _blocks(network.backbone):
-        convolutions = [module for module in block.modules() if isinstance(module, nn.Conv2d)]
-        pools = [module for module in block.modules() if isinstance(module, nn.MaxPool2d)]
-        stride = max([1, *(convolution.stride[0] for convolution in convolutions)])
-        pooled = max([1, *(pool.stride for pool in pools)])
-        if rate == 1 and reached * stride * pooled <= output_stride:
-            reached *= stride * pooled
-            continue
-        spread = rate  # of this kernel: those after the stride of their block are spread further
-        for convolution in convolutions:
-            if convolution.kernel_size[0] % 2 == 0:
-                raise ConfigError(f"explanation.output_stride: {output_stride} is refused for this backbone: keep 32")
-            convolution.dilation = (convolution.dilation[0] * spread,) * 2
-            convolution.padding = (convolution.padding[0] * spread,) * 2
-            if convolution.stride[0] > 1:
-                convolution.stride = (1, 1)
-                spread = rate * stride
-        rate *= stride
+    for path, module in list(network.backbone.named_modules()):
+        planned = plan.get_submodule(path)
+        if isinstance(module, nn.Conv2d):
+            for setting in ("stride", "padding", "dilation"):
+                setattr(module, setting, getattr(planned, setting))
+        elif not list(module.parameters()) and not list(planned.parameters()) and path:
+            network.backbone.set_submodule(path, planned)  # pooling
     return network
 
 
@@ -72,12 +79,14 @@ def randomised(network: SiameseNetwork, seed=0):
     """
     network = copy.deepcopy(network)
     generator = torch.Generator().manual_seed(seed)
-    stages = reversed(list(network.backbone.named_children()))
-    for name, part in [("embedding", network.embedding), *stages]:
-        for parameter in part.parameters():
+    stages = reversed(list(network.stages().items()))
+    for name, modules in [("embedding", [network.embedding]), *stages]:
+        parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
+        for parameter in parameters:
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
             parameter.data = parameter.data.flatten()[order].view_as(parameter)
-        yield name, network
+        if parameters:
+            yield name, network
 
 
 def fully_random(network: SiameseNetwork, seed=0) -> SiameseNetwork:
@@ -87,11 +96,31 @@ def fully_random(network: SiameseNetwork, seed=0) -> SiameseNetwork:
     return last
 
 
-def _blocks(backbone):
-    """The residual blocks and single layers of all stages, in order."""
-    for stage in backbone:
-        children = list(stage.children())
-        if not isinstance(stage, nn.Sequential) or isinstance(children[0], nn.Conv2d):
-            yield stage
-        else:
-            yield from children
+def _norms_behind_convolutions(backbone, images) -> list[tuple[str, str]]:
+    """Paths of each plain convolution that runs once, and of the batch norm that takes its output."""
+    makers = {}  # what each convolution gave
+    pairs = {}
+    runs = {}
+
+    def watch(name):
+        def see(module, inputs, output):
+            runs[name] = runs.get(name, 0) + 1
+            if type(module) in PLAIN:
+                makers[name] = output
+            elif isinstance(module, _BatchNorm):
+                pairs.update({maker: name for maker, made in makers.items() if made is inputs[0]})
+
+        return see
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules()]
+    try:
+        backbone.forward_features(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(maker, norm) for maker, norm in pairs.items() if runs[maker] == runs[norm] == 1]
+
+
+def _without_norm(norm):
+    """What is left of a batch norm that is folded away: the activation that timm's holds, or nothing."""
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()

@@ -1,5 +1,6 @@
-"""Training: the contrastive loss, one epoch, the loop over epochs, checkpoints, and how well distances tell apart."""
+"""Training: the frozen baseline, the contrastive loss, one epoch, the loop over epochs, checkpoints, and how well distances tell apart."""
 
+from utils.training.baseline import Baseline, frozen_baseline
 from utils.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
 from utils.training.epoch import TrainingError, build_optimizer, build_scaler, train_epoch
 from utils.training.evaluation import embed_images, pair_distances
@@ -8,6 +9,7 @@ from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
 from utils.training.metrics import best_epoch, choose_threshold, equal_error_rate, evaluate_distances, stopped_early
 
 __all__ = [
+    "Baseline",
     "BatchContrastiveLoss",
     "CheckpointError",
     "ContrastiveLoss",
@@ -21,6 +23,7 @@ __all__ = [
     "evaluate_distances",
     "fingerprint",
     "fit",
+    "frozen_baseline",
     "load_checkpoint",
     "pair_distances",
     "save_checkpoint",

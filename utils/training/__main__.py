@@ -11,24 +11,30 @@ from utils.data import ensure_sample, load_splits
 from utils.parallel import from_first, rank
 from utils.runtime import start
 from utils.trained import load_trained, write_metrics
+from utils.training.baseline import frozen_baseline
 from utils.training.loop import fit
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", help="config file (default: config.yml)")
-    config = load_config(parser.parse_args().config)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that replace the file's")
+    options = parser.parse_args()
+    config = load_config(options.config, options.set)
     runtime = start(config)
     if rank() == 0:
         ensure_sample(config.data_path)
     from_first(None)  # the others wait for the sample
     splits = load_splits(config)
+    baseline = frozen_baseline(config, splits, runtime)
+    if rank() == 0:
+        print(baseline)
     fit(config, splits, runtime)
     from_first(None)  # and for the last checkpoint
     trained = load_trained(config, runtime)
     distances = trained.distances(splits, splits.test_pairs)
     if rank() == 0:
-        metrics = write_metrics(trained, splits, distances)
+        metrics = write_metrics(trained, splits, distances, baseline)
         print(f"Test AUC {metrics['auc']:.4f}, accuracy {metrics['accuracy']:.4f}: {config.results_path}/metrics.json")
     if dist.is_initialized():
         dist.destroy_process_group()

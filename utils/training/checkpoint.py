@@ -14,7 +14,7 @@ from utils.data import ImageFolder
 from utils.files import atomic
 
 FORMAT = "explainable-image-similarity checkpoint"
-TRAINING = 3  # to be raised when the same settings come to train in another way, so that no older run is resumed
+TRAINING = 4  # to be raised when the same settings come to train in another way, so that no older run is resumed
 # settings that may differ between a killed run and the run that resumes it
 FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
 FREE_KEYS |= {"cache_path", "gpu_cache_share", "deterministic", "compile"}

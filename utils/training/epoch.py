@@ -6,24 +6,37 @@ import numpy as np
 import torch
 from torch import optim
 
-from utils.config import Config, Hyperparameters
+from utils.config import Config
 from utils.data import Splits, deliver, draw_epoch, training_transform
-from utils.network import distance, paired
+from utils.network import SiameseNetwork, distance, paired
 from utils.parallel import gather, rank, share, world
 from utils.runtime import Runtime, progress, seed_everything
 from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
+
+FINE_TUNING = 0.5  # `backbone_rate` of pretrained weights, unless the config gives it
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and what to change."""
 
 
-def build_optimizer(network, settings: Hyperparameters) -> optim.Optimizer:
-    """Adam, AdamW or SGD, in its fused form, with every setting of `hyperparameters` that it knows."""
+def build_optimizer(network: SiameseNetwork, config: Config) -> optim.Optimizer:
+    """Adam, AdamW or SGD, in its fused form, with every setting of `hyperparameters` that it knows.
+
+    Its first group is the embedding, at `learning_rate`; the second are the trained parts of the backbone, at
+    `backbone_rate` times that.
+    """
+    settings = config.hyperparameters
+    factor = config.backbone_rate or (FINE_TUNING if config.pretrained else 1.0)
+    backbone = [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": list(network.embedding.parameters()), "lr": settings.learning_rate},
+        {"params": backbone, "lr": settings.learning_rate * factor},
+    ]
     common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "SGD":
-        return optim.SGD(network.parameters(), momentum=settings.momentum, nesterov=settings.nesterov, **common)
-    return {"Adam": optim.Adam, "AdamW": optim.AdamW}[settings.optimizer](network.parameters(), **common)
+        return optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **common)
+    return {"Adam": optim.Adam, "AdamW": optim.AdamW}[settings.optimizer](groups, **common)
 
 
 def build_scaler(runtime: Runtime) -> torch.amp.GradScaler:

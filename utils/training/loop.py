@@ -35,6 +35,9 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted run; any other earlier
     run in the folder is kept as best.previous.pt and last.previous.pt.
 
+    With `epochs: 0` nothing is trained: the pretrained backbone's own embedding is kept, with a threshold chosen on
+    validation as ever.
+
     Raises TrainingError when the loss is not finite, ConfigError when a batch is too small to be shared by all
     processes; warns (RuntimeWarning) when the embeddings collapse.
     """
@@ -46,10 +49,10 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
     network = runtime.place(build_network(config))
     if config.compile:
-        for stage in network.backbone:
-            stage.compile()  # stage by stage, so that any of them can still be a feature layer
+        for stage in network.backbone.children():
+            stage.compile()  # stage by stage: a pass through all of them at once takes much longer to compile
     model = distributed(network)
-    optimizer = build_optimizer(network, config.hyperparameters)
+    optimizer = build_optimizer(network, config)
     scheduler = _build_scheduler(optimizer, config)
     scaler = build_scaler(runtime)
     state = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
@@ -69,6 +72,10 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         scheduler.step(epoch["valid_auc"])
         if rank() == 0:  # the first process alone writes
             _report(history, optimizer, config)
+            _save(history, choose_threshold(distances, splits.valid_pairs.labels), splits, state, config, mark)
+    if config.hyperparameters.epochs == 0:
+        distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
+        if rank() == 0:
             _save(history, choose_threshold(distances, splits.valid_pairs.labels), splits, state, config, mark)
     return history
 
@@ -106,7 +113,7 @@ def _save(history, threshold, splits, state, config, mark):
         "classes": list(splits.folder.classes),
         "versions": {"torch": str(torch.__version__), "torchvision": torchvision.__version__},
     }
-    if best_epoch(history) == len(history):
+    if not history or best_epoch(history) == len(history):
         save_checkpoint(config.checkpoints_path / "best.pt", content)
     for name, part in state.items():
         content[name] = part.state_dict()  # resuming needs the optimizer too
@@ -132,7 +139,7 @@ def _unfinished(config, mark) -> dict | None:
     history = content["history"]
     if content["fingerprint"] != mark:
         reason = "is of other settings or images"
-    elif len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
+    elif not history or len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
         reason = "is complete"
     else:
         print(f"Resuming after epoch {len(history)} of {path}.")
