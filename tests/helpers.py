@@ -51,10 +51,13 @@ def patterned(size, corner, angle, side=6):
 
 
 def warmed(network, size=(64, 64), device="cpu"):
-    """The network with its batch norm set by one pass: else deep features are nearly zero."""
+    """The network with its batch norm set by one pass: else deep features are nearly zero, and timm's residual branches
+    are nothing at first.
+    """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # one pass sets the running statistics
+            nn.init.ones_(module.weight)
     network.train()
     with torch.no_grad():
         network(torch.randn(16, 3, *size, device=device))

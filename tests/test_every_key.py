@@ -37,7 +37,7 @@ def split_sizes(config):
 def trained_weights(config):
     fit(config)
     weights = load_checkpoint(config.checkpoints_path / "last.pt")["network"]
-    return {name: value.tolist() for name, value in weights.items() if name.startswith(("embedding", "backbone.stem"))}
+    return {name: value.tolist() for name, value in weights.items() if name.startswith(("embedding", "backbone.conv1"))}
 
 
 def learning_rates(config):
@@ -131,6 +131,7 @@ def explained_files(config):
     return inference_pair(config, default=None)
 
 
+NORMALIZATION = {"mean": [0.4, 0.4, 0.4], "std": [0.2, 0.2, 0.2]}
 SGD = {"hyperparameters.optimizer": "SGD", "hyperparameters.learning_rate": 0.05}
 NEVER_BETTER = {"early_stopping.min_delta": 1.0, "LRScheduler.patience": 0, "hyperparameters.epochs": 4}
 NO_GPU_NEEDED = {"cuda": True, "precision": "float32"}
@@ -150,8 +151,8 @@ KEYS = {
     "test_size": (0.4, split_sizes, {}),
     "valid_size": (0.4, split_sizes, {}),
     "image.size": ([48, 32], lambda config: np.shape(images_seen_in_evaluation(config)), {}),
-    "image.normalization.mean": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {}),
-    "image.normalization.std": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {}),
+    "image.normalization.mean": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {"image.normalization": NORMALIZATION}),
+    "image.normalization.std": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {"image.normalization": NORMALIZATION}),
     "image.Channels": (1, images_seen_in_evaluation, {}),
     "image.HorizontalFlip": (0.0, images_seen_in_training, {}),
     "image.VerticalFlip": (0.0, images_seen_in_training, {}),
@@ -180,6 +181,8 @@ KEYS = {
     "seed": (7, trained_weights, {}),
     "cuda": (False, chosen_device, NO_GPU_NEEDED),
     "gpu": (1, chosen_device, NO_GPU_NEEDED),
+    "backbone_training": ("frozen", trained_weights, {"hyperparameters.epochs": 1}),
+    "backbone_rate": (0.1, trained_weights, {"hyperparameters.epochs": 1}),
     "embedding_size": (5, lambda config: build_network(config).embedding.weight.shape, {}),
     "margin": (1.5, trained_weights, {}),
     "pairs": ("paper", trained_weights, {}),
@@ -213,12 +216,8 @@ def test_changing_the_key_changes_something(key, make_config, tmp_path, request)
         value = str(tmp_path / "other")
     elif value == "STATE_DICT":
         seed_everything(123)
-        network = build_network(make_config())
-        state = {f"conv1.{name}": tensor for name, tensor in network.backbone.stem[0].state_dict().items()}
-        state |= {f"bn1.{name}": tensor for name, tensor in network.backbone.stem[1].state_dict().items()}
-        state |= network.backbone[1:].state_dict()
         value = str(tmp_path / "weights.pth")
-        torch.save(state, value)
+        torch.save(build_network(make_config()).backbone.state_dict(), value)
     elif value == "ELSEWHERE":
         value = str(tmp_path / "elsewhere")
     wanted = observe.__code__.co_varnames[1 : observe.__code__.co_argcount]  # fixtures that the observation needs

@@ -30,6 +30,8 @@ def _number(value):
 
 def _auto(value):
     """`auto` is the same as no key: the backbone's own."""
+    if isinstance(value, str) and value != "auto":
+        raise ValueError("should be auto, or hold mean and std")
     return None if value == "auto" else value
 
 
@@ -140,7 +142,8 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     cuda: bool
     gpu: Annotated[int, Field(ge=0)]
-    backbone_training: Literal["full", "last", "frozen"] = "full"  # the keys from here on are not in the paper's repository
+    # the keys from here on are not in the paper's repository
+    backbone_training: Literal["full", "last", "frozen"] = "full"
     backbone_rate: Positive | None = None
     embedding_size: Count = 128
     margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
@@ -201,9 +204,9 @@ def _change(content, key, value):
     """Set a key, by its dotted name, of nested settings."""
     *sections, name = key.split(".")
     for section in sections:
-        content = content.get(section) if isinstance(content, dict) else None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{key}: unknown key; known are {', '.join(key_names())}")
+        if section not in Config.model_fields:
+            raise ConfigError(f"{key}: unknown key; known are {', '.join(key_names())}")
+        content = content.setdefault(section, {})
     content[name] = yaml.safe_load(value)
 
 

@@ -54,7 +54,7 @@ def run(folder, data_path, budget: float) -> tuple[list[Row], list[str]]:
 def _ours(splits, settings, runtime, budget):
     seed_everything(settings.seed)
     network = runtime.place(build_network(settings))
-    optimizer = build_optimizer(network, settings.hyperparameters)
+    optimizer = build_optimizer(network, settings)
     parts, began, number = {"optimizer": optimizer, "scaler": build_scaler(runtime)}, time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < budget:
         number += 1

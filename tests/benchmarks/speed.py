@@ -83,7 +83,7 @@ def training(setting) -> list[Row]:
 
     def ours(settings, runtime):
         network = copy.deepcopy(setting.network)
-        parts = {"optimizer": build_optimizer(network, settings.hyperparameters), "scaler": build_scaler(runtime)}
+        parts = {"optimizer": build_optimizer(network, settings), "scaler": build_scaler(runtime)}
         return lambda: train_epoch(network, parts, splits, settings, runtime, 1)
 
     seconds = rounds(
@@ -175,7 +175,7 @@ def input_pipeline(setting) -> list[Row]:
     """A training epoch against the same steps on one batch that is already there: what the input pipeline costs."""
     splits, settings, runtime = setting.splits, setting.config, setting.runtime
     network = copy.deepcopy(setting.network)
-    parts = {"optimizer": build_optimizer(network, settings.hyperparameters), "scaler": build_scaler(runtime)}
+    parts = {"optimizer": build_optimizer(network, settings), "scaler": build_scaler(runtime)}
     still = config({**PAPER, "image.RandomRotationDegrees": 0, "image.HorizontalFlip": 0, "image.VerticalFlip": 0})
 
     class Resident:
@@ -209,7 +209,7 @@ def peak_shares(setting) -> list[str]:
     runtime, network = setting.runtime, copy.deepcopy(setting.network)
     images = runtime.place(torch.randn(16, 3, *setting.config.image.size))
     square = torch.randn(4096, 4096, device=runtime.device, dtype=runtime.dtype)
-    optimizer = build_optimizer(network, setting.config.hyperparameters)
+    optimizer = build_optimizer(network, setting.config)
 
     def step():
         with runtime.autocast():

@@ -32,9 +32,7 @@ def test_to_pixels_undoes_the_normalisation(make_config):
 
 
 def test_one_channel_means_grey(make_config):
-    settings = make_config(
-        {"image.Channels": 1, "image.normalization.mean": [0, 0, 0], "image.normalization.std": [1, 1, 1]}
-    )
+    settings = make_config({"image.Channels": 1, "image.normalization": {"mean": [0, 0, 0], "std": [1, 1, 1]}})
     tensor = evaluation_transform(settings.image)(BATCH)[0]
     luma = PIXELS @ np.array([0.299, 0.587, 0.114]) / 255  # ITU-R BT.601
     assert tensor.shape == (3, 32, 40)

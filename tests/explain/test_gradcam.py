@@ -14,7 +14,7 @@ def textbook_gradcam(network, images, layer):
 
     Selvaraju et al. 2017, equations 1 and 2 without the ReLU, for each branch with its own gradient.
     """
-    kept, module = [], getattr(network.backbone, layer)
+    kept, module = [], network.backbone.get_submodule(layer)
 
     def keep(module, inputs, output):
         output.retain_grad()
@@ -23,7 +23,7 @@ def textbook_gradcam(network, images, layer):
     handle = module.register_forward_hook(keep)
     vectors = []
     for image in images:
-        maps = network.backbone(image[None])
+        maps = network.backbone.forward_features(image[None])
         vector = network.embedding(maps.mean(dim=(2, 3)))
         vectors.append(vector / vector.norm())
     (vectors[0] - vectors[1]).norm().backward()
@@ -43,7 +43,7 @@ def textbook_gradcam(network, images, layer):
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
 @pytest.mark.parametrize(
-    ("backbone", "layer"), [("resnet18", "layer4"), ("resnet18", "layer2"), ("mobilenet_v2", "stage18")]
+    ("backbone", "layer"), [("resnet18", "layer4"), ("resnet18", "layer2"), ("mobilenet_v2", "blocks.6")]
 )
 def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
     network, images = (part.double() for part in network_and_images(backbone, size))
@@ -175,10 +175,10 @@ def test_the_network_is_left_as_it_was(device):
 def test_the_last_layer_needs_no_backward_pass_through_the_backbone(monkeypatch):
     network, images = network_and_images()
     passes = []
-    for stage in network.backbone:
+    for stage in network.backbone.children():
         stage.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
     explain(network, images, 0.5)
-    assert passes == [False] * len(network.backbone)  # one pass of both images, nothing recorded for a backward pass
+    assert passes == [False] * 8  # one pass of both images, nothing recorded for a backward pass
 
 
 def test_an_unknown_layer_is_refused():

@@ -146,4 +146,4 @@ def test_maps_in_bfloat16_are_those_in_float32_but_for_rounding(method):
     assert short.evidence.dtype == torch.float32
     assert (short.distance - exact.distance).abs().max() < 0.02
     for one, other in zip(short.evidence.flatten(0, 1), exact.evidence.flatten(0, 1), strict=True):
-        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.9
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.85

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from helpers import warmed
@@ -177,7 +178,7 @@ class Around(nn.Module):
 
 
 class ChannelsLast(Returning):
-    """A map as Swin has it, (N, h, w, C), which would be read as one of h channels."""
+    """A map as Swin has it, (N, h, w, C)."""
 
     def __init__(self):
         super().__init__(FORMS["tensor"])
@@ -185,6 +186,19 @@ class ChannelsLast(Returning):
 
     def forward(self, images):
         return self.head(self.turned(self.map(images).movedim(1, -1)).mean(dim=(1, 2)))
+
+
+class ClassToken(nn.Module):
+    """A transformer's last block: only the token in front is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 6, 16, stride=16)
+        self.block = nn.Identity()
+
+    def forward(self, images):
+        tokens = self.patches(images).flatten(2).mT
+        return self.block(torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1))[:, 0]
 
 
 class Twice(nn.Module):
@@ -206,16 +220,53 @@ class Twice(nn.Module):
             "map",
             r"no embeddings \(N, D\): pool",
         ),
-        (lambda: Returning(FORMS["tensor"]), "head", r"gives \(4, 5\): name one that gives a map"),
+        (
+            lambda: Returning(FORMS["tensor"]),
+            "head",
+            r"gives \(4, 5\) for images of \(64, 64\): name one that gives a map",
+        ),
         (Around, "map", "is not all that the embedding depends on"),
         (Twice, "map", "runs 2 times"),
-        (ChannelsLast, "turned", "If channels come last"),
+        (ClassToken, "block", "is read at tokens without a place alone"),
     ],
 )
 def test_what_a_module_lacks_is_said(build, layer, message):
     torch.manual_seed(0)
     with pytest.raises(ValueError, match=message):
         explain(Cut(build(), layer=layer), torch.randn(1, 2, 3, 64, 64), 0.5)
+
+
+def test_channels_that_come_last_are_the_same_map():
+    torch.manual_seed(0)
+    module = ChannelsLast()
+    images = torch.randn(1, 2, 3, 64, 64)
+    last = explain(Cut(module, layer="turned"), images, 0.5, method="gradcam")
+    first = explain(Cut(module, layer="map"), images, 0.5, method="gradcam")
+    torch.testing.assert_close(last.evidence, first.evidence)
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+def test_a_bare_vision_transformer_of_timm(pooling):
+    """Gradients at a block against a full backward pass through hooks of timm's own model."""
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, global_pool=pooling).eval()
+    images = torch.randn(1, 2, 3, 64, 64)
+    explanation = explain(Cut(module, layer="blocks.10"), images, 0.5, method="hirescam")
+    kept = []
+    handle = module.blocks[10].register_forward_hook(lambda _, __, output: kept.append(output))
+    one, two = F.normalize(module(images[0]), dim=1)
+    handle.remove()
+    (gradient,) = torch.autograd.grad((one - two).norm(), kept)
+    products = (kept[0] * gradient).sum(dim=2)  # (2, 1 + 16): of each token
+    everywhere = products[:, :1] / 16  # the class token belongs to all places alike
+    expected = (products[:, 1:] + everywhere).reshape(2, 1, 4, 4)
+    expected = F.interpolate(expected, size=(64, 64), mode="bilinear")[:, 0]
+    torch.testing.assert_close(explanation.evidence[0], expected.detach(), atol=1e-6, rtol=1e-3)
+    if pooling == "token":
+        with pytest.raises(
+            ValueError, match="'blocks.11' of VisionTransformer is read at tokens without a place alone"
+        ):
+            explain(Cut(module, layer="blocks.11"), images, 0.5)
 
 
 def test_a_way_around_the_layer_is_seen_with_a_blank_image_too():

@@ -1,29 +1,8 @@
-from urllib.error import URLError
-
 import pytest
 import torch
-from torchvision import models
 
-from utils.config import BACKBONES, ConfigError
-from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, folded, paired, similarity
-
-FAMILIES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny"]
-
-
-@pytest.mark.parametrize("name", BACKBONES)
-def test_every_backbone_builds(name):
-    with torch.device("meta"):  # shapes only: no memory, no arithmetic
-        network = SiameseNetwork(name, 16)
-        assert network.features(torch.zeros(2, 3, 64, 32)).shape == (2, network.embedding.in_features, 2, 1)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_every_layer_splits_the_network_in_two(name):
-    network, images = SiameseNetwork(name, 8).eval(), torch.randn(2, 3, 64, 32)
-    with torch.no_grad():
-        whole = network(images)
-        for layer in (network.layers[0], network.layers[2], "last"):
-            torch.testing.assert_close(network.embed_features(network.features(images, layer), layer), whole)
+from utils.config import ConfigError
+from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, paired, similarity
 
 
 def test_embedding_is_linear_in_the_features_up_to_its_length():
@@ -92,9 +71,12 @@ def test_evaluating_gives_every_submodule_its_mode_back():
 
 
 def test_summary_counts_every_parameter():
-    network = SiameseNetwork("resnet18", 8)
-    table = network.summary((64, 64))
+    network = SiameseNetwork("resnet18", 8, image_size=(64, 64))
+    network.freeze("last")
+    table = network.summary()
     assert table.loc["all", "parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert table.loc["all", "trained"] == sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
+    assert table["trained"][:-1].sum() == table.loc["all", "trained"] < table.loc["all", "parameters"]
     assert table["parameters"][:-1].sum() == table.loc["all", "parameters"]
     assert table.loc["layer4", "output"] == "512 x 2 x 2"
 
@@ -110,87 +92,74 @@ def test_a_pair_is_two_images_of_one_row():
             assert found[index].item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_unknown_layer_is_refused_when_the_network_is_built(make_config):
-    with pytest.raises(ConfigError, match=r"explanation\.layer: 'layer9' is refused: should be last, stem, layer1"):
-        build_network(make_config({"explanation.layer": "layer9"}))
-
-
-@pytest.fixture
-def imagenet(tmp_path, monkeypatch):
-    """A state dict as torchvision publishes it, planted in the cache that the download would fill."""
-    state = models.get_model("resnet18").state_dict()
-    url = models.get_model_weights("resnet18").DEFAULT.url
-    folder = tmp_path / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    torch.save(state, folder / url.rsplit("/", 1)[1])
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    return state
-
-
-def is_loaded(network, state):
-    own = {**network.backbone.stem.state_dict(prefix="stem."), **network.backbone.state_dict()}
-    return torch.equal(own["stem.0.weight"], state["conv1.weight"]) and torch.equal(
-        own["layer4.1.bn2.running_var"], state["layer4.1.bn2.running_var"]
-    )
-
-
-def test_imagenet_weights_from_the_cache(make_config, imagenet):
-    assert is_loaded(build_network(make_config({"pretrained": True})), imagenet)
-    assert not is_loaded(build_network(make_config({"pretrained": False})), imagenet)
-
-
-def test_imagenet_weights_that_cannot_be_fetched(make_config, tmp_path, monkeypatch):
-    def offline(url, *args, **kwargs):
-        raise URLError("no network")
-
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "empty"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ConfigError, match="pretrained: True") as caught:
-        build_network(make_config({"pretrained": True}))
-    assert "Download https://" in str(caught.value)
-    assert "set pretrained: False" in str(caught.value)
-
-
-def test_state_dict_by_path_whatever_its_number_of_classes(make_config, imagenet, tmp_path):
-    imagenet["fc.weight"], imagenet["fc.bias"] = torch.zeros(5, 512), torch.zeros(5)
-    torch.save(imagenet, tmp_path / "weights.pth")
-    assert is_loaded(build_network(make_config({"pretrained": str(tmp_path / "weights.pth")})), imagenet)
-
-
-def test_state_dicts_that_do_not_fit(make_config, imagenet, tmp_path):
-    path = tmp_path / "weights.pth"
-    config = make_config({"pretrained": str(path)})
-    with pytest.raises(ConfigError, match="does not exist"):
-        build_network(config)
-    path.write_text("no weights")
-    with pytest.raises(ConfigError, match="is not a state dict file"):
-        build_network(config)
-    torch.save({"conv1.weight": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match="not those of resnet18"):
-        build_network(config)
-    imagenet["conv1.weight"] = torch.zeros(64, 1, 7, 7)
-    torch.save(imagenet, path)
-    with pytest.raises(ConfigError, match="keys or shapes differ"):
-        build_network(config)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_folded_computes_the_same(name):
-    """After batch norm has seen data, so that its statistics are not those of a fresh network."""
-    torch.manual_seed(0)
-    network = SiameseNetwork(name, 16)
+def test_layers_by_stride_by_timms_names_and_by_those_of_the_paper():
+    network = SiameseNetwork("resnet18", 8, image_size=(64, 96)).eval()
+    images = torch.randn(2, 3, 64, 96)
+    assert network.layers == ["stem", "layer1", "layer2", "layer3", "layer4"]
     with torch.no_grad():
-        network(torch.randn(16, 3, 64, 64))
-    images, norms = torch.randn(6, 3, 64, 64), torch.nn.modules.batchnorm._BatchNorm
-    exact, short = folded(network, torch.float32), folded(network, torch.bfloat16)
-    assert network.training
-    assert not any(isinstance(module, norms) for module in exact.modules())
-    with torch.no_grad(), evaluating(network):
-        torch.testing.assert_close(exact(images), network(images), atol=1e-4, rtol=1e-3)
-        assert torch.nn.functional.cosine_similarity(short(images), network(images)).min() > 0.99
-        assert short(images).dtype == torch.float32
-        for layer in network.layers:
-            torch.testing.assert_close(
-                exact.features(images, layer), network.features(images, layer), atol=1e-3, rtol=1e-3
-            )
-    assert {weight.dtype for weight in short.backbone.parameters()} == {torch.bfloat16}
+        for name, same in (("stride4", "layer1"), ("stride16", "layer3"), ("last", "layer4"), ("maxpool", "stem")):
+            assert torch.equal(network.features(images, name), network.features(images, same))
+        inner = network.features(images, "layer3.0")
+        assert inner.shape == (2, 256, 4, 6)
+        torch.testing.assert_close(network.embed_features(inner, "layer3.0"), network(images))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("layer9", "'layer9' is refused; did you mean 'layer4.1'\\? should be last, stem, layer1"),
+        ("layr4.0", "'layr4.0' is refused; did you mean 'layer4.0'"),
+        ("layer4.0.conv1", "'layer4.0.conv1' is refused: the embedding depends on more than its map"),
+        ("fc", "'fc' is refused; should be last, stem, layer1"),
+        ("stride64", "'stride64' is refused"),
+    ],
+)
+def test_layers_that_cannot_be_read_are_refused_when_the_network_is_built(layer, message, make_config):
+    with pytest.raises(ConfigError, match=r"explanation\.layer: " + message):
+        build_network(make_config({"explanation.layer": layer}))
+
+
+def test_trying_a_layer_draws_nothing_and_leaves_everything_as_it_was():
+    network = SiameseNetwork("efficientnet_b0", 8, image_size=(64, 64)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    network.check_layer("stride8")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(module.training for module in network.modules())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_without_an_embedding_size_the_embedding_is_the_backbones_own():
+    network = SiameseNetwork("resnet18", None, image_size=(64, 64)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = network.backbone.forward_features(images).mean(dim=(2, 3))
+        torch.testing.assert_close(network(images), pooled / pooled.norm(dim=1, keepdim=True))
+    assert network.summary().loc["embedding", "output"] == "512"
+
+
+@pytest.mark.parametrize(
+    ("training", "frozen"),
+    [
+        ("full", []),
+        ("last", ["stem", "layer1", "layer2"]),
+        ("frozen", ["stem", "layer1", "layer2", "layer3", "layer4"]),
+    ],
+)
+def test_what_is_frozen_is_neither_trained_nor_its_batch_norm_moved(training, frozen):
+    network = SiameseNetwork("resnet18", 8, image_size=(64, 64))
+    network.freeze(training)
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([weight for weight in network.parameters() if weight.requires_grad], lr=1.0)
+    embeddings = network(torch.randn(4, 3, 64, 64))
+    distance(*embeddings.chunk(2)).sum().backward()
+    optimizer.step()
+    parts = {"stem": ("conv1", "bn1")}
+    for layer in network.layers:
+        names = [f"backbone.{part}." for part in parts.get(layer, (layer,))]
+        own = [name for name in before if name.startswith(tuple(names)) and not name.endswith("num_batches_tracked")]
+        same = [torch.equal(network.state_dict()[name], before[name]) for name in own]
+        assert own
+        assert all(same) == (layer in frozen)

@@ -15,6 +15,7 @@ from utils.network import build_network, distance
 from utils.runtime import start
 from utils.trained import Trained, inference_pair, typical_pairs
 from utils.training import (
+    Baseline,
     TrainingError,
     __main__,
     best_epoch,
@@ -38,13 +39,14 @@ def test_training_learns_what_can_be_learned(make_config, pairs):
     assert history[-1]["train_loss"] < history[0]["train_loss"]
     trained = load_trained(config)
     distances, labels = trained.distances(splits, splits.test_pairs), splits.test_pairs.labels
-    metrics = write_metrics(trained, splits, distances)
+    metrics = write_metrics(trained, splits, distances, Baseline(0.75))
     assert metrics["auc"] > 0.9  # three colours
+    assert metrics["frozen_auc"] == 0.75
     assert metrics["pairs"] == len(labels) == 2 * len(splits.test)
     assert metrics == json.loads((config.results_path / "metrics.json").read_text())
     kept = load_checkpoint(config.checkpoints_path / "best.pt")
     assert len(kept["history"]) == best_epoch(history)
-    assert set(kept["versions"]) == {"torch", "torchvision"}
+    assert set(kept["versions"]) == {"torch", "timm"}
     assert trained.classes == ("blue", "green", "red")
     same, different = typical_pairs(trained, splits)
     assert same[0].split("/")[-2] == same[1].split("/")[-2]
@@ -151,12 +153,12 @@ def test_each_image_is_embedded_once_per_evaluation(make_config, monkeypatch):
 
 
 def test_optimizers_take_all_their_settings(make_config):
-    network = torch.nn.Linear(2, 2)
+    network = build_network(make_config())
     for name in ("Adam", "AdamW", "SGD"):
-        settings = make_config(
+        config = make_config(
             {"hyperparameters.optimizer": name, "hyperparameters.nesterov": True, "hyperparameters.weight_decay": 0.3}
-        ).hyperparameters
-        optimizer = build_optimizer(network, settings)
+        )
+        optimizer = build_optimizer(network, config)
         assert type(optimizer).__name__ == name
         group = optimizer.param_groups[0]
         assert (group["lr"], group["weight_decay"]) == (0.001, 0.3)

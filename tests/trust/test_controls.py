@@ -22,7 +22,7 @@ def brightness(network, images, threshold):
 def first_filters(network, images, threshold):
     """An "explanation" that asks the first convolution alone."""
     with torch.no_grad():
-        maps = network.backbone.stem[0](images.flatten(0, 1)).abs().mean(dim=1, keepdim=True)
+        maps = network.backbone.conv1(images.flatten(0, 1)).abs().mean(dim=1, keepdim=True)
     maps = F.interpolate(maps, size=images.shape[-2:])[:, 0].unflatten(0, (-1, 2))
     return Explanation(images, distances_of(network, images), threshold, maps, maps)
 

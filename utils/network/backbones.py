@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 
@@ -85,10 +86,8 @@ def _load_weights(model, name, pretrained):
     wanted = {key: value.shape for key, value in model.state_dict().items() if not key.endswith(UNUSED_BUFFER)}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert and _unfitting(weights, wanted):  # from another image size, or with the names of the first publication
-        try:
+        with suppress(AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # a file of another family
             weights = convert(weights, model)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            pass  # not a file of this family at all: said below
     unfitting = _unfitting(weights, wanted)
     if unfitting:
         raise ConfigError(
@@ -122,10 +121,10 @@ def _fetch(name) -> Path:
 
 def _read(path) -> dict:
     """A safetensors or state dict file; code inside it is refused, not run."""
+    if not path.is_file():
+        raise ConfigError(f"pretrained: {path} does not exist. Name a file of weights, True or False.")
     try:
         weights = load_state_dict(str(path), weights_only=True)
-    except FileNotFoundError as error:
-        raise ConfigError(f"pretrained: {path} does not exist. Name a file of weights, True or False.") from error
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, SafetensorError, AttributeError) as error:
         raise ConfigError(f"pretrained: {path} is not a safetensors or state dict file: {error}") from error
     return weights

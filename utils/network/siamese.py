@@ -16,7 +16,7 @@ from utils.network.backbones import build_backbone, example_of
 from utils.network.explainable import evaluating
 from utils.network.hooks import hooked, read, resume
 from utils.network.maps import Layout, layout_of
-from utils.registry import normalization_of, restriction_of
+from utils.registry import backbone_name, normalization_of, restriction_of
 
 RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
@@ -36,19 +36,19 @@ class Layer:
 class SiameseNetwork(nn.Module):
     """One shared backbone, the mean over places, one linear layer to the embedding, L2 normalisation.
 
-    backbone_model: a name of timm's. embedding_size: None leaves the linear layer out: the embedding is the backbone's
+    backbone_model: a name of timm's, however it is spelt. embedding_size: None leaves the linear layer out: the embedding is the backbone's
     own. pretrained: as in `build_backbone`. image_size: height and width of the images; convolutions take others too.
 
     With a single linear layer the embedding is linear in the last feature map, but for a constant bias and its length,
-    so that a similarity can be taken apart by place; no class token stands in between. Raises ConfigError as
-    `build_backbone` does.
+    so that a similarity can be taken apart by place; no class token stands in between. Raises ValueError for an unknown
+    name, ConfigError as `build_backbone` does.
     """
 
     def __init__(self, backbone_model: str, embedding_size: int | None, pretrained=False, image_size=(224, 224)):
         super().__init__()
-        self.backbone_model = backbone_model
+        self.backbone_model = backbone_name(backbone_model)
         self.image_size = tuple(image_size)
-        self.backbone = build_backbone(backbone_model, pretrained, image_size)
+        self.backbone = build_backbone(self.backbone_model, pretrained, image_size)
         self._layers = _find_layers(self.backbone, self.image_size)
         self._last = list(self._layers)[-1]
         self._tried = {self._last}
@@ -170,9 +170,10 @@ class SiameseNetwork(nn.Module):
             self._tried.add(name)
         if name in self._tried:
             return name, found
-        known = [LAST, *self.layers, *self._by_stride()]
-        near = difflib.get_close_matches(str(layer), [name for name, _ in self.backbone.named_modules()], n=1)
-        hint = f"did you mean {near[0]!r}? " if near and near[0] not in known and found is None else ""
+        known = list(dict.fromkeys([LAST, *self.layers, *self._by_stride()]))
+        names = [name for name, _ in self.backbone.named_modules() if name not in (*known, layer)]
+        near = difflib.get_close_matches(layer, names, n=1) if found is None else []
+        hint = f"did you mean {near[0]!r}? " if near else ""
         why = "" if found is None else ": the embedding depends on more than its map"
         raise ConfigError(f"explanation.layer: {layer!r} is refused{why}; {hint}should be {', '.join(known)}")
 
@@ -236,8 +237,8 @@ def _notices(config):
     given = config.image.normalization.model_dump()
     if given != expected:
         print(
-            f"image.normalization: mean {list(given['mean'])} and std {list(given['std'])} are used, but the weights of "
-            f"{config.backbone_model} expect {list(expected['mean'])} and {list(expected['std'])} (auto)."
+            f"image.normalization: mean {list(given['mean'])} and std {list(given['std'])} are used, but the weights "
+            f"of {config.backbone_model} expect {list(expected['mean'])} and {list(expected['std'])} (auto)."
         )
     licence = restriction_of(config.backbone_model)
     if licence:

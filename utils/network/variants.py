@@ -10,11 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from utils.config import ConfigError
-from utils.network.backbones import build_backbone, example_of
-from utils.network.hooks import hooked
+from utils.network.backbones import example_of
 from utils.network.siamese import SiameseNetwork
 
 PLAIN = (nn.Conv2d, Conv2dSame)  # convolutions that compute with their weights as they are
+POOLING = (nn.AvgPool2d, nn.MaxPool2d)
 EXACT = 1e-3  # of the values of an embedding of length 1, by which a folded network may differ
 
 
@@ -52,22 +52,23 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
         kind = type(network).__name__
         raise ConfigError(f"explanation.output_stride: {output_stride} needs a SiameseNetwork, not {kind}: keep 32")
     name = network.backbone_model
+    refused = f"explanation.output_stride: {output_stride} is refused for {name}, which timm does not dilate: keep 32"
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.device("meta"):  # a plan alone: no weights are drawn
             plan = timm.create_model(name, num_classes=0, output_stride=output_stride)
     except (AssertionError, NotImplementedError, TypeError) as error:
-        raise ConfigError(
-            f"explanation.output_stride: {output_stride} is refused for {name}, which timm does not dilate: keep 32"
-        ) from error
+        raise ConfigError(refused) from error
     weights = [*network.parameters(), *network.buffers()]
     network = copy.deepcopy(network, {id(weight): weight for weight in weights})
     for path, module in list(network.backbone.named_modules()):
         planned = plan.get_submodule(path)
         if isinstance(module, nn.Conv2d):
+            if module.stride != planned.stride and module.kernel_size[0] % 2 == 0:
+                raise ConfigError(refused)  # timm would, but its cells would no longer cover the image
             for setting in ("stride", "padding", "dilation"):
                 setattr(module, setting, getattr(planned, setting))
-        elif not list(module.parameters()) and not list(planned.parameters()) and path:
-            network.backbone.set_submodule(path, planned)  # pooling
+        elif isinstance(module, POOLING):
+            network.backbone.set_submodule(path, planned)
     return network
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from sklearn.metrics import roc_auc_score
 
 from utils.config import Config
@@ -30,7 +31,8 @@ def frozen_baseline(config: Config, splits: Splits, runtime: Runtime) -> Baselin
     """
     if not config.pretrained:
         return Baseline(None)
-    network = SiameseNetwork(config.backbone_model, None, config.pretrained, config.image.size)
+    with torch.random.fork_rng(devices=[]):  # every weight is replaced
+        network = SiameseNetwork(config.backbone_model, None, config.pretrained, config.image.size)
     network = runtime.place(folded(network, runtime.dtype))
     distances = pair_distances(network, splits, splits.test_pairs, config, runtime)
     return Baseline(float(roc_auc_score(splits.test_pairs.labels, distances)))

@@ -4,8 +4,8 @@ import time
 import warnings
 from dataclasses import replace
 
+import timm
 import torch
-import torchvision
 from sklearn.metrics import roc_auc_score
 from torch import optim
 
@@ -111,7 +111,7 @@ def _save(history, threshold, splits, state, config, mark):
         "history": history,
         "threshold": threshold,
         "classes": list(splits.folder.classes),
-        "versions": {"torch": str(torch.__version__), "torchvision": torchvision.__version__},
+        "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
     }
     if not history or best_epoch(history) == len(history):
         save_checkpoint(config.checkpoints_path / "best.pt", content)
