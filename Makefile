@@ -7,6 +7,8 @@ READY = .venv/ready
 
 DATA ?= Data/Shapes
 BUDGET ?= 240
+PHOTOGRAPHS ?=
+WEIGHTS ?=
 PAIRS ?= 128
 
 .PHONY: run test benchmark faithfulness notebooks lab lint
@@ -21,7 +23,7 @@ test: $(READY)  ## run all tests, then ruff
 benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
 	.venv/bin/python -c 'from utils import ensure_sample; ensure_sample("$(DATA)")'
-	PYTHONPATH=. .venv/bin/python tests/benchmarks --data $(DATA) --budget $(BUDGET)
+	PYTHONPATH=. .venv/bin/python tests/benchmarks --data $(DATA) --budget $(BUDGET) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 faithfulness: $(READY)  ## how far heatmaps can be believed, beside their peers: to results/faithfulness.md
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt

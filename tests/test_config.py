@@ -192,9 +192,9 @@ def test_settings_that_replace_those_of_the_file(settings, tmp_path):
     assert config.image.size == (48, 64)
     assert str(config.data_path) == "a=b"
     assert str(config.inference.image1) == "x.png"
-    with pytest.raises(ConfigError, match="hyperparameters.epochs: 'many' is refused"):
+    with pytest.raises(ConfigError, match=r"hyperparameters\.epochs: 'many' is refused"):
         load_config(path, ["hyperparameters.epochs=many"])
-    with pytest.raises(ConfigError, match="seeds.first: unknown key; known are data_path"):
+    with pytest.raises(ConfigError, match=r"seeds\.first: unknown key; known are data_path"):
         load_config(path, ["seeds.first=1"])
 
 

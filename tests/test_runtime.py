@@ -24,10 +24,24 @@ def test_one_seed_for_python_numpy_and_torch():
 
 def test_cuda_without_a_gpu_falls_back_with_one_line(make_config, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert runtime.start(make_config({"cuda": True})).device.type == "cpu"
     assert capsys.readouterr().out.count("\n") == 1
     runtime.start(make_config({"cuda": False}))
     assert capsys.readouterr().out == ""
+
+
+def test_apple_gpus_are_taken_where_there_is_no_cuda(make_config, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    found = runtime.find_runtime(make_config({"cuda": True, "precision": "auto"}))
+    assert (found.device.type, found.dtype) == ("mps", torch.float32)
+    assert found.free_memory() == 0
+    assert str(found) == "mps (Apple GPU), float32"
+    short = runtime.find_runtime(make_config({"cuda": True, "precision": "bfloat16"}))
+    assert short.autocast().device == "mps"
+    assert capsys.readouterr().out == ""
+    assert runtime.find_runtime(make_config({"cuda": False})).device.type == "cpu"
 
 
 def test_gpu_picks_the_index_and_a_wrong_one_is_refused(make_config, monkeypatch):

@@ -17,13 +17,19 @@ def main():
     parser.add_argument("--data", default="Data/Shapes", help="folder of classes for time to quality")
     parser.add_argument("--budget", type=float, default=240, help="seconds of training in time to quality")
     parser.add_argument("--results", type=Path, default=side_by_side.ROOT / "results")
-    parser.add_argument("parts", nargs="*", default=["speed", "growth", "quality"])
+    parser.add_argument("--photographs", help="folder of classes of photographs, for fine-tuning")
+    parser.add_argument("--weights", help="file of weights of the backbone of photographs.yml")
+    parser.add_argument("parts", nargs="*", default=["speed", "growth", "quality", "pretrained"])
     arguments = parser.parse_args()
     rows, lines = [], [side_by_side.machine()]
+    if not arguments.photographs:
+        arguments.parts = [part for part in arguments.parts if part != "pretrained"]
     for part in arguments.parts:
         with tempfile.TemporaryDirectory() as folder:
             if part == "quality":
                 found = quality.run(Path(folder), arguments.data, arguments.budget)
+            elif part == "pretrained":
+                found = quality.run_pretrained(Path(folder), arguments.photographs, arguments.weights or True)
             else:
                 found = {"speed": speed, "growth": growth}[part].run(Path(folder))
         rows, lines = rows + found[0], lines + found[1]

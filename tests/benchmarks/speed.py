@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from utils.data import Pairs, deliver, load_splits
 from utils.explain import explain_by_gradient as explain
-from utils.network import build_network, distance, evaluating, folded
+from utils.network import SiameseNetwork, build_network, distance, evaluating, folded
 from utils.runtime import Runtime, start
 from utils.training import build_optimizer, build_scaler, pair_distances, train_epoch
 
@@ -29,6 +29,7 @@ PAPER = {  # the settings of the paper's config.yml; its batch of 4 pairs holds 
     "explanation.layer": "last",
 }
 ROUNDS = 3
+FAMILIES = ("resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
 
 
 class ToOther(torch.nn.Module):
@@ -227,12 +228,9 @@ def peak_shares(setting) -> list[str]:
         step()
     flops["training"] = counter.get_total_flops()
 
-    @torch.no_grad()
-    def infer():
-        inference(images)
-        _wait(runtime)
-
-    seconds = rounds({"peak": lambda: (square @ square, _wait(runtime)), "training": step, "inference": infer}, ROUNDS)
+    procedures = {"peak": lambda: (square @ square, _wait(runtime)), "training": step}
+    procedures["inference"] = _inference(inference, images, runtime)
+    seconds = rounds(procedures, ROUNDS)
     speed = {name: flops[name] / np.median(seconds[name]) / 1e9 for name in flops}
     with torch.profiler.profile() as profile:
         step()
@@ -258,6 +256,36 @@ def _float32_peak(setting, short):
     ]
 
 
+def family_shares(runtime) -> list[str]:
+    """Lines: images per second of one backbone of each kind, folded, and its share of the measured matrix peak."""
+    images = runtime.place(torch.randn(16, 3, 224, 224))
+    square = torch.randn(4096, 4096, device=runtime.device, dtype=runtime.dtype)
+    procedures = {"peak": lambda: (square @ square, _wait(runtime))}
+    flops = {"peak": 2 * 4096**3}
+    for name in FAMILIES:
+        network = SiameseNetwork(name, 128).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(images[:1].cpu())
+        flops[name] = counter.get_total_flops() * len(images)
+        procedures[name] = _inference(runtime.place(folded(network, runtime.dtype)), images, runtime)
+    seconds = {name: np.median(found) for name, found in rounds(procedures, ROUNDS).items()}
+    peak = flops["peak"] / seconds["peak"]
+    return [
+        f"{name}, 224 x 224: {len(images) / seconds[name]:.0f} images/s, {flops[name] / seconds[name] / peak:.0%} of "
+        "the matrix peak."
+        for name in FAMILIES
+    ]
+
+
+def _inference(network, images, runtime):
+    @torch.no_grad()
+    def infer():
+        network(images)
+        _wait(runtime)
+
+    return infer
+
+
 def _wait(runtime: Runtime):
     if runtime.device.type == "cuda":
         torch.cuda.synchronize(runtime.device)
@@ -270,4 +298,4 @@ def run(folder) -> tuple[list[Row], list[str]]:
         began = time.perf_counter()
         rows += part(setting)
         print(f"{part.__name__}: {time.perf_counter() - began:.0f} s", flush=True)
-    return rows, [str(setting.runtime), *peak_shares(setting)]
+    return rows, [str(setting.runtime), *peak_shares(setting), *family_shares(setting.runtime)]

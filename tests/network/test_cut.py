@@ -223,7 +223,7 @@ class Twice(nn.Module):
         (
             lambda: Returning(FORMS["tensor"]),
             "head",
-            r"gives \(4, 5\) for images of \(64, 64\): name one that gives a map",
+            r"gives \(4, 5\) for images of \(64, 64\): name one that",
         ),
         (Around, "map", "is not all that the embedding depends on"),
         (Twice, "map", "runs 2 times"),
@@ -264,7 +264,7 @@ def test_a_bare_vision_transformer_of_timm(pooling):
     torch.testing.assert_close(explanation.evidence[0], expected.detach(), atol=1e-6, rtol=1e-3)
     if pooling == "token":
         with pytest.raises(
-            ValueError, match="'blocks.11' of VisionTransformer is read at tokens without a place alone"
+            ValueError, match=r"'blocks\.11' of VisionTransformer is read at tokens without a place alone"
         ):
             explain(Cut(module, layer="blocks.11"), images, 0.5)
 

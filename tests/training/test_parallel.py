@@ -55,9 +55,13 @@ def test_shares_make_up_the_batch(monkeypatch, processes, total):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize(("processes", "pairs"), [(2, "batch"), (4, "batch"), (2, "paper")])
-def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, pairs):
-    config = make_config({**PLAIN, "pairs": pairs, "hyperparameters.batch_size": 11})  # 11: shares of unequal size
+@pytest.mark.parametrize(
+    ("processes", "pairs", "backbone"),
+    [(2, "batch", "resnet18"), (4, "batch", "resnet18"), (2, "paper", "resnet18"), (2, "batch", "mobilenetv2_035")],
+)
+def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, pairs, backbone):
+    changes = {**PLAIN, "pairs": pairs, "backbone_model": backbone, "explanation.layer": "last"}
+    config = make_config({**changes, "hyperparameters.batch_size": 11})  # 11: shares of unequal size
     run = launch(processes, "gradients", tmp_path / "config.yml", tmp_path / "result.pt")
     assert run.returncode == 0, run.stderr
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):

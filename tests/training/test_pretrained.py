@@ -47,10 +47,10 @@ def test_the_frozen_baseline_is_the_auc_of_the_pooled_features(make_config, weig
     splits = load_splits(config)
     state = torch.get_rng_state()
     baseline = frozen_baseline(config, splits, find_runtime(config))
+    assert torch.equal(torch.get_rng_state(), state)
     expected = distances_by_hand(weights, splits, splits.test_pairs, config)
     assert baseline.auc == pytest.approx(roc_auc_score(splits.test_pairs.labels, expected), abs=1e-6)
     assert f"test AUC {baseline.auc:.4f}" in str(baseline)
-    assert torch.equal(torch.get_rng_state(), state)
     none = frozen_baseline(make_config(), splits, find_runtime(config))
     assert none.auc is None
     assert "no embedding before training" in str(none)

@@ -1,4 +1,4 @@
-"""Training: the frozen baseline, the loss, an epoch, the loop over epochs, checkpoints, how well distances tell apart."""
+"""Training: frozen baseline, loss, one epoch, the loop over epochs, checkpoints, how well distances tell apart."""
 
 from utils.training.baseline import Baseline, frozen_baseline
 from utils.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint

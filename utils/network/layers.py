@@ -1,0 +1,220 @@
+"""The feature maps of a backbone: which there are, how each is read, and how the network goes on from it."""
+
+import difflib
+from bisect import bisect_left
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from utils.config import LAST, ConfigError
+from utils.network.backbones import example_of
+from utils.network.explainable import evaluating
+from utils.network.hooks import hooked, read, resume
+from utils.network.maps import Layout, layout_of
+
+RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}  # of the largest value
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A feature map that can be read: the path of its module in the backbone, its layout, its channels, its stride."""
+
+    module: str
+    layout: Layout
+    channels: int
+    stride: int
+
+
+class Layers:
+    """The layers of a timm model for images of (height, width).
+
+    Those that timm names, and at last the map that is pooled: what its `forward_features` gives, as a map of places.
+    Raises ConfigError for a backbone that gives no such map. Parameters on which that map does not depend (a norm
+    before the classifier, for one) are marked as not trained.
+    """
+
+    def __init__(self, backbone: nn.Module, image_size):
+        self.backbone = backbone
+        self.image_size = tuple(image_size)
+        self.known = _known_layers(backbone, self.image_size)
+        self.last = list(self.known)[-1]
+        self._tried = {self.last}
+
+    @property
+    def names(self) -> list[str]:
+        """From the image to the last map."""
+        return list(self.known)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of the maps."""
+        return next(self.backbone.parameters()).dtype
+
+    def read(self, images, layer=LAST) -> torch.Tensor:
+        """images (B, 3, H, W) to the map (B, C, h, w) of a layer."""
+        name, found = self.find(layer)
+        images = images.to(self.dtype)  # bfloat16 in the copy that `folded` makes
+        if name == self.last:
+            output = self.backbone.forward_features(images)
+            return found.layout.without_prefix(found.layout.to_map(output))
+        output = read(self.backbone.forward_features, self.backbone.get_submodule(found.module), images)
+        return found.layout.to_map(output)
+
+    def resume(self, features, layer=LAST) -> torch.Tensor:
+        """The map (B, C, h, w) of a layer to the last one; in evaluation mode, for its way begins at a blank image."""
+        name, found = self.find(layer)
+        return features if name == self.last else self._resume(features, found)
+
+    def find(self, layer) -> tuple[str, Layer]:
+        """The name of a layer and where it is; tried with two images before it is used for the first time.
+
+        Raises ConfigError when `layer` is neither "last", nor one of `names`, `stride4`, `stride8`, ..., nor the path
+        of another module of the backbone whose output is a map that the last one depends on alone.
+        """
+        strides = {f"stride{known.stride}": name for name, known in self.known.items()}  # the last one of each
+        name = self.last if layer == LAST else strides.get(layer, layer)
+        found = self.known.get(name) or self._module(name)
+        if found is not None and name not in self._tried and self._works(found):
+            self._tried.add(name)
+        if name in self._tried:
+            return name, found
+        known = list(dict.fromkeys([LAST, *self.names, *strides]))
+        others = [path for path, _ in self.backbone.named_modules() if path not in (*known, layer)]
+        near = difflib.get_close_matches(layer, others, n=1) if found is None else []
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        why = "" if found is None else ": the embedding depends on more than its map"
+        raise ConfigError(f"explanation.layer: {layer!r} is refused{why}; {hint}should be {', '.join(known)}")
+
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """The modules of the backbone that lead to each layer from the one before it, in the order of their making.
+
+        A module stands without its children, which have places of their own.
+        """
+        paths = [path for path, _ in self.backbone.named_modules()]
+        ends = []  # of each layer: the place of its last module
+        for layer in self.known.values():
+            inside = [place for place, path in enumerate(paths) if f"{path}.".startswith(f"{layer.module}.")]
+            ends.append(max([*inside, *ends[-1:]]))
+        ends[-1] = len(paths)
+        stages = {name: [] for name in self.known}
+        for place, module in enumerate(self.backbone.modules()):
+            stages[self.names[bisect_left(ends, place)]].append(module)
+        return stages
+
+    def _resume(self, features, layer):
+        blank = torch.zeros(1, 3, *self.image_size, dtype=self.dtype, device=features.device)
+        output = layer.layout.to_output(features.clone())  # the backbone may go on in place
+        module = self.backbone.get_submodule(layer.module)
+        output = resume(self.backbone.forward_features, module, blank, output)
+        last = self.known[self.last].layout
+        return last.without_prefix(last.to_map(output))
+
+    def _examples(self):
+        return example_of(self.image_size, next(self.backbone.parameters()).device).to(self.dtype)
+
+    @torch.no_grad()
+    def _module(self, path) -> Layer | None:
+        """Any other module of the backbone, where its output is a map."""
+        if not path or path not in dict(self.backbone.named_modules()):
+            return None
+        try:
+            with evaluating(self.backbone):
+                output = read(self.backbone.forward_features, self.backbone.get_submodule(path), self._examples())
+        except ValueError:
+            return None  # it does not run
+        return _layer(path, output, self.image_size)
+
+    @torch.no_grad()
+    def _works(self, layer) -> bool:
+        """Whether places stand where timm says, and nothing goes around the layer."""
+        images = self._examples()
+        with evaluating(self.backbone):
+            output = read(self.backbone.forward_features, self.backbone.get_submodule(layer.module), images)
+            features = layer.layout.to_map(output)
+            if not _places_as_in_timm(self.backbone, layer, features, images):
+                return False
+            expected = self.read(images)
+            try:
+                found = self._resume(features, layer)
+            except (RuntimeError, ValueError):
+                return False  # it runs twice, or something remembers the blank image
+        return bool((found - expected).abs().max() <= TOLERANCE[self.dtype] * expected.abs().max())
+
+
+def _known_layers(backbone, image_size) -> dict[str, Layer]:
+    """The layers that timm names, by name, and the last one."""
+    images = example_of(image_size, next(backbone.parameters()).device)
+    outputs, last = _outputs(backbone, images)
+    modules = dict(backbone.named_modules())
+    layers = {}
+    for info in backbone.feature_info:
+        name = module = info["module"]
+        if name in RESNET_STEM and "maxpool" in modules:
+            name, module = RESNET_STEM[name]
+        layer = _layer(module, outputs.get(module), image_size)
+        if layer is not None:
+            layers[name] = layer
+    final = _layer("", last, image_size)
+    if final is None or not _places_as_in_timm(backbone, final, final.layout.to_map(last), images):
+        kind = type(backbone).__name__
+        raise ConfigError(f"backbone_model: {kind} is refused: it gives no feature map for images of {image_size}")
+    if final.layout.prefix or not layers or outputs[list(layers.values())[-1].module] is not last:
+        layers[LAST] = final  # a norm, a convolution or the loss of tokens stands behind the last that timm names
+    return layers
+
+
+def _outputs(backbone, images):
+    """What each module gives for these images, by path, and the last map; unused parameters are marked."""
+    outputs = {}
+
+    def keeper(path):
+        def keep(module, inputs, output):
+            outputs[path] = output
+
+        return keep
+
+    with evaluating(backbone), ExitStack() as hooks, torch.enable_grad():
+        for path, module in backbone.named_modules():
+            hooks.enter_context(hooked(module, keeper(path)))
+        last = backbone.forward_features(images)
+    if not isinstance(last, torch.Tensor):
+        raise ConfigError(f"backbone_model: {type(backbone).__name__} is refused: it gives several maps, not one")
+    weights = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    for weight, gradient in zip(weights, torch.autograd.grad(last.sum(), weights, allow_unused=True), strict=True):
+        if gradient is None:
+            weight.requires_grad_(False)
+    return outputs, last
+
+
+def _layer(module, output, image_size) -> Layer | None:
+    """A layer from what its module gives; None where that is no map."""
+    layout = layout_of(output, image_size)
+    if layout is None:
+        return None
+    channels = layout.without_prefix(layout.to_map(output)).shape[1]
+    return Layer(module, layout, channels, round(image_size[0] / layout.grid[0]))
+
+
+def _places_as_in_timm(backbone, layer, features, images) -> bool:
+    """Whether a map whose places had to be found out, (B, C, h, w), has them where timm has them."""
+    if layer.layout.order == "NCHW":
+        return True
+    known = [info["module"] for info in backbone.feature_info]
+    if layer.module not in (*known, ""):
+        return False
+    last = layer.module == ""
+    index = len(known) - 1 if last else known.index(layer.module)
+    features = layer.layout.without_prefix(features)
+    for norm in {False, last}:  # some backbones have no norm behind the last block
+        try:
+            with evaluating(backbone), torch.no_grad():
+                (expected,) = backbone.forward_intermediates(images, [index], norm=norm, intermediates_only=True)
+        except (AssertionError, AttributeError, TypeError):
+            continue  # timm does not say
+        close = TOLERANCE[features.dtype] * expected.abs().max()
+        if features.shape == expected.shape and (features - expected).abs().max() <= close:
+            return True
+    return False
