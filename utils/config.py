@@ -144,7 +144,7 @@ class Config(Section):
     gpu: Annotated[int, Field(ge=0)]
     # the keys from here on are not in the paper's repository
     backbone_training: Literal["full", "last", "frozen"] = "full"
-    backbone_rate: Positive | None = None
+    backbone_rate: Positive = 1.0
     embedding_size: Count = 128
     margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
     pairs: Literal["batch", "paper"] = "batch"

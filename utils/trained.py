@@ -116,7 +116,8 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     """The best network of the last training run, folded for evaluation, on the device of `runtime`.
 
     Where config.yml has changed since in a key that the network depends on, the checkpoint's value is used and one
-    line says so. Nothing random is drawn or seeded. Raises CheckpointError when best.pt cannot be loaded.
+    line says so. Nothing random is drawn or seeded. Raises CheckpointError when best.pt cannot be loaded, ConfigError
+    when `explanation.layer` is no layer of the backbone.
     """
     runtime = runtime or find_runtime(config)
     content = load_checkpoint(config.checkpoints_path / "best.pt", runtime.device)
@@ -139,6 +140,7 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
             f"{config.checkpoints_path / 'best.pt'} is of an earlier version of this project, whose backbones were "
             "others: run 01.Train_Siamese_model.ipynb again."
         ) from error
+    network.check_layer(config.explanation.layer)
     return Trained(
         runtime.place(folded(network, runtime.dtype)),
         config,

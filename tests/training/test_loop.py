@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, write_images
+from test_config import PAPER_CONFIG
 
-from utils import load_splits, load_trained, write_metrics
+from utils import load_config, load_splits, load_trained, write_metrics
+from utils.config import ConfigError
 from utils.data import DataError, PixelCache
 from utils.network import build_network, distance
 from utils.runtime import start
@@ -51,6 +53,23 @@ def test_training_learns_what_can_be_learned(make_config, pairs):
     same, different = typical_pairs(trained, splits)
     assert same[0].split("/")[-2] == same[1].split("/")[-2]
     assert different[0].split("/")[-2] != different[1].split("/")[-2]
+
+
+def test_the_papers_config_trains_as_it_is_but_small(tiny_data, tmp_path):
+    (tmp_path / "paper.yml").write_text(PAPER_CONFIG)
+    changes = [f"data_path={tiny_data}", "pretrained=False", "image.size=[32, 40]", "hyperparameters.epochs=1"]
+    changes += [f"checkpoints_path={tmp_path}", f"cache_path={tmp_path}", f"results_path={tmp_path}", "valid_size=0.3"]
+    config = load_config(tmp_path / "paper.yml", [*changes, "test_size=0.3"])
+    assert len(fit(config)) == 1
+    trained = load_trained(config)
+    splits = trained.load_splits()
+    assert len(trained.distances(splits, splits.test_pairs)) == len(splits.test_pairs)
+
+
+def test_an_output_stride_that_the_backbone_cannot_take_is_refused_before_training(make_config):
+    changes = {"backbone_model": "convnext_atto", "explanation.layer": "last", "explanation.output_stride": 16}
+    with pytest.raises(ConfigError, match="output_stride: 16 is refused for convnext_atto"):
+        fit(make_config(changes))
 
 
 def test_killed_training_resumes_to_the_identical_history(make_config, tmp_path):

@@ -103,7 +103,7 @@ def test_frozen_stages_and_their_batch_norm_come_out_as_they_went_in(training, m
         assert "layer4.1.bn1.running_mean" not in kept
 
 
-@pytest.mark.parametrize(("changes", "factor"), [({}, 0.5), ({"backbone_rate": 0.2}, 0.2), ({"pretrained": False}, 1)])
+@pytest.mark.parametrize(("changes", "factor"), [({}, 1), ({"backbone_rate": 0.2}, 0.2)])
 def test_the_backbone_has_a_learning_rate_of_its_own(changes, factor, make_config, weights):
     config = make_config({"pretrained": weights, "backbone_training": "last", **changes})
     network = build_network(config)

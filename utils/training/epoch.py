@@ -13,8 +13,6 @@ from utils.parallel import gather, rank, share, world
 from utils.runtime import Runtime, progress, seed_everything
 from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
 
-FINE_TUNING = 0.5  # `backbone_rate` of pretrained weights, unless the config gives it
-
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and what to change."""
@@ -27,11 +25,10 @@ def build_optimizer(network: SiameseNetwork, config: Config) -> optim.Optimizer:
     `backbone_rate` times that.
     """
     settings = config.hyperparameters
-    factor = config.backbone_rate or (FINE_TUNING if config.pretrained else 1.0)
     backbone = [parameter for parameter in network.backbone.parameters() if parameter.requires_grad]
     groups = [
         {"params": list(network.embedding.parameters()), "lr": settings.learning_rate},
-        {"params": backbone, "lr": settings.learning_rate * factor},
+        {"params": backbone, "lr": settings.learning_rate * config.backbone_rate},
     ]
     common = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "SGD":

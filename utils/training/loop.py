@@ -11,7 +11,7 @@ from torch import optim
 
 from utils.config import Config, ConfigError
 from utils.data import Splits, load_splits, resident
-from utils.network import build_network, folded
+from utils.network import build_network, dilated, folded
 from utils.parallel import distributed, from_first, rank, world
 from utils.runtime import Runtime, seed_everything, start
 from utils.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
@@ -38,8 +38,8 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     With `epochs: 0` nothing is trained: the pretrained backbone's own embedding is kept, with a threshold chosen on
     validation as ever.
 
-    Raises TrainingError when the loss is not finite, ConfigError when a batch is too small to be shared by all
-    processes; warns (RuntimeWarning) when the embeddings collapse.
+    Raises TrainingError when the loss is not finite, ConfigError as `build_network` and `dilated` do, and when a batch
+    is too small to be shared by all processes; warns (RuntimeWarning) when the embeddings collapse.
     """
     runtime = runtime or start(config)
     if config.hyperparameters.batch_size < 2 * world():
@@ -48,6 +48,8 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     splits = replace(splits, pixels=resident(splits.pixels, runtime, config.gpu_cache_share))
     seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
     network = runtime.place(build_network(config))
+    if config.explanation.output_stride != 32:
+        dilated(network, config.explanation.output_stride)  # refused now, not after hours of training
     if config.compile:
         for stage in network.backbone.children():
             stage.compile()  # stage by stage: a pass through all of them at once takes much longer to compile
