@@ -63,7 +63,8 @@ def pytorch_grad_cam(network, images, threshold) -> Explanation:
     targets = [lambda output, sign=sign: sign * output[0] for sign in signs]
     maps = []
     for image in range(2):
-        with GradCAM(ToOther(network, embeddings[:, 1 - image]), [network.backbone[-1]]) as peer:
+        module = ToOther(network, embeddings[:, 1 - image])
+        with GradCAM(module, [module.map]) as peer:
             maps.append(torch.from_numpy(peer(images[:, image], targets=targets)))
     return _as_factual(images, distances, threshold, torch.stack(maps, dim=1).to(distances.device))
 

@@ -71,13 +71,11 @@ def explain(network, image1, image2):
     network.eval()
     maps = []
     for sign in (1, -1):
-        outputs = []
-        hook = network.backbone[-1].register_forward_hook(lambda _, __, output, keep=outputs: keep.append(output))
         network.zero_grad()
-        value = sign * distance(network(image1), network(image2)).sum()
-        hook.remove()
+        outputs = [network.features(image) for image in (image1, image2)]
         for output in outputs:
             output.retain_grad()
+        value = sign * distance(*(network.embed_features(output) for output in outputs)).sum()
         value.backward()
         for image, output in zip((image1, image2), outputs, strict=True):
             with torch.no_grad():
