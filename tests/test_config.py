@@ -192,6 +192,12 @@ def test_settings_that_replace_those_of_the_file(settings, tmp_path):
     assert config.image.size == (48, 64)
     assert str(config.data_path) == "a=b"
     assert str(config.inference.image1) == "x.png"
+    path.write_text(yaml.safe_dump(settings | {"inference": None}))
+    changes = ["inference.image1=x", "inference.image2=y", "image.normalization.mean=[0,0,0]"]
+    changed_twice = load_config(path, [*changes, "image.normalization.std=[1,1,1]"])
+    assert changed_twice.image.normalization.std == (1, 1, 1)
+    with pytest.raises(ConfigError, match=r"seed\.x: unknown key"):
+        load_config(path, ["seed.x=1"])
     with pytest.raises(ConfigError, match=r"hyperparameters\.epochs: 'many' is refused"):
         load_config(path, ["hyperparameters.epochs=many"])
     with pytest.raises(ConfigError, match=r"seeds\.first: unknown key; known are data_path"):

@@ -27,6 +27,8 @@ def test_names_that_worked_before_still_do(name):
         ("MobileNet", "mobilenetv2_100"),
         ("MobileNetV2", "mobilenetv2_100"),
         ("mobilenet_v3_small", "mobilenetv3_small_100"),
+        ("efficientnet_v2_s", "tf_efficientnetv2_s"),
+        ("efficientnetv2_s", "efficientnetv2_s"),
         ("resnet50.a1_in1k", "resnet50.a1_in1k"),
         ("ViT_Small_Patch14_Reg4_DINOv2", "vit_small_patch14_reg4_dinov2"),
     ],

@@ -202,11 +202,15 @@ def load_config(path=None, changes=()) -> Config:
 
 def _change(content, key, value):
     """Set a key, by its dotted name, of nested settings."""
+    if not isinstance(content, dict):
+        return  # no settings at all: refused when they are checked
+    if not any(name == key or name.startswith(f"{key}.") for name in key_names()):
+        raise ConfigError(f"{key}: unknown key; known are {', '.join(key_names())}")
     *sections, name = key.split(".")
     for section in sections:
-        if section not in Config.model_fields:
-            raise ConfigError(f"{key}: unknown key; known are {', '.join(key_names())}")
-        content = content.setdefault(section, {})
+        if not isinstance(content.get(section), dict):
+            content[section] = {}
+        content = content[section]
     content[name] = yaml.safe_load(value)
 
 

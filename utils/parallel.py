@@ -57,11 +57,12 @@ def from_first(value):
 
 
 def distributed(network: nn.Module) -> nn.Module:
-    """The network with gradients averaged over all processes and batch norm over the whole batch; alone, as it was.
+    """The network with gradients averaged over all processes and batch norm over the whole batch; as it was where it is
+    alone or has nothing to train.
 
     Batch norm is torch's SyncBatchNorm on GPUs and GlobalBatchNorm2d, which computes the same, on CPUs.
     """
-    if world() == 1:
+    if world() == 1 or not any(parameter.requires_grad for parameter in network.parameters()):
         return network
     device = next(network.parameters()).device
     if device.type == "cuda":

@@ -63,7 +63,9 @@ def restriction_of(name: str) -> str | None:
 
 
 def _model(spelt):
-    """timm's name of a model, without a tag."""
+    """timm's name of a model, without a tag; an exact one means itself."""
+    if timm.is_model(spelt):
+        return spelt
     plain = _plain(spelt)
     known = {_plain(model): model for model in timm.list_models()} | ALIASES
     if plain in known:

@@ -9,7 +9,7 @@ from torchvision import models
 
 from utils.config import ConfigError
 from utils.network import SiameseNetwork, build_network
-from utils.network.backbones import build_backbone
+from utils.network.backbones import build_backbone, load_weights
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_weights_that_cannot_be_fetched(make_config, hub):
     assert "Download https://huggingface.co/timm/resnet18.tv_in1k/resolve/main/model.safetensors" in str(caught.value)
     assert "set `pretrained` to the path of that file" in str(caught.value)
     with pytest.raises(ConfigError, match="timm has no weights for efficientnetv2_s"):
-        build_backbone("efficientnetv2_s", True, (64, 64))
+        load_weights(build_backbone("efficientnetv2_s", (64, 64)), "efficientnetv2_s", True)
 
 
 def test_files_of_weights(make_config, weights, tmp_path):
@@ -74,7 +74,8 @@ def test_torchvisions_files_of_resnets(name, tmp_path):
 def test_positions_of_a_transformer_are_resampled_to_the_size_of_the_images(tmp_path):
     model = timm.create_model("vit_tiny_patch16_224")
     save_file(model.state_dict(), tmp_path / "vit.safetensors")
-    backbone = build_backbone("vit_tiny_patch16_224", tmp_path / "vit.safetensors", (64, 96))
+    backbone = build_backbone("vit_tiny_patch16_224", (64, 96))
+    load_weights(backbone, "vit_tiny_patch16_224", tmp_path / "vit.safetensors")
     assert backbone.pos_embed.shape == (1, 1 + 4 * 6, 192)
     assert torch.equal(backbone.blocks[3].mlp.fc1.weight, model.blocks[3].mlp.fc1.weight)
 
@@ -117,10 +118,10 @@ def test_files_that_do_not_fit(make_config, weights, tmp_path):
 
 def test_sizes_that_a_model_cannot_take_are_refused_with_those_it_can():
     with pytest.raises(ConfigError, match=r"image.size: \[100, 64\] is refused for vit_small_patch14_reg4_dinov2: its"):
-        build_backbone("vit_small_patch14_reg4_dinov2", False, (100, 64))
-    with pytest.raises(ConfigError, match=r"Set \[96, 56\] or .*\[112, 70\]|Set \[98, 56\] or .*\[112, 70\]"):
-        build_backbone("vit_small_patch14_reg4_dinov2", False, (100, 64))
-    build_backbone("vit_small_patch14_reg4_dinov2", False, (98, 56))
+        build_backbone("vit_small_patch14_reg4_dinov2", (100, 64))
+    with pytest.raises(ConfigError, match=r"Set \[98, 56\] or \[98, 70\] or \[112, 56\] or \[112, 70\]"):
+        build_backbone("vit_small_patch14_reg4_dinov2", (100, 64))
+    build_backbone("vit_small_patch14_reg4_dinov2", (98, 56))
 
 
 def test_models_without_one_last_map_are_refused():
@@ -153,3 +154,20 @@ def test_a_licence_that_does_not_allow_every_use_is_named(make_config, tmp_path,
     changes = {"backbone_model": "convnextv2_atto", "pretrained": str(tmp_path / "weights.pth")}
     build_network(make_config({**changes, "explanation.layer": "stride4"}))
     assert "convnextv2_atto have a licence that does not allow every use: cc-by-nc-4.0" in capsys.readouterr().out
+
+
+def test_what_the_last_map_does_not_need_may_be_missing_from_a_file(tmp_path):
+    model = timm.create_model("convnextv2_atto")
+    kept = {key: value for key, value in model.state_dict().items() if not key.startswith("head.")}
+    save_file(kept, tmp_path / "fcmae.safetensors")
+    network = SiameseNetwork("convnextv2_atto", 8, tmp_path / "fcmae.safetensors", (64, 64))
+    assert torch.equal(network.backbone.stem[0].weight, model.stem[0].weight)
+
+
+def test_a_model_that_cannot_be_built_at_all_is_not_blamed_on_the_size(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(ConfigError, match="backbone_model: resnet18 cannot be built: no memory left"):
+        build_backbone("resnet18", (64, 64))

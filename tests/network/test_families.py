@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import warmed
+from timm.layers import convert_sync_batchnorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import decompose, explain
@@ -142,9 +143,48 @@ def test_stages_part_all_parameters_and_can_be_frozen(network, images):
     optimizer.step()
     changed = {name for name, value in network.state_dict().items() if not torch.equal(value, kept[name])}
     assert changed
-    assert not [name for name in changed if name.startswith(f"backbone.{network.layers[0]}.")]
+    first = {"stem": "conv1"}.get(network.layers[0], network.layers[0])
+    assert [name for name in kept if name.startswith(f"backbone.{first}.")]
+    assert not [name for name in changed if name.startswith(f"backbone.{first}.")]
     with evaluating(network):
         assert not any(module.training for module in network.modules())
+
+
+def test_channels_last_are_known_where_the_shape_does_not_tell():
+    network = SiameseNetwork("mambaout_femto", 8, image_size=(192, 192)).eval()  # 48 channels on 48 x 48 places
+    images = torch.randn(1, 3, 192, 192)
+    with torch.no_grad():
+        (expected,) = network.backbone.forward_intermediates(images, [0], intermediates_only=True)
+        torch.testing.assert_close(network.features(images, "stride4"), expected)
+
+
+def test_strides_are_timms_whatever_the_size_of_the_images():
+    network = SiameseNetwork("resnet18", 8, image_size=(150, 150)).eval()
+    for stride, name in ((4, "layer1"), (8, "layer2"), (16, "layer3"), (32, "layer4")):
+        with torch.no_grad():
+            images = torch.randn(1, 3, 150, 150)
+            assert torch.equal(network.features(images, f"stride{stride}"), network.features(images, name))
+
+
+def test_a_layer_may_be_the_activation_that_a_norm_holds():
+    network = SiameseNetwork("mobilenetv2_035", 8, image_size=(64, 64)).eval()
+    network.check_layer("blocks.1.0.bn1.act")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        found = folded(network, torch.float32).features(images, "blocks.1.0.bn1.act")
+        torch.testing.assert_close(found, network.features(images, "blocks.1.0.bn1.act"), atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_frozen_stays_so_when_batch_norms_are_replaced():
+    """As under torchrun on GPUs."""
+    network = SiameseNetwork("mobilenetv2_035", 8, image_size=(64, 64))
+    network.freeze("last")
+    convert_sync_batchnorm(network)
+    network.train()
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.SyncBatchNorm)]
+    assert norms
+    assert not norms[0].training
+    assert norms[-1].training
 
 
 def test_transformers_take_no_output_stride():

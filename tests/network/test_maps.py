@@ -39,6 +39,13 @@ def test_places_of_tokens_stand_row_by_row():
     assert torch.equal(layout.without_prefix(features), features[:, :1])
 
 
+def test_a_shape_that_allows_both_orders_is_what_the_backbone_says():
+    output = torch.randn(2, 48, 48, 48)
+    assert layout_of(output, (192, 192)).order == "NCHW"
+    assert layout_of(output, (192, 192), "NHWC").order == "NHWC"
+    assert layout_of(torch.randn(2, 64, 48, 48), (192, 192), "NHWC").order == "NCHW"
+
+
 @pytest.mark.parametrize("shape", [(2, 10), (2, 64, 7, 768), (2, 999, 64), (2, 3, 224, 7)])
 def test_what_is_no_map(shape):
     assert layout_of(torch.zeros(shape), (224, 224)) is None

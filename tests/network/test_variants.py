@@ -32,7 +32,7 @@ def test_the_network_itself_and_its_stride_of_32_are_untouched():
         torch.testing.assert_close(dilated(folded(network, torch.float32), 8).features(images).shape[2:], (8, 8))
 
 
-@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto"])
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_050", "convnext_atto", "resnetblur50"])
 def test_what_timm_does_not_dilate_is_refused(backbone):
     network, _ = network_and_images(backbone)
     with pytest.raises(ConfigError, match=f"output_stride: 16 is refused for {backbone}, which timm does not dilate"):

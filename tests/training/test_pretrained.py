@@ -14,6 +14,7 @@ from utils.data import evaluation_transform
 from utils.network import SiameseNetwork, build_network
 from utils.runtime import find_runtime
 from utils.training import CheckpointError, build_optimizer, choose_threshold, load_checkpoint, save_checkpoint
+from utils.training.loop import _build_scheduler
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +108,17 @@ def test_frozen_stages_and_their_batch_norm_come_out_as_they_went_in(training, m
 def test_the_backbone_has_a_learning_rate_of_its_own(changes, factor, make_config, weights):
     config = make_config({"pretrained": weights, "backbone_training": "last", **changes})
     network = build_network(config)
-    embedding, backbone = build_optimizer(network, config).param_groups
+    optimizer = build_optimizer(network, config)
+    embedding, backbone = optimizer.param_groups
     assert embedding["lr"] == config.hyperparameters.learning_rate
     assert backbone["lr"] == pytest.approx(factor * config.hyperparameters.learning_rate)
     assert all(weight.requires_grad for weight in backbone["params"])
     own = {id(weight) for weight in network.parameters() if weight.requires_grad}
     assert {id(weight) for group in (embedding, backbone) for weight in group["params"]} == own
+    scheduler = _build_scheduler(optimizer, config)
+    for _ in range(40):
+        scheduler.step(0.0)
+    assert backbone["lr"] == pytest.approx(factor * embedding["lr"])  # at the floor too
 
 
 def test_checkpoints_of_before_timm_are_refused_with_the_cure(make_config, checkpoints, tmp_path):

@@ -22,29 +22,48 @@ UNITS = (4, 8, 14, 16, 28, 32, 56, 64)  # pixels of which image sizes are tried 
 UNUSED_BUFFER = "num_batches_tracked"  # many published weights lack it, and nothing here reads it
 
 
-def build_backbone(name: str, pretrained: bool | Path = False, image_size=(224, 224)) -> nn.Module:
-    """A timm model without its classifier: what its `forward_features` gives, pooled over places, is its embedding.
+def build_backbone(name: str, image_size) -> nn.Module:
+    """A timm model of random weights without its classifier: what its `forward_features` gives, pooled over places, is
+    its embedding.
 
-    pretrained: True for the weights that the name means, or the path of a safetensors or state dict file. image_size:
-    height and width of the images.
-
-    Raises ConfigError when the weights cannot be loaded, and for an image size that the model cannot take.
+    image_size: height and width of the images. Raises ConfigError for a size that the model cannot take.
     """
     model, problem = _create(name, image_size)
     if problem:
         raise ConfigError(_refused_size(name, image_size, problem))
-    if pretrained:
-        _load_weights(model, name, pretrained)
     return model
+
+
+def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
+    """Load the weights that the name means (True), or those of a safetensors or state dict file (a path).
+
+    All weights that are trained (`requires_grad`) and all statistics must be there. Raises ConfigError when they cannot
+    be loaded; code in a file is refused, not run.
+    """
+    path = _fetch(name) if pretrained is True else Path(pretrained)
+    weights = _read(path)
+    unused = {key for key, value in model.named_parameters() if not value.requires_grad}
+    own = model.state_dict()
+    wanted = {key: value.shape for key, value in own.items() if key not in unused and not key.endswith(UNUSED_BUFFER)}
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert and _unfitting(weights, wanted):  # from another image size, or with the names of the first publication
+        with suppress(AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # a file of another family
+            weights = convert(weights, model)
+    unfitting = _unfitting(weights, wanted)
+    if unfitting:
+        raise ConfigError(
+            f"pretrained: the weights in {path} are not those of {name}: keys or shapes differ, {unfitting[0]} for one."
+        )
+    model.load_state_dict({key: weights[key] for key in wanted}, strict=False)
 
 
 @torch.no_grad()
 def example_of(image_size, device=None) -> torch.Tensor:
     """Two images of noise (2, 3, height, width), the same each time, to try a network with."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, 3, *image_size, generator=generator)
-    colours = torch.randn(2, 3, 1, 1, generator=generator)
-    return (noise + colours).to(device)
+    noise = torch.randn(2, 3, *image_size, generator=generator, device="cpu")
+    colours = torch.randn(2, 3, 1, 1, generator=generator, device="cpu")
+    return (noise + colours).to(device or noise.device)
 
 
 def _create(name, image_size):
@@ -55,7 +74,7 @@ def _create(name, image_size):
     try:
         model = timm.create_model(name, **settings)
         with evaluating(model), torch.no_grad():
-            model.forward_features(example_of(image_size))
+            model.forward_features(example_of(image_size, next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as error:
         return None, str(error).partition("\n")[0] or "its layers do not fit it"
     patches = getattr(getattr(model, "patch_embed", None), "proj", None)
@@ -67,33 +86,20 @@ def _create(name, image_size):
 
 
 def _refused_size(name, image_size, problem) -> str:
+    """What to say of a size that a model cannot take: the nearest that it can, found without computing anything."""
     height, width = image_size
-    for unit in UNITS:
-        heights = sorted({max(height // unit, 1) * unit, (height // unit + 1) * unit})
-        widths = sorted({max(width // unit, 1) * unit, (width // unit + 1) * unit})
-        sizes = [size for size in product(heights, widths) if not _create(name, size)[1]]
-        if sizes:
-            near = " or ".join(str(list(size)) for size in sizes)
-            return f"image.size: {list(image_size)} is refused for {name}: {problem}. Set {near}"
-    own = list(weights_config(name).input_size[1:])
-    return f"image.size: {list(image_size)} is refused for {name}: {problem}. Set {own}"
-
-
-def _load_weights(model, name, pretrained):
-    """Load the weights that the name means (True) or those of a file (a path); all of the model's must be there."""
-    path = _fetch(name) if pretrained is True else Path(pretrained)
-    weights = _read(path)
-    wanted = {key: value.shape for key, value in model.state_dict().items() if not key.endswith(UNUSED_BUFFER)}
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if convert and _unfitting(weights, wanted):  # from another image size, or with the names of the first publication
-        with suppress(AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # a file of another family
-            weights = convert(weights, model)
-    unfitting = _unfitting(weights, wanted)
-    if unfitting:
-        raise ConfigError(
-            f"pretrained: the weights in {path} are not those of {name}: keys or shapes differ, {unfitting[0]} for one."
-        )
-    model.load_state_dict({key: weights[key] for key in wanted}, strict=False)
+    refused = f"image.size: {list(image_size)} is refused for {name}: {problem}."
+    with torch.device("meta"):
+        for unit in UNITS:
+            heights = sorted({max(height // unit, 1) * unit, (height // unit + 1) * unit})
+            widths = sorted({max(width // unit, 1) * unit, (width // unit + 1) * unit})
+            sizes = [size for size in product(heights, widths) if not _create(name, size)[1]]
+            if sizes:
+                return f"{refused} Set {' or '.join(str(list(size)) for size in sizes)}"
+        own = weights_config(name).input_size[1:]
+        if not _create(name, own)[1]:
+            return f"{refused} Set {list(own)}"
+    return f"backbone_model: {name} cannot be built: {problem}"
 
 
 def _unfitting(weights, wanted) -> list[str]:

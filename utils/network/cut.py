@@ -22,8 +22,9 @@ class Cut(nn.Module):
     module: from images, float (N, 3, H, W), to one tensor of embeddings (N, D), alone or in a tuple, dict or object: a
     torchvision or timm classifier without its head, for one. layer: the name of the submodule, as `named_modules` has
     it, whose output is a feature map (N, C, h, w) or (N, h, w, C), or the tokens of a transformer, (N, T, C), of which
-    those that have no place are at the front. The map is read and replaced by hooks that are there for one call only;
-    weights, gradients, modes and hooks of the module stay as they are.
+    those that have no place are at the front. Where channels may stand first or last by the shape, they stand first,
+    unless the module has an `output_fmt` that says "NHWC". The map is read and replaced by hooks that are there for one
+    call only; weights, gradients, modes and hooks of the module stay as they are.
 
     Raises ValueError, saying what the module lacks: at once for a layer that it has not; when images go through, for a
     layer that gives no map or runs more or less than once, an output that is not one tensor (N, D), and an embedding
@@ -86,7 +87,7 @@ class Cut(nn.Module):
         """The output of the layer, which must be one map, as (N, C, h, w)."""
         output = read(self.module, self._submodule, images)
         output = output.clone() if isinstance(output, torch.Tensor) else output
-        self._layout = layout_of(output, images.shape[2:])
+        self._layout = layout_of(output, images.shape[2:], getattr(self.module, "output_fmt", "NCHW"))
         if self._layout is None:
             found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise ValueError(

@@ -15,6 +15,7 @@ from utils.network.hooks import hooked, read, resume
 from utils.network.maps import Layout, layout_of
 
 RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
+STEM_STRIDE = 4
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}  # of the largest value
 
 
@@ -41,7 +42,7 @@ class Layers:
         self.image_size = tuple(image_size)
         self.known = _known_layers(backbone, self.image_size)
         self.last = list(self.known)[-1]
-        self._tried = {self.last}
+        self._tried = {self.last: self.known[self.last]}
 
     @property
     def names(self) -> list[str]:
@@ -76,16 +77,17 @@ class Layers:
         """
         strides = {f"stride{known.stride}": name for name, known in self.known.items()}  # the last one of each
         name = self.last if layer == LAST else strides.get(layer, layer)
-        found = self.known.get(name) or self._module(name)
-        if found is not None and name not in self._tried and self._works(found):
-            self._tried.add(name)
         if name in self._tried:
+            return name, self._tried[name]
+        found = self.known.get(name) or self._module(name)
+        if found is not None and self._works(found):
+            self._tried[name] = found
             return name, found
         known = list(dict.fromkeys([LAST, *self.names, *strides]))
         others = [path for path, _ in self.backbone.named_modules() if path not in (*known, layer)]
         near = difflib.get_close_matches(layer, others, n=1) if found is None else []
         hint = f"did you mean {near[0]!r}? " if near else ""
-        why = "" if found is None else ": the embedding depends on more than its map"
+        why = "" if found is None else ": other layers go around it, or timm does not say where its places stand"
         raise ConfigError(f"explanation.layer: {layer!r} is refused{why}; {hint}should be {', '.join(known)}")
 
     def stages(self) -> dict[str, list[nn.Module]]:
@@ -125,7 +127,7 @@ class Layers:
                 output = read(self.backbone.forward_features, self.backbone.get_submodule(path), self._examples())
         except ValueError:
             return None  # it does not run
-        return _layer(path, output, self.image_size)
+        return _layer(self.backbone, path, output, self.image_size)
 
     @torch.no_grad()
     def _works(self, layer) -> bool:
@@ -139,7 +141,7 @@ class Layers:
             expected = self.read(images)
             try:
                 found = self._resume(features, layer)
-            except (RuntimeError, ValueError):
+            except (AssertionError, RuntimeError, ValueError):
                 return False  # it runs twice, or something remembers the blank image
         return bool((found - expected).abs().max() <= TOLERANCE[self.dtype] * expected.abs().max())
 
@@ -150,14 +152,17 @@ def _known_layers(backbone, image_size) -> dict[str, Layer]:
     outputs, last = _outputs(backbone, images)
     modules = dict(backbone.named_modules())
     layers = {}
+    stride = None
     for info in backbone.feature_info:
         name = module = info["module"]
         if name in RESNET_STEM and "maxpool" in modules:
             name, module = RESNET_STEM[name]
-        layer = _layer(module, outputs.get(module), image_size)
+            info = info | {"reduction": STEM_STRIDE}
+        layer = _layer(backbone, module, outputs.get(module), image_size, info["reduction"])
         if layer is not None:
             layers[name] = layer
-    final = _layer("", last, image_size)
+            stride = layer.stride
+    final = _layer(backbone, "", last, image_size, stride)
     if final is None or not _places_as_in_timm(backbone, final, final.layout.to_map(last), images):
         kind = type(backbone).__name__
         raise ConfigError(f"backbone_model: {kind} is refused: it gives no feature map for images of {image_size}")
@@ -189,13 +194,13 @@ def _outputs(backbone, images):
     return outputs, last
 
 
-def _layer(module, output, image_size) -> Layer | None:
-    """A layer from what its module gives; None where that is no map."""
-    layout = layout_of(output, image_size)
+def _layer(backbone, module, output, image_size, stride=None) -> Layer | None:
+    """A layer from what its module gives; None where that is no map. stride: where timm knows it."""
+    layout = layout_of(output, image_size, getattr(backbone, "output_fmt", "NCHW"))
     if layout is None:
         return None
     channels = layout.without_prefix(layout.to_map(output)).shape[1]
-    return Layer(module, layout, channels, round(image_size[0] / layout.grid[0]))
+    return Layer(module, layout, channels, stride or round(image_size[0] / layout.grid[0]))
 
 
 def _places_as_in_timm(backbone, layer, features, images) -> bool:

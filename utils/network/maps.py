@@ -49,15 +49,20 @@ class Layout:
         return features[:, : features.shape[1] // (1 + self.prefix)]
 
 
-def layout_of(output, image_size) -> Layout | None:
-    """The layout of what a layer gives for images of (height, width); None where it is no map in their proportions."""
+def layout_of(output, image_size, order="NCHW") -> Layout | None:
+    """The layout of what a layer gives for images of (height, width); None where it is no map in their proportions.
+
+    order: which of "NCHW" and "NHWC" it is where its shape would allow both.
+    """
     if not isinstance(output, torch.Tensor):
         return None
     shape = tuple(output.shape)
-    if len(shape) == 4 and _in_proportion(shape[2:], image_size):
-        return Layout("NCHW", shape[2:])
-    if len(shape) == 4 and _in_proportion(shape[1:3], image_size):
-        return Layout("NHWC", shape[1:3])
+    if len(shape) == 4:
+        grids = {"NCHW": shape[2:], "NHWC": shape[1:3]}
+        fitting = [name for name, grid in grids.items() if _in_proportion(grid, image_size)]
+        if fitting:
+            found = order if order in fitting else fitting[0]
+            return Layout(found, grids[found])
     if len(shape) == 3:
         for prefix in range(PREFIX):
             grid = _grid(shape[1] - prefix, image_size)

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.config import LAST, Config
-from utils.network.backbones import build_backbone
+from utils.network.backbones import build_backbone, load_weights
 from utils.network.layers import Layers
 from utils.registry import backbone_name, normalization_of, restriction_of
+from utils.runtime import FIRST
 
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
 
@@ -19,20 +20,22 @@ class SiameseNetwork(nn.Module):
     """One shared backbone, the mean over places, one linear layer to the embedding, L2 normalisation.
 
     backbone_model: a name of timm's, however it is spelt. embedding_size: None leaves the linear layer out: the
-    embedding is the backbone's own. pretrained: as in `build_backbone`. image_size: height and width of the images;
-    convolutions take others too.
+    embedding is the backbone's own. pretrained: as in `load_weights`, or False. image_size: height and width of the
+    images; convolutions take others too.
 
     With a single linear layer the embedding is linear in the last feature map, but for a constant bias and its length,
     so that a similarity can be taken apart by place; no class token stands in between. Raises ValueError for an unknown
-    name, ConfigError as `build_backbone` and `Layers` do.
+    name, ConfigError as `build_backbone`, `Layers` and `load_weights` do.
     """
 
     def __init__(self, backbone_model: str, embedding_size: int | None, pretrained=False, image_size=(224, 224)):
         super().__init__()
         self.backbone_model = backbone_name(backbone_model)
         self.image_size = tuple(image_size)
-        self.backbone = build_backbone(self.backbone_model, pretrained, image_size)
+        self.backbone = build_backbone(self.backbone_model, image_size)
         self._maps = Layers(self.backbone, image_size)
+        if pretrained:
+            load_weights(self.backbone, self.backbone_model, pretrained)
         self._frozen = []
         channels = self._maps.known[self._maps.last].channels
         self.embedding_size = embedding_size or channels
@@ -75,23 +78,26 @@ class SiameseNetwork(nn.Module):
         return self._maps.stages()
 
     def freeze(self, training: str):
-        """Keep part of the backbone as it is: "full" trains all stages, "last" the last quarter, "frozen" none.
+        """Keep part of the backbone as it is from now on: "frozen" all of it, "last" all but the last quarter of its
+        stages (rounded up), "full" nothing.
 
         Parameters that are kept need no gradient, and their modules stay in evaluation mode, batch norm included.
         """
         stages = list(self.stages().values())
         trained = math.ceil(len(stages) * TRAINED_SHARE[training])
-        self._frozen = [module for stage in stages[: len(stages) - trained] for module in stage]
-        for module in self._frozen:
+        paths = {module: path for path, module in self.named_modules()}
+        kept = [module for stage in stages[: len(stages) - trained] for module in stage]
+        for module in kept:
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
+        self._frozen = [paths[module] for module in kept]  # by path: under torchrun batch norms are replaced
         self.train(self.training)
 
     def train(self, mode=True):
         """Training or evaluation mode, as torch.nn.Module has it; what `freeze` keeps stays in evaluation mode."""
         super().train(mode)
-        for module in self._frozen:
-            module.training = False
+        for path in self._frozen:
+            self.get_submodule(path).training = False
         return self
 
     def summary(self) -> pd.DataFrame:
@@ -116,7 +122,7 @@ def build_network(config: Config) -> SiameseNetwork:
     network = SiameseNetwork(config.backbone_model, size, config.pretrained, config.image.size)
     network.check_layer(config.explanation.layer)  # refused now, not after hours of training
     network.freeze(config.backbone_training)
-    if config.pretrained:
+    if config.pretrained and FIRST:
         _notices(config)
     return network
 

@@ -1,6 +1,7 @@
 """Variants of a Siamese network: folded for speed, dilated for a finer map, randomised as a control."""
 
 import copy
+from collections import OrderedDict
 
 import timm
 import torch
@@ -69,6 +70,8 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
                 setattr(module, setting, getattr(planned, setting))
         elif isinstance(module, POOLING):
             network.backbone.set_submodule(path, planned)
+        elif getattr(module, "stride", None) != getattr(planned, "stride", None):
+            raise ConfigError(refused)  # a blur that strides, for one
     return network
 
 
@@ -124,4 +127,6 @@ def _norms_behind_convolutions(backbone, images) -> list[tuple[str, str]]:
 
 def _without_norm(norm):
     """What is left of a batch norm that is folded away: the activation that timm's holds, or nothing."""
-    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
+    if not hasattr(norm, "act"):
+        return nn.Identity()
+    return nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))  # under their own names: a layer may be one

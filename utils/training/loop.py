@@ -90,7 +90,7 @@ def _build_scheduler(optimizer, config):
         mode="max",  # it watches the validation AUC
         factor=settings.factor,
         patience=settings.patience,
-        min_lr=settings.min_lr,
+        min_lr=[settings.min_lr, settings.min_lr * config.backbone_rate],  # of each group
         threshold=config.early_stopping.min_delta,  # one notion of improvement for both
         threshold_mode="abs",
     )
