@@ -171,3 +171,8 @@ def test_a_model_that_cannot_be_built_at_all_is_not_blamed_on_the_size(monkeypat
     monkeypatch.setattr(timm, "create_model", fail)
     with pytest.raises(ConfigError, match="backbone_model: resnet18 cannot be built: no memory left"):
         build_backbone("resnet18", (64, 64))
+
+
+def test_residual_branches_of_a_random_network_are_not_nothing():
+    norms = [module for module in build_backbone("resnet18", (64, 64)).modules() if hasattr(module, "running_var")]
+    assert all((norm.weight == 1).all() for norm in norms)

@@ -18,6 +18,7 @@ COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
 SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
 SHOWN_PIXELS = 768  # longest side of an image in a figure
+INLINE_DPI = 88  # of figures in notebooks, whose size it holds down; files have more
 NAME_LENGTH = 40  # characters of an image's name in the name of a file
 
 
@@ -90,6 +91,7 @@ def closed(figure, name: str):
     """Hand a finished figure on, with the name of its file as its label."""
     plt.close(figure)  # else the notebook shows it a second time
     figure.set_label(name)
+    figure.set_dpi(INLINE_DPI)
     return figure
 
 

@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors import SafetensorError
 from timm.models import load_state_dict
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.config import ConfigError
 from utils.network.explainable import evaluating
@@ -31,6 +32,9 @@ def build_backbone(name: str, image_size) -> nn.Module:
     model, problem = _create(name, image_size)
     if problem:
         raise ConfigError(_refused_size(name, image_size, problem))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)  # timm's residual branches are nothing at first: too slow for short training
     return model
 
 
