@@ -104,6 +104,15 @@ def test_frozen_stages_and_their_batch_norm_come_out_as_they_went_in(training, m
         assert "layer4.1.bn1.running_mean" not in kept
 
 
+@pytest.mark.parametrize("training", ["last", "frozen"])
+def test_norms_that_hold_an_activation_can_be_frozen(training, make_config):
+    changes = {"backbone_model": "mobilenetv2_035", "backbone_training": training, "explanation.layer": "last"}
+    config = make_config({**changes, "hyperparameters.epochs": 1})
+    assert len(fit(config)) == 1
+    after = load_checkpoint(config.checkpoints_path / "last.pt")["network"]
+    assert not after["backbone.bn1.running_mean"].any()  # as it was made
+
+
 @pytest.mark.parametrize(("changes", "factor"), [({}, 1), ({"backbone_rate": 0.2}, 0.2)])
 def test_the_backbone_has_a_learning_rate_of_its_own(changes, factor, make_config, weights):
     config = make_config({"pretrained": weights, "backbone_training": "last", **changes})

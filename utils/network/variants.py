@@ -70,7 +70,7 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
                 setattr(module, setting, getattr(planned, setting))
         elif isinstance(module, POOLING):
             network.backbone.set_submodule(path, planned)
-        elif getattr(module, "stride", None) != getattr(planned, "stride", None):
+        elif not list(module.children()) and getattr(module, "stride", None) != getattr(planned, "stride", None):
             raise ConfigError(refused)  # a blur that strides, for one
     return network
 
