@@ -30,6 +30,7 @@ PHOTOGRAPHS = ROOT / "tests" / "benchmarks" / "photographs.yml"
 PHOTOGRAPHS_BUDGET = 210  # seconds
 PHOTOGRAPHS_TARGET = 0.96  # test AUC of ours; the textbook's should stay below the next
 TEXTBOOK_BELOW = 0.93
+SEED = 42  # that of the config
 OTHER_SEEDS = (43, 44)
 REPEATS = 10  # of the pair rule on test images, for narrow intervals
 
@@ -55,26 +56,20 @@ def run(folder, data_path, budget: float) -> tuple[list[Row], list[str]]:
 
 def run_pretrained(folder, data_path, weights) -> tuple[list[Row], list[str]]:
     """The same with pretrained weights on photographs, for three seeds, which change splits, pairs and training."""
-    shown, others = None, []
-    for seed in (None, *OTHER_SEEDS):
+    rates = RATES
+    results = []
+    for seed in (SEED, *OTHER_SEEDS):
         changes = [f"data_path={data_path}", f"pretrained={weights}", f"cache_path={folder / 'cache'}"]
         changes += ["hyperparameters.verbose=False", "explanation.layer=last", f"number_of_iterations={REPEATS}"]
-        settings = load_config(PHOTOGRAPHS, changes + ([] if seed is None else [f"seed={seed}"]))
+        settings = load_config(PHOTOGRAPHS, [*changes, f"seed={seed}"])
         splits = load_splits(settings)
         ours, exact = _ours(splits, settings, PHOTOGRAPHS_BUDGET)
-        rates = RATES if shown is None else (shown["rate"],)
         theirs = {rate: _textbook(splits, settings, rate, PHOTOGRAPHS_BUDGET) for rate in rates}
-        found = {
-            "seed": settings.seed,
-            "ours": ours,
-            "exact": exact,
-            "theirs": theirs,
-            "rate": max(theirs, key=theirs.get),
-        }
-        found["frozen"] = frozen_baseline(settings, splits, start(settings)).auc
-        print(found, flush=True)
-        others.append(found)
-        shown = shown or found
+        frozen = frozen_baseline(settings, splits, start(settings)).auc
+        results.append({"seed": seed, "ours": ours, "exact": exact, "theirs": theirs, "frozen": frozen})
+        print(results[-1], flush=True)
+        rates = (max(results[0]["theirs"], key=results[0]["theirs"].get),)  # the better one, for the other seeds
+    shown = results[0]
     reached = shown["ours"] >= PHOTOGRAPHS_TARGET and max(shown["theirs"].values()) < TEXTBOOK_BELOW
     row = Row(
         f"test AUC after {PHOTOGRAPHS_BUDGET} s of fine-tuning ({splits.folder.root.name}, {settings.backbone_model})",
@@ -85,7 +80,7 @@ def run_pretrained(folder, data_path, weights) -> tuple[list[Row], list[str]]:
         f"textbook's stays below {TEXTBOOK_BELOW}: {'reached' if reached else '**missed**'}",
     )
     lines = [f"Fine-tuning {settings.backbone_model}, {settings.image.size}, {len(splits.test_pairs)} test pairs:"]
-    for found in others:
+    for found in results:
         lines.append(
             f"- seed {found['seed']}: test AUC {found['ours']:.4f} (in float32 {found['exact']:.4f}); "
             f"the textbook's {_by_rate(found['theirs'])}; frozen {found['frozen']:.4f}."

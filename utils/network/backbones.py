@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.config import ConfigError
 from utils.network.explainable import evaluating
+from utils.network.hooks import example_of
 from utils.registry import weights_config, weights_name
 
 UNITS = (4, 8, 14, 16, 28, 32, 56, 64)  # pixels of which image sizes are tried as multiples
@@ -61,15 +62,6 @@ def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
     model.load_state_dict({key: weights[key] for key in wanted}, strict=False)
 
 
-@torch.no_grad()
-def example_of(image_size, device=None) -> torch.Tensor:
-    """Two images of noise (2, 3, height, width), the same each time, to try a network with."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(2, 3, *image_size, generator=generator, device="cpu")
-    colours = torch.randn(2, 3, 1, 1, generator=generator, device="cpu")
-    return (noise + colours).to(device or noise.device)
-
-
 def _create(name, image_size):
     """The model with random weights, and why it cannot take images of this size, if it cannot."""
     settings = {"num_classes": 0}
@@ -78,7 +70,7 @@ def _create(name, image_size):
     try:
         model = timm.create_model(name, **settings)
         with evaluating(model), torch.no_grad():
-            model.forward_features(example_of(image_size, next(model.parameters()).device))
+            model.forward_features(example_of(image_size).to(next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as error:
         return None, str(error).partition("\n")[0] or "its layers do not fit it"
     patches = getattr(getattr(model, "patch_embed", None), "proj", None)

@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.config import LAST
 from utils.network.explainable import evaluating
-from utils.network.hooks import hooked, read, resume
+from utils.network.hooks import example_of, hooked, read, resume
 from utils.network.maps import layout_of
 
 NOISE = 4  # images that try whether the map decides
@@ -114,10 +114,7 @@ class Cut(nn.Module):
         """A second way around the layer would leave the embedding to the blank image, and a class token alone would
         leave nothing to the places: tried with images of noise.
         """
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(NOISE, *self._blank.shape[1:], generator=generator)
-        colours = torch.randn(NOISE, self._blank.shape[1], 1, 1, generator=generator)
-        images = (noise + colours).to(self._blank)
+        images = example_of(self._blank.shape[2:], NOISE).to(self._blank)
         place = f"layer {self.layer!r} of {type(self.module).__name__}"
         with evaluating(self), torch.no_grad():
             features = self._read(images)

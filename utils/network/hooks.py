@@ -1,6 +1,7 @@
-"""Reading the output of a layer of any module, and going on from another one in its place."""
+"""Looking into any module: the output of a layer, going on from another one in its place, what every part gives."""
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -44,3 +45,20 @@ def hooked(module: nn.Module, function):
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def watched(module: nn.Module, see):
+    """Hooks on a module and all below it, for the block alone: see(path, module, inputs, output) after each has run."""
+    with ExitStack() as hooks:
+        for path, part in module.named_modules():
+            hooks.enter_context(hooked(part, partial(see, path)))
+        yield
+
+
+def example_of(image_size, count=2) -> torch.Tensor:
+    """Images of noise (count, 3, height, width) on the CPU, the same each time, to try a module with."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(count, 3, *image_size, generator=generator, device="cpu")
+    colours = torch.randn(count, 3, 1, 1, generator=generator, device="cpu")
+    return noise + colours

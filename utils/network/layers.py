@@ -2,16 +2,14 @@
 
 import difflib
 from bisect import bisect_left
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from utils.config import LAST, ConfigError
-from utils.network.backbones import example_of
 from utils.network.explainable import evaluating
-from utils.network.hooks import hooked, read, resume
+from utils.network.hooks import example_of, read, resume, watched
 from utils.network.maps import Layout, layout_of
 
 RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
@@ -115,7 +113,7 @@ class Layers:
         return last.without_prefix(last.to_map(output))
 
     def _examples(self):
-        return example_of(self.image_size, next(self.backbone.parameters()).device).to(self.dtype)
+        return example_of(self.image_size).to(next(self.backbone.parameters()))
 
     @torch.no_grad()
     def _module(self, path) -> Layer | None:
@@ -148,7 +146,7 @@ class Layers:
 
 def _known_layers(backbone, image_size) -> dict[str, Layer]:
     """The layers that timm names, by name, and the last one."""
-    images = example_of(image_size, next(backbone.parameters()).device)
+    images = example_of(image_size).to(next(backbone.parameters()))
     outputs, last = _outputs(backbone, images)
     modules = dict(backbone.named_modules())
     layers = {}
@@ -175,15 +173,10 @@ def _outputs(backbone, images):
     """What each module gives for these images, by path, and the last map; unused parameters are marked."""
     outputs = {}
 
-    def keeper(path):
-        def keep(module, inputs, output):
-            outputs[path] = output
+    def keep(path, module, inputs, output):
+        outputs[path] = output
 
-        return keep
-
-    with evaluating(backbone), ExitStack() as hooks, torch.enable_grad():
-        for path, module in backbone.named_modules():
-            hooks.enter_context(hooked(module, keeper(path)))
+    with evaluating(backbone), watched(backbone, keep), torch.enable_grad():
         last = backbone.forward_features(images)
     if not isinstance(last, torch.Tensor):
         raise ConfigError(f"backbone_model: {type(backbone).__name__} is refused: it gives several maps, not one")

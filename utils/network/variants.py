@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from utils.config import ConfigError
-from utils.network.backbones import example_of
+from utils.network.hooks import example_of, watched
 from utils.network.siamese import SiameseNetwork
 
 PLAIN = (nn.Conv2d, Conv2dSame)  # convolutions that compute with their weights as they are
@@ -25,7 +25,7 @@ def folded(network: SiameseNetwork, dtype: torch.dtype) -> SiameseNetwork:
     timm's hold stays.
     """
     network = copy.deepcopy(network).eval()
-    images = example_of(network.image_size, next(network.parameters()).device)
+    images = example_of(network.image_size).to(next(network.parameters()))
     with torch.no_grad():
         before = network(images)
         pairs = _norms_behind_convolutions(network.backbone, images)
@@ -106,22 +106,15 @@ def _norms_behind_convolutions(backbone, images) -> list[tuple[str, str]]:
     pairs = {}
     runs = {}
 
-    def watch(name):
-        def see(module, inputs, output):
-            runs[name] = runs.get(name, 0) + 1
-            if type(module) in PLAIN:
-                makers[name] = output
-            elif isinstance(module, _BatchNorm):
-                pairs.update({maker: name for maker, made in makers.items() if made is inputs[0]})
+    def see(path, module, inputs, output):
+        runs[path] = runs.get(path, 0) + 1
+        if type(module) in PLAIN:
+            makers[path] = output
+        elif isinstance(module, _BatchNorm):
+            pairs.update({maker: path for maker, made in makers.items() if made is inputs[0]})
 
-        return see
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in backbone.named_modules()]
-    try:
+    with watched(backbone, see):
         backbone.forward_features(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return [(maker, norm) for maker, norm in pairs.items() if runs[maker] == runs[norm] == 1]
 
 

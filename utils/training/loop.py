@@ -74,11 +74,11 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         scheduler.step(epoch["valid_auc"])
         if rank() == 0:  # the first process alone writes
             _report(history, optimizer, config)
-            _save(history, choose_threshold(distances, splits.valid_pairs.labels), splits, state, config, mark)
+            _save(history, distances, splits, state, config, mark)
     if config.hyperparameters.epochs == 0:
         distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
         if rank() == 0:
-            _save(history, choose_threshold(distances, splits.valid_pairs.labels), splits, state, config, mark)
+            _save(history, distances, splits, state, config, mark)
     return history
 
 
@@ -104,14 +104,14 @@ def _validate(distances, labels, config, number) -> dict:
     return {"valid_loss": loss.item(), "valid_auc": float(roc_auc_score(labels, distances))}
 
 
-def _save(history, threshold, splits, state, config, mark):
-    """Write last.pt, and best.pt where this epoch is the best so far."""
+def _save(history, distances, splits, state, config, mark):
+    """Write last.pt, and best.pt where this epoch is the best so far. distances: of the validation pairs."""
     content = {
         "network": state["network"].state_dict(),
         "config": config.model_dump(mode="json"),
         "fingerprint": mark,
         "history": history,
-        "threshold": threshold,
+        "threshold": choose_threshold(distances, splits.valid_pairs.labels),
         "classes": list(splits.folder.classes),
         "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
     }
