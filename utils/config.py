@@ -6,6 +6,7 @@ Key names are those of the paper's repository, so an old file keeps working; key
 import difflib
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -42,10 +43,31 @@ def _pretrained(value):
     raise ValueError("should be True, False or the path of a file of weights")
 
 
-def _steps(value):
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+def _count_or_auto(value, least=1):
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
         return value
-    raise ValueError("should be auto or a whole number from 1 on")
+    raise ValueError(f"should be auto or a whole number from {least} on")
+
+
+def _decision(value):
+    """`decision: eer` and `decision: {fmr: 0.01}` are short for a rule."""
+    if isinstance(value, str):
+        return {"rule": value}
+    if isinstance(value, dict) and "fmr" in value and "rule" not in value:
+        return value | {"rule": "fmr"}
+    return value
+
+
+def _pattern(value):
+    if value is None:
+        return None
+    try:
+        groups = re.compile(value).groups
+    except (re.error, TypeError) as error:
+        raise ValueError(f"should be a regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError("should hold one group in parentheses: what it catches names the group of a file")
+    return value
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -53,6 +75,7 @@ Positive = Annotated[Number, Field(gt=0)]
 NotNegative = Annotated[Number, Field(ge=0)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Between = Annotated[Number, Field(gt=0, lt=1)]
 FilePath = Annotated[Path, Field(strict=False)]
 Method = Literal[
     "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
@@ -109,22 +132,28 @@ class Hyperparameters(Section):
 
 
 class EarlyStopping(Section):
-    patience: Count
+    patience: Annotated[int | str, PlainValidator(_count_or_auto)]
     min_delta: NotNegative
 
 
 class LRScheduler(Section):
-    patience: Annotated[int, Field(ge=0)]
+    patience: Annotated[int | str, PlainValidator(partial(_count_or_auto, least=0))]
     min_lr: NotNegative
-    factor: Annotated[Number, Field(gt=0, lt=1)]
+    factor: Between
     verbose: bool
+
+
+class DecisionSettings(Section):
+    rule: Literal["balanced", "eer", "fmr"] = "balanced"
+    fmr: Between = 0.01
+    abstain: Between | None = None
 
 
 class ExplanationSettings(Section):
     method: Method = "contrastive"
     layer: str = AUTO
     output_stride: Literal[8, 16, 32] = 32
-    steps: Annotated[int | str, PlainValidator(_steps)] = AUTO
+    steps: Annotated[int | str, PlainValidator(_count_or_auto)] = AUTO
     test_pairs: Count = 32
     opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
 
@@ -142,8 +171,8 @@ class Config(Section):
     backbone_model: Annotated[str, AfterValidator(backbone_name)]
     pretrained: Annotated[bool | Path, PlainValidator(_pretrained)]
     checkpoints_path: FilePath
-    test_size: Annotated[Number, Field(gt=0, lt=1)]
-    valid_size: Annotated[Number, Field(gt=0, lt=1)]
+    test_size: Between
+    valid_size: Between
     image: ImageSettings
     hyperparameters: Hyperparameters
     early_stopping: EarlyStopping
@@ -152,6 +181,13 @@ class Config(Section):
     cuda: bool
     gpu: Annotated[int, Field(ge=0)]
     # the keys from here on are not in the paper's repository
+    split: Literal["images", "classes", "groups"] = "images"
+    group_pattern: Annotated[str | None, PlainValidator(_pattern)] = None
+    duplicate_radius: Annotated[int, Field(ge=0, le=16)] | None = 6
+    unreadable: Literal["skip", "stop"] = "skip"
+    retrain: bool = False
+    run: str | None = None
+    decision: Annotated[DecisionSettings, BeforeValidator(_decision)] = DecisionSettings()
     backbone_training: Literal["full", "last", "frozen"] = "full"
     backbone_rate: Positive = 1.0
     embedding_size: Count = 128
@@ -177,6 +213,8 @@ class Config(Section):
             raise ValueError("hyperparameters.nesterov: True needs hyperparameters.momentum above 0")
         if (self.inference.image1 is None) != (self.inference.image2 is None):
             raise ValueError("inference: name both image1 and image2, or neither for a pair of the test split")
+        if self.split == "groups" and self.group_pattern is None:
+            raise ValueError("split: groups needs group_pattern, say '^[a-z]+_([0-9]+)_' for rose_12_front.jpg")
         if not settings.epochs and not self.pretrained:
             raise ValueError("hyperparameters.epochs: 0 needs `pretrained`, or the network knows nothing")
         return self
