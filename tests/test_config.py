@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 from helpers import ROOT, changed
@@ -94,7 +96,52 @@ def test_config_is_frozen(make_config):
 def test_printed_config_loads_again(make_config, tmp_path):
     config = make_config()
     (tmp_path / "printed.yml").write_text(str(config))
-    assert load_config(tmp_path / "printed.yml") == config
+    assert load_config(tmp_path / "printed.yml").model_dump() == config.model_dump()
+
+
+def test_relative_paths_are_relative_to_the_folder_of_the_file(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = {"data_path": "Data", "pretrained": "w.pth", "checkpoints_path": "../c", "inference.image1": "a/b.png"}
+    content = changed(settings, {**paths, "inference.image2": str(tmp_path / "x.png")})
+    del content["results_path"]
+    (tmp_path / "own" / "configs").mkdir(parents=True)
+    for place in ("config.yml", "own/configs/mine.yml"):
+        (tmp_path / place).write_text(yaml.safe_dump(content))
+    here = load_config("config.yml")
+    assert [str(path) for path in (here.data_path, here.pretrained, here.results_path)] == ["Data", "w.pth", "results"]
+    there = load_config("own/configs/mine.yml", ["cache_path=kept"])
+    assert there.data_path == Path("own/configs/Data")
+    assert there.pretrained == Path("own/configs/w.pth")
+    assert there.checkpoints_path == Path("own/c")
+    assert there.results_path == Path("own/configs/results")  # a default stands for a line of the file
+    assert there.inference.image1 == Path("own/configs/a/b.png")
+    assert there.inference.image2 == tmp_path / "x.png"
+    assert there.cache_path == Path("kept")  # of a change, relative to the current folder
+    assert load_config("own/configs/mine.yml", ["pretrained=True"]).pretrained is True
+    assert load_config("own/configs/mine.yml", ["cache_path=null"]).cache_path is None
+
+
+def test_a_config_names_the_file_it_came_from(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(settings))
+    config = load_config("config.yml", ["seed=7", "image.size=[48,\n64]"])
+    assert config.source == "config.yml with seed=7, image.size=[48, 64]"
+    assert str(config).splitlines()[0] == f"# {config.source}"
+    assert config.model_copy(update={"seed": 8}).source == config.source
+    assert Config.model_validate(settings).source is None
+    assert not str(Config.model_validate(settings)).startswith("#")
+
+
+def test_an_absolute_copy_loads_alike_from_anywhere(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(settings | {"data_path": "Data", "cache_path": None}))
+    config = load_config("config.yml", ["seed=7"]).absolute()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "config.yml").write_text(f"{config}\n")
+    again = load_config("results/config.yml")
+    assert again.model_dump() == config.model_dump()
+    assert again.data_path == tmp_path / "Data"
+    assert (tmp_path / "results" / "config.yml").read_text().startswith("# config.yml with seed=7\n")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """No dead key: changing any key of config.yml changes something that can be observed."""
 
+import shutil
 import threading
 from contextlib import suppress
 
@@ -7,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_images
+from PIL import Image
 
 from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, runtime, saved
 from utils.config import key_names
-from utils.data import cache, evaluation_transform, resident, training_transform
+from utils.data import DataError, cache, evaluation_transform, resident, training_transform
 from utils.network import build_network
 from utils.runtime import Runtime, seed_everything, start
 from utils.trained import inference_pair
 from utils.training import load_checkpoint, stopped_early
+from utils.training.runs import current_run, run_names
 
+EARLIER = "2020-01-01_00-00-00_0123456789ab"  # the name of a run
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 
 
@@ -36,7 +40,7 @@ def split_sizes(config):
 
 def trained_weights(config):
     fit(config)
-    weights = load_checkpoint(config.checkpoints_path / "last.pt")["network"]
+    weights = load_checkpoint(current_run(config.checkpoints_path) / "last.pt")["network"]
     return {name: value.tolist() for name, value in weights.items() if name.startswith(("embedding", "backbone.conv1"))}
 
 
@@ -82,6 +86,37 @@ def decoding_threads(config, monkeypatch):
     return len(names)
 
 
+def what_a_broken_image_does(config, monkeypatch):
+    real = cache.decode
+
+    def decode(path, size):
+        if path.endswith("red_0.png"):
+            raise DataError(f"{path}: damaged")
+        return real(path, size)
+
+    monkeypatch.setattr(cache, "decode", decode)
+    try:
+        return len(load_splits(config).train)
+    except DataError as error:
+        return str(error)
+
+
+def files_tested(config):
+    splits = load_splits(config)
+    return [splits.folder.paths[index] for index in splits.test]
+
+
+def near_duplicates_left(config, tmp_path):
+    """How many pictures are told apart, where one of 17 is there a second time, encoded again."""
+    folder = tmp_path / "copied"
+    write_images(folder / "a", 8)
+    write_images(folder / "b", 8, seed=1)
+    picture = Image.fromarray(PIXELS[:5, :6]).resize((48, 40), Image.Resampling.BICUBIC)
+    picture.save(folder / "a" / "picture.png")
+    picture.save(folder / "a" / "copy.jpg")
+    return len(set(load_splits(config.model_copy(update={"data_path": folder})).duplicates))
+
+
 def files_of_the_cache(config):
     load_splits(config)
     return str(next(config.cache_path.glob("*.pixels")))
@@ -106,7 +141,21 @@ def cudnn_settings(config):
 
 
 def stops(config):
-    return stopped_early([{"valid_auc": auc} for auc in (0.5, 0.5005, 0.5010)], config.early_stopping)
+    history = [{"valid_auc": auc, "valid_auc_error": 0.01} for auc in (0.5, 0.5005, 0.5010)]
+    return stopped_early(history, config.early_stopping)
+
+
+def number_of_runs(config):
+    fit(config)
+    fit(config)
+    return len(run_names(config.checkpoints_path))
+
+
+def run_that_is_loaded(config):
+    fit(config.model_copy(update={"run": None}))
+    run = current_run(config.checkpoints_path)
+    shutil.copytree(run, run.with_name(EARLIER))
+    return load_trained(config).folder.name == EARLIER
 
 
 def evidence(config):
@@ -128,6 +177,11 @@ def explained_pixels(config):
     return [axes.images[0].get_array().tolist() for axes in shown.axes if axes.images]
 
 
+def decision(config, checkpoints):
+    trained = load_trained(config.model_copy(update={"checkpoints_path": checkpoints}))
+    return trained.threshold, trained.band
+
+
 def explained_files(config):
     return inference_pair(config, default=None)
 
@@ -146,7 +200,7 @@ KEYS = {
     "pretrained": ("STATE_DICT", first_weights, {}),
     "checkpoints_path": (
         "ELSEWHERE",
-        lambda config: fit(config) and str(next(config.checkpoints_path.glob("best.pt"))),
+        lambda config: fit(config) and str(current_run(config.checkpoints_path).parent),
         {},
     ),
     "test_size": (0.4, split_sizes, {}),
@@ -182,6 +236,15 @@ KEYS = {
     "seed": (7, trained_weights, {}),
     "cuda": (False, chosen_device, NO_GPU_NEEDED),
     "gpu": (1, chosen_device, NO_GPU_NEEDED),
+    "split": ("groups", files_tested, {"group_pattern": "_([0-9])"}),
+    "group_pattern": ("([a-z]_[0-9])", files_tested, {"split": "groups", "group_pattern": "_([0-9])"}),
+    "duplicate_radius": (None, near_duplicates_left, {}),
+    "unreadable": ("stop", what_a_broken_image_does, {}),
+    "retrain": (True, number_of_runs, {"hyperparameters.epochs": 1}),
+    "run": (EARLIER, run_that_is_loaded, {"hyperparameters.epochs": 1}),
+    "decision.rule": ("fmr", decision, {"decision.fmr": 0.4}),
+    "decision.fmr": (0.8, decision, {"decision.rule": "fmr", "decision.fmr": 0.4}),
+    "decision.abstain": (0.3, decision, {}),
     "backbone_training": ("frozen", trained_weights, {"hyperparameters.epochs": 1}),
     "backbone_rate": (0.1, trained_weights, {"hyperparameters.epochs": 1}),
     "embedding_size": (5, lambda config: build_network(config).embedding.weight.shape, {}),

@@ -8,10 +8,11 @@ from graphlib import TopologicalSorter
 import pytest
 from helpers import ROOT
 
-BASE = {"config", "files", "registry", "runtime", "parallel"}
+BASE = {"config", "errors", "files", "registry", "runtime", "parallel"}
 ARROWS = {
     "registry": set(),
-    "config": {"registry"},
+    "errors": set(),
+    "config": {"errors", "registry"},
     "files": set(),
     "runtime": {"config"},
     "parallel": set(),

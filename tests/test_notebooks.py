@@ -51,7 +51,7 @@ def test_both_notebooks_run_on_any_dataset(make_config, tmp_path):
     results = tmp_path / "results"
     metrics = json.loads((results / "metrics.json").read_text())
     assert "Epoch 5/5" in run.stdout  # progress on the terminal
-    assert f"Test AUC {metrics['auc']:.4f}" in run.stdout.splitlines()[-3]
+    assert f"Test AUC {metrics['auc']['value']:.4f}" in run.stdout.splitlines()[-3]
     assert str(results / "02.Inferences.html") in run.stdout.splitlines()[-2]
     assert [path.read_bytes() for path in NOTEBOOKS] == committed
     names = {path.name for path in results.iterdir()}
@@ -77,7 +77,7 @@ def test_a_failing_notebook_says_why_and_leaves_nothing(make_config, tmp_path, m
 def test_in_place_refreshes_the_notebook_itself(make_config, tmp_path, monkeypatch):
     make_config()
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / "metrics.json").write_text('{"auc": 0.5, "pairs": 2}')
+    (tmp_path / "results" / "metrics.json").write_text('{"auc": {"value": 0.5}, "pairs": 2}')
     path = tmp_path / "small.ipynb"
     cell = nbformat.v4.new_code_cell("from utils.config import load_config\nload_config().seed")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)

@@ -11,7 +11,7 @@ def test_it_says_what_its_explanations_rest_on(trained, prepared):
     assert UNPREPARED in str(trained)
     place = f"`auto` is {prepared.prepared.layer} and {prepared.prepared.steps} steps, chosen for contrastive"
     assert place in str(prepared)
-    assert f"({prepared.prepared.auc_low:.3f} to {prepared.prepared.auc_high:.3f})" in str(prepared)
+    assert f"test AUC {prepared.prepared.auc}" in str(prepared)
 
 
 def test_images_of_files_are_those_of_their_pairs(trained):
@@ -52,3 +52,10 @@ def test_no_donors_where_there_are_none(trained, prepared):
 def test_as_many_donors_as_asked(prepared, count):
     paths = prepared.load_splits().folder.paths
     assert len(prepared.donors(prepared.explain((paths[0], paths[1])), count)) == count
+
+
+def test_it_says_which_run_of_which_config_it_is(trained):
+    assert str(trained).startswith(
+        f"Run {trained.folder.name} of {trained.folder.parent}, config {trained.config.source}"
+    )
+    assert trained.config.source.endswith("config.yml")

@@ -53,7 +53,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "explain",
         "methods_of",
     ),
-    "training": ("CheckpointError", "TrainingError", "choose_threshold", "fit", "frozen_baseline"),
+    "training": ("CheckpointError", "TrainingError", "choose_threshold", "fit", "frozen_baseline", "reliability"),
     "trained": ("Trained", "inference_pair", "load_trained", "typical_pairs", "write_metrics"),
     "trust": (
         "Row",
@@ -70,6 +70,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
     "figures": (
         "augmentation_figure",
         "counterfactual_figure",
+        "det_figure",
         "distances_figure",
         "figure",
         "history_figure",
@@ -79,6 +80,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "overlay",
         "pairs_figure",
         "point_figure",
+        "reliability_figure",
         "roc_figure",
         "sanity_figure",
         "saved",

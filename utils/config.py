@@ -11,17 +11,28 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, PlainValidator, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
+from utils.errors import UserError
 from utils.registry import backbone_name, normalization_of
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
+PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 WORDS = {"path_type": "should be a path", "missing": "missing; add it", "model_type": "should hold `key: value` lines"}
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """config.yml cannot be used; the message names each key, its value and what is allowed."""
 
 
@@ -201,6 +212,26 @@ class Config(Section):
     results_path: FilePath = Path("results")
     cache_path: FilePath | None = Path("cache")
     gpu_cache_share: Share = 0.5
+    _source: str | None = PrivateAttr(None)
+
+    @property
+    def source(self) -> str | None:
+        """The file that the settings were loaded from, and what was changed in it; None where there is no file."""
+        return self._source
+
+    def from_source(self, source: str | None) -> "Config":
+        """A copy that names another source."""
+        copy = self.model_copy()
+        copy._source = source
+        return copy
+
+    def absolute(self) -> "Config":
+        """A copy whose paths hold in any folder."""
+        content = _below(Path.cwd(), self.model_dump(mode="json"))
+        return Config.model_validate(content).from_source(self.source)
+
+    def __str__(self):
+        return f"# {self.source}\n{super().__str__()}" if self.source else super().__str__()
 
     @model_validator(mode="after")
     def _fits_together(self):
@@ -232,19 +263,38 @@ def load_config(path=None, changes=()) -> Config:
     """Read and check a config file; without `path`, the one that SIAMESE_CONFIG names, else config.yml.
 
     changes: settings that replace those of the file, as on a command line: "image.size=[224, 224]", values in YAML.
+    Relative paths are relative to the folder of the file; those in `changes` to the current folder.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
     """
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _below(path.parent, yaml.safe_load(path.read_text(encoding="utf-8")))
         for change in changes:
             _change(content, *change.partition("=")[::2])
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     try:
-        return Config.model_validate(content)
+        return Config.model_validate(content).from_source(_source(path, changes))
     except ValidationError as error:
         raise ConfigError("\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())) from error
+
+
+def _below(folder, content):
+    """Nested settings whose relative paths, those that stand for missing keys too, lie below a folder."""
+    if not isinstance(content, dict):
+        return content  # no settings at all: refused when they are checked
+    defaults = {key: str(Config.model_fields[key].default) for key in ("results_path", "cache_path")}
+    content = defaults | content
+    for section, keys in ((content, PATHS), (content.get("inference"), ("image1", "image2"))):
+        if isinstance(section, dict):
+            given = [key for key in keys if isinstance(section.get(key), str)]
+            section |= {key: os.path.normpath(folder / section[key]) for key in given}
+    return content
+
+
+def _source(path, changes):
+    """The file and the changes to it, in one line."""
+    return " ".join(f"{path}{' with ' if changes else ''}{', '.join(changes)}".split())
 
 
 def _change(content, key, value):

@@ -16,7 +16,8 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
-from utils.config import CONFIG_VARIABLE, ConfigError, load_config
+from utils.config import CONFIG_VARIABLE, load_config
+from utils.errors import message_alone
 from utils.files import write_text
 
 
@@ -54,6 +55,13 @@ def write(notebook, path: Path):
     write_text(path, text)
 
 
+def said_alone(error: CellExecutionError) -> str:
+    """What a failing cell says: the message of an error that shows no traceback, else the cell and its traceback."""
+    message = f"{error.ename}: {error.evalue}"
+    return message if "Traceback" not in error.traceback and message in error.traceback else str(error)
+
+
+@message_alone()
 def main():
     parser = argparse.ArgumentParser(description="Execute notebooks with their output on the terminal.")
     parser.add_argument("notebooks", nargs="+", type=Path)
@@ -61,26 +69,26 @@ def main():
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that replace the file's")
     parser.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
     options = parser.parse_args()
+    config = load_config(options.config, options.set)
+    config.results_path.mkdir(parents=True, exist_ok=True)
+    if options.set:
+        options.config = str(config.results_path / "config.yml")
+        write_text(Path(options.config), f"{config.absolute()}\n")
+    if options.config:
+        os.environ[CONFIG_VARIABLE] = options.config
     try:
-        config = load_config(options.config, options.set)
-        config.results_path.mkdir(parents=True, exist_ok=True)
-        if options.set:
-            options.config = str(config.results_path / "config.yml")
-            write_text(Path(options.config), f"# {' '.join(sys.argv[1:])}\n{config}\n")
-        if options.config:
-            os.environ[CONFIG_VARIABLE] = options.config
         for path in options.notebooks:
             print(f"--- {path}")
             notebook = execute(path)
             targets = [path] if options.inplace else [config.results_path / path.name]
             for target in [*targets, config.results_path / f"{path.stem}.html"]:
                 write(notebook, target)
-    except (ConfigError, CellExecutionError) as error:
-        sys.exit(f"\n{error}")
+    except CellExecutionError as error:
+        sys.exit(f"\n{said_alone(error)}")
     path = config.results_path / "metrics.json"
     if path.exists():
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        print(f"\nTest AUC {metrics['auc']:.4f} on {metrics['pairs']} pairs ({path})")
+        print(f"\nTest AUC {metrics['auc']['value']:.4f} on {metrics['pairs']} pairs ({path})")
     print(f"Look at: {', '.join(str(config.results_path / f'{path.stem}.html') for path in options.notebooks)}")
     print(f"Figures: {config.results_path}/*.png")
 

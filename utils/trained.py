@@ -11,31 +11,28 @@ from utils.config import AUTO, Config, ExplanationSettings
 from utils.data import DataError, Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
 from utils.explain import Explanation, References, embed_explained, explain, measured, methods_of, name_of, only_pair
 from utils.files import write_text
-from utils.network import SiameseNetwork, distance, evaluating, folded, paired
+from utils.network import Calibration, SiameseNetwork, distance, evaluating, folded, paired
 from utils.runtime import Runtime, find_runtime
 from utils.training import (
     Baseline,
     CheckpointError,
-    evaluate_distances,
-    fingerprint,
+    Interval,
+    Metrics,
+    choose_band,
+    choose_threshold,
+    embed_images,
+    evaluate,
     load_checkpoint,
     pair_distances,
+    retrieval_rates,
+    retrieval_metrics,
     save_checkpoint,
 )
+from utils.training.checkpoint import TRAINED_KEYS, changed_since, images_digest
+from utils.training.runs import BEST, current_run
 
 BATCH = 16  # pairs that are explained together
 UNPREPARED = "Explanations are not prepared: `auto` stands for the last layer, and there are no references"
-# what a network was trained with holds for it ever after, whatever config.yml says later
-TRAINED_KEYS = (
-    "backbone_model",
-    "embedding_size",
-    "image",
-    "margin",
-    "number_of_iterations",
-    "test_size",
-    "valid_size",
-    "seed",
-)
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Prepared:
 
     method, layer, steps: what `auto` means, chosen on validation pairs for the method of the config then. gaps:
     insertion minus deletion of each choice tried. names, embeddings: of the reference images, "class/file", float32
-    (R, D). auc, auc_low, auc_high: of the test pairs, with its 95 % interval.
+    (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance to probability.
     """
 
     method: str
@@ -53,43 +50,50 @@ class Prepared:
     gaps: dict[str, float]
     names: tuple[str, ...]
     embeddings: torch.Tensor
-    auc: float
-    auc_low: float
-    auc_high: float
+    auc: Interval
+    calibration: Calibration
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "Prepared":
+        """The opposite of `dataclasses.asdict`."""
+        parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
+        return cls(**content | parts)
 
     @property
     def caution(self) -> str:
         """What every figure says first of a network that may know nothing."""
-        if not self.auc_low <= 0.5 <= self.auc_high:
+        if not self.auc.low <= 0.5 <= self.auc.high:
             return ""
-        return (
-            f"BEWARE: this network may know nothing: its test AUC is {self.auc:.3f} ({self.auc_low:.3f} to "
-            f"{self.auc_high:.3f}), and 0.5 is guessing."
-        )
+        return f"BEWARE: this network may know nothing: its test AUC is {self.auc}, and 0.5 is guessing."
 
     def __str__(self):
         tried = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
         measured_on = f"\nInsertion minus deletion on validation pairs: {tried}" if tried else ""
-        auc = f"test AUC {self.auc:.4f} ({self.auc_low:.3f} to {self.auc_high:.3f})"
-        return f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.method}; {auc}{measured_on}"
+        return (
+            f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.method}; test AUC {self.auc}{measured_on}"
+        )
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained network with all that its use needs. A pair of image files is a tuple of two paths.
 
-    threshold: distance up to which a pair is decided "same", chosen on validation. config: the current settings, with
-    the TRAINED_KEYS of the training run. images_digest: of the image files then. prepared: None before
-    `prepare_explanations`.
+    threshold: distance up to which a pair is decided "same"; band: two distances between which pairs are undecided, or
+    None; both chosen on validation, as `decision` in config.yml says. validation: the validation pairs and their
+    distances, float32 (P,). config: the current settings, with the TRAINED_KEYS of the training run. images_digest: of
+    the image files then. folder: of the run. prepared: None before `prepare_explanations`.
     """
 
     network: SiameseNetwork
     config: Config
     runtime: Runtime
     threshold: float
+    band: tuple[float, float] | None
+    validation: tuple[Pairs, np.ndarray]
     classes: tuple[str, ...]
     history: tuple[dict, ...]
     images_digest: str
+    folder: Path
     prepared: Prepared | None = None
 
     @property
@@ -119,7 +123,7 @@ class Trained:
     def load_splits(self) -> Splits:
         """The splits of the training run; one line says so if the image files have changed since."""
         splits = load_splits(self.config)
-        if fingerprint(self.config, splits.folder)["images"] != self.images_digest:
+        if images_digest(splits.folder) != self.images_digest:
             root = splits.folder.root
             print(f"The images in {root} have changed since training: test pairs may hold training images.")
         return splits
@@ -153,6 +157,12 @@ class Trained:
     def distances(self, splits: Splits, pairs: Pairs) -> np.ndarray:
         """Distances float32 (P,) of the pairs."""
         return pair_distances(self.network, splits, pairs, self.config, self.runtime)
+
+    def probabilities(self, distances: np.ndarray) -> np.ndarray | None:
+        """That pairs of these distances, float (P,), are of one class, float32 (P,); None before preparing."""
+        if self.prepared is None:
+            return None
+        return self.prepared.calibration(torch.from_numpy(distances))[:, 0].numpy()
 
     def explain(self, *pairs, **changes) -> Explanation:
         """Explain B pairs of image files by the method of `explanation` in config.yml, with `changes` to its keys."""
@@ -199,8 +209,14 @@ class Trained:
         """What an explanation carries of its image files."""
         classes = [self._classes_of(pair) for pair in pairs]
         caution = self.prepared.caution if self.prepared else ""
-        normalization = self.config.image.normalization
-        return {"paths": pairs, "classes": classes, "normalization": normalization, "caution": caution}
+        return {
+            "paths": pairs,
+            "classes": classes,
+            "normalization": self.config.image.normalization,
+            "caution": caution,
+            "band": self.band,
+            "calibration": self.prepared and self.prepared.calibration,
+        }
 
     def _classes_of(self, pair):
         """The true classes of two files of the dataset; None where one is from elsewhere."""
@@ -210,35 +226,54 @@ class Trained:
             return None
         return tuple(folder.name for folder in folders)
 
+    def _decides(self):
+        """How a pair is decided, in words."""
+        decision = self.config.decision
+        rules = {
+            "balanced": "the best balanced accuracy",
+            "eer": "equal error rates",
+            "fmr": f"a false match rate of at most {decision.fmr:g}",
+        }
+        lines = [
+            f'decides "same" up to a distance of {self.threshold:.3f} (similarity {1 - self.threshold / 2:.3f}), for '
+            f"{rules[decision.rule]} on {len(self.validation[0])} validation pairs"
+        ]
+        if self.band is not None:
+            low, high = self.band
+            most = f"{decision.abstain:.0%}"
+            lines.append(f"undecided from {low:.3f} to {high:.3f}, so that at most {most} of the decided are wrong")
+        return "\n".join(lines)
+
     def __str__(self):
         if self.history:
             state = f"after epoch {len(self.history)}, validation AUC {self.history[-1]['valid_auc']:.3f}"
         else:
             state = "as it comes, not trained here (epochs: 0)"
         return (
+            f"Run {self.folder.name} of {self.folder.parent}, config {self.config.source}\n"
             f"{self.config.backbone_model} {state}\n"
             f"{len(self.classes)} classes: {', '.join(self.classes)}\n"
-            f'decides "same" up to a distance of {self.threshold:.3f} (similarity {1 - self.threshold / 2:.3f})\n'
+            f"{self._decides()}\n"
             f"{self.prepared or UNPREPARED}"
         )
 
 
 def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
-    """The best network of the last training run, folded for evaluation, on the device of `runtime`.
+    """The best network of the current training run, or of the one that `run` names, folded for evaluation, on the
+    device of `runtime`.
 
-    Where config.yml has changed since in a key that the network depends on, the checkpoint's value is used and one
-    line says so. Nothing random is drawn or seeded. Raises CheckpointError when best.pt cannot be loaded, ConfigError
-    when `explanation.layer` is no layer of the backbone.
+    Where config.yml has changed since in a key that the network depends on, the checkpoint's value is used and a line
+    says so. Nothing random is drawn or seeded. Raises CheckpointError when there is no such run or its best.pt cannot
+    be loaded, ConfigError when `explanation.layer` is no layer of the backbone.
     """
     runtime = runtime or find_runtime(config)
-    content = load_checkpoint(config.checkpoints_path / "best.pt", runtime.device)
-    now = config.model_dump(mode="json")
+    folder = current_run(config.checkpoints_path, config.run)
+    content = load_checkpoint(folder / BEST, runtime.device)
     then = content["config"]
-    changed = [key for key in TRAINED_KEYS if now[key] != then[key]]
-    if changed:
-        print(f"config.yml has changed since training in {', '.join(changed)}: the checkpoint's values are used.")
-        settings = now | {key: then[key] for key in changed}
-        config = Config.model_validate_json(json.dumps(settings))
+    for change in changed_since(then, config, TRAINED_KEYS):
+        print(f"{change}: the latter is used.")
+    settings = config.model_dump(mode="json") | {key: then[key] for key in TRAINED_KEYS}
+    config = Config.model_validate(settings).from_source(config.source)
     own = "embedding.weight" not in content["network"]  # the backbone's own embedding, with `epochs: 0`
     with torch.random.fork_rng(devices=[]):  # the weights are those of the checkpoint
         network = SiameseNetwork(
@@ -248,41 +283,63 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         network.load_state_dict(content["network"])
     except RuntimeError as error:
         raise CheckpointError(
-            f"{config.checkpoints_path / 'best.pt'} is of an earlier version of this project, whose backbones were "
+            f"{folder / BEST} is of an earlier version of this project, whose backbones were "
             "others: run 01.Train_Siamese_model.ipynb again."
         ) from error
     if config.explanation.layer != AUTO:
         network.check_layer(config.explanation.layer)
     prepared = content.get("prepared")
+    pairs, distances = _validation(content)
+    threshold = choose_threshold(distances, pairs.labels, config.decision)
+    abstain = config.decision.abstain
     return Trained(
         runtime.place(folded(network, runtime.dtype)),
         config,
         runtime,
-        content["threshold"],
+        threshold,
+        abstain and choose_band(distances, pairs, threshold, abstain),
+        (pairs, distances),
         tuple(content["classes"]),
         tuple(content["history"]),
         content["fingerprint"]["images"],
-        prepared and Prepared(**prepared),
+        folder,
+        prepared and Prepared.from_dict(prepared),
     )
+
+
+def _validation(content) -> tuple[Pairs, np.ndarray]:
+    """The validation pairs of a checkpoint and their distances."""
+    parts = {name: values.cpu().numpy() for name, values in content["validation"].items()}
+    distances = parts.pop("distances")
+    return Pairs(**parts), distances
 
 
 def keep(trained: Trained, prepared: Prepared) -> Trained:
     """Write what was prepared into best.pt, whole, and hand on the network that knows it."""
-    path = trained.config.checkpoints_path / "best.pt"
+    path = trained.folder / BEST
     save_checkpoint(path, load_checkpoint(path) | {"prepared": asdict(prepared)})
     return replace(trained, prepared=prepared)
 
 
-def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> dict:
-    """Metrics of the test pairs at the validation threshold, written to `results_path`/metrics.json and returned.
+def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> Metrics:
+    """All metrics of the test pairs and of the test images as a gallery, written to `results_path`/metrics.json.
 
-    The keys are those of `evaluate_distances`, `frozen_auc`: that of the baseline, and `seconds`: training time up to
-    the chosen epoch.
+    distances: float32 (P,), of the test pairs. The file also has the run, the rule of the decision, `frozen_auc`: that
+    of the baseline, and `seconds`: training time up to the chosen epoch.
     """
-    metrics = evaluate_distances(distances, splits.test_pairs.labels, trained.threshold)
-    metrics["frozen_auc"] = baseline.auc
-    metrics["seconds"] = round(trained.seconds, 1)
-    write_text(trained.config.results_path / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    pairs = splits.test_pairs
+    config = trained.config
+    metrics = evaluate(distances, pairs, trained.threshold, trained.band, trained.probabilities(distances), config.seed)
+    embeddings = embed_images(trained.network, splits.pixels, splits.test, config, trained.runtime)
+    found = retrieval_metrics(retrieval_rates(embeddings, splits.folder.labels[splits.test]))
+    facts = metrics.facts | {
+        "decision": config.decision.model_dump(),
+        "frozen_auc": baseline.auc,
+        "seconds": round(trained.seconds, 1),
+        "run": trained.folder.name,
+    }
+    metrics = Metrics(metrics.metrics + found, facts)
+    write_text(config.results_path / "metrics.json", json.dumps(metrics.as_dict(), indent=2) + "\n")
     return metrics
 
 
@@ -306,7 +363,9 @@ def typical_pairs(trained: Trained, splits: Splits):
 def _typical_pair(trained, splits, distances, label):
     """The pair at the median distance of those decided as `label` says, 0 "same" or 1 "different"."""
     pairs = splits.test_pairs
-    candidates = np.flatnonzero((distances > trained.threshold) == label)
+    same_up_to, different_from = trained.band or (trained.threshold, trained.threshold)
+    decided = distances > different_from if label else distances <= same_up_to
+    candidates = np.flatnonzero(decided)
     if not len(candidates):
         word = ("same", "different")[label]
         raise DataError(f'no test pair is decided "{word}" at the threshold {trained.threshold:.3f}: train longer.')

@@ -35,6 +35,7 @@ from utils import (
 from utils.data import SAMPLE_FOLDER, ensure_sample, load_differences, load_masks
 from utils.network import distances_of
 from utils.runtime import start
+from utils.training.runs import run_names
 from utils.trust import (
     FAITHFUL,
     explain_at_random,
@@ -245,7 +246,7 @@ def differences(settings) -> str:
 def measure(settings, count, rows, texts):
     """Train where there is no network yet, compare all methods, and append to rows and texts."""
     ensure_sample(settings.data_path)
-    if not (settings.checkpoints_path / "best.pt").exists():
+    if not run_names(settings.checkpoints_path):
         fit(settings)
     trained = load_trained(settings, start(settings))
     splits = trained.load_splits()

@@ -42,7 +42,7 @@ def measure_entries(folder: str) -> dict:
     data.keys_of(found)
     seconds["keys of the cache"] = clock() - began
     began = clock()
-    train, _, _ = data.split(found, 0.1, 0.1, 0)
+    train, _, _ = data.split(found.labels, found.contents, 0.1, 0.1, 0)
     seconds["split"] = clock() - began
     began = clock()
     data.draw_pairs(np.arange(len(found.paths)), found.labels, 1, random)

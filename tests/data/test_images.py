@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -5,7 +6,9 @@ import numpy as np
 import pytest
 from helpers import write_images
 from PIL import Image
+from pillow_heif import HeifImageFile
 
+from utils.data import images
 from utils.data.images import DataError, read_image, scan
 
 GRADIENT = np.dstack([*np.meshgrid(np.linspace(0, 255, 32), np.linspace(0, 255, 24)), np.full((24, 32), 90.0)])
@@ -13,7 +16,9 @@ PIXELS = GRADIENT.round().astype(np.uint8)  # (24, 32, 3)
 GREY = np.tile(np.linspace(0, 255, 32).round().astype(np.uint8), (24, 1))
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".png", ".BMP", ".webp", ".tif", ".TIFF"])
+@pytest.mark.parametrize(
+    "suffix", [".jpg", ".JPEG", ".png", ".BMP", ".webp", ".tif", ".TIFF", ".HEIC", ".heif", ".avif"]
+)
 def test_every_extension_decodes(tmp_path, suffix):
     Image.fromarray(PIXELS).save(tmp_path / f"image{suffix}", quality=95)
     decoded = read_image(tmp_path / f"image{suffix}")
@@ -21,11 +26,16 @@ def test_every_extension_decodes(tmp_path, suffix):
     assert np.abs(decoded.astype(int) - PIXELS).mean() < 4
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(tmp_path, orientation):
+def turned(orientation):
+    """EXIF data with this orientation, as bytes."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path, orientation):
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=turned(orientation))
     upright = {  # the eight cases of the EXIF standard, tag 0x0112
         1: PIXELS,
         2: PIXELS[:, ::-1],
@@ -37,6 +47,66 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         8: np.rot90(PIXELS),
     }[orientation]
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), upright)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_phones_write_is_turned_once(tmp_path, orientation, suffix):
+    """These formats turn an image by a property of their own, beside EXIF; JPEG has EXIF alone."""
+    large = np.kron(PIXELS, np.ones((4, 4, 1), np.uint8))
+    for name in ("turned.jpg", f"turned{suffix}"):
+        Image.fromarray(large).save(tmp_path / name, quality=95, exif=turned(orientation))
+    ours, jpeg = (read_image(tmp_path / name).astype(int) for name in (f"turned{suffix}", "turned.jpg"))
+    assert ours.shape == jpeg.shape
+    assert np.abs(ours - jpeg).mean() < 2
+
+
+def test_a_thumbnail_never_stands_for_its_image(tmp_path):
+    large = np.kron(PIXELS, np.ones((16, 16, 1), np.uint8))
+    Image.fromarray(large).save(tmp_path / "phone.heic", thumbnails=[128])
+    with Image.open(tmp_path / "phone.heic") as image:
+        assert isinstance(image, HeifImageFile)
+    assert read_image(tmp_path / "phone.heic", at_least=64).shape == large.shape
+
+
+def test_the_content_tells_the_format(tmp_path):
+    """Phones and messengers rename files."""
+    Image.fromarray(PIXELS).save(tmp_path / "image.heic", quality=95)
+    (tmp_path / "image.heic").rename(tmp_path / "image.jpg")
+    assert np.abs(read_image(tmp_path / "image.jpg").astype(int) - PIXELS).mean() < 4
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, of damage that it can live with
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif", ".heic", ".avif"])
+def test_damage_anywhere_is_a_data_error_and_nothing_else(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a damaged size takes no memory
+    path, random = tmp_path / f"image{suffix}", np.random.default_rng(0)
+    Image.fromarray(PIXELS).save(path)
+    whole, refused = path.read_bytes(), []
+    for number in range(60):
+        content = bytearray(whole)
+        if number % 2:
+            content = content[: random.integers(len(whole))]
+        else:
+            content[random.integers(min(len(whole), 400))] ^= random.integers(1, 256)
+        path.write_bytes(content)
+        try:
+            read_image(path)
+        except DataError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert all(message.startswith(f"{path}: ") for message in refused)
+    assert all(message.count(str(tmp_path)) == 1 for message in refused)
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"), [(b"", "is empty"), (b"<html>404</html>", "is no image"), (None, "No such file or directory")]
+)
+def test_causes_in_plain_words(tmp_path, content, cause):
+    if content is not None:
+        (tmp_path / "image.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=rf"image\.jpg: {cause}"):
+        read_image(tmp_path / "image.jpg")
 
 
 def test_greyscale_and_bitmaps(tmp_path):
@@ -89,14 +159,16 @@ def test_cmyk_looks_right(tmp_path):
     assert np.abs(read_image(tmp_path / "cmyk.jpg").astype(int) - PIXELS).mean() < 5
 
 
-def test_scan_sorts_counts_and_skips(tmp_path):
+def test_scan_sorts_and_names_what_it_skips(tmp_path):
     write_images(tmp_path / "b", 2)
     write_images(tmp_path / "a", 3)
     write_images(tmp_path / ".hidden", 1)
     (tmp_path / "a" / ".hidden.png").write_bytes(b"")
     (tmp_path / "a" / "notes.txt").write_text("")
     write_images(tmp_path / "a" / "deeper", 1)
-    (tmp_path / "readme.md").write_text("")
+    for name in ("readme.md", "b/one.CR2", "b/two.cr2", "a/clip.mov", "a/noending", "lost.JPG", "a/three.cr2"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "b" / "link.png").symlink_to(tmp_path / "nowhere.png")
     folder = scan(tmp_path)
     assert folder.classes == ("a", "b")
     assert [path.removeprefix(f"{tmp_path}/") for path in folder.paths] == [
@@ -107,8 +179,40 @@ def test_scan_sorts_counts_and_skips(tmp_path):
         "b/1.png",
     ]
     assert folder.labels.tolist() == [0, 0, 0, 1, 1]
-    assert folder.skipped == 4
-    assert "4 hidden or non-image files and subfolders skipped" in folder.report()
+    assert folder.skipped == {
+        ".cr2": 3,
+        "hidden": 2,
+        ".md": 1,
+        ".jpg beside the class folders": 1,
+        ".mov": 1,
+        ".txt": 1,
+        "no ending": 1,
+        "subfolders": 1,
+        "broken links": 1,
+    }
+    assert "skipped: 3 .cr2, 2 hidden, 1 .jpg beside the class folders, 1 .md, 1 .mov" in folder.report()
+
+
+def test_nothing_skipped_is_not_mentioned(tmp_path):
+    for seed, name in enumerate("ab"):
+        write_images(tmp_path / name, 2, seed=seed)
+    assert scan(tmp_path).skipped == {}
+    assert "skipped:" not in scan(tmp_path).report()
+
+
+def test_a_file_that_cannot_be_opened_is_like_no_other(tmp_path, monkeypatch):
+    for name in "ab":
+        write_images(tmp_path / name, 1)
+    real = os.open
+
+    def refusing(path, *args, **kwargs):
+        if str(path).endswith("a/0.png"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path, *args, **kwargs)
+
+    assert len(set(scan(tmp_path).contents)) == 1
+    monkeypatch.setattr(images.os, "open", refusing)
+    assert len(set(scan(tmp_path).contents)) == 2
 
 
 def test_lone_class_is_named(tmp_path):
@@ -160,7 +264,7 @@ def test_long_lists_are_cut(tmp_path):
         (None, "is not a folder"),
         ({}, "holds no class folder"),
         ({"a": 1}, "holds one class, a"),
-        ({"a": 1, "b": 0}, "no image in .*b"),
+        ({"a": 1, "b": 0}, r"no image in .*b \(.*skipped: nothing"),
     ],
 )
 def test_folders_that_cannot_be_used(tmp_path, classes, said):
@@ -170,3 +274,11 @@ def test_folders_that_cannot_be_used(tmp_path, classes, said):
         (tmp_path / "data").mkdir()
     with pytest.raises(DataError, match=said):
         scan(tmp_path / "data")
+
+
+def test_a_class_of_other_files_alone_says_what_they_are(tmp_path):
+    write_images(tmp_path / "a", 2)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "one.CR2").write_text("")
+    with pytest.raises(DataError, match=r"no image in .*skipped: 1 \.cr2"):
+        scan(tmp_path)

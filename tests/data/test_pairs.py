@@ -1,13 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits, split
-from utils.data.images import DataError, ImageFolder
+from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits
+from utils.data.images import DataError
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)
@@ -15,13 +13,6 @@ seeds = st.integers(0, 2**32 - 1)
 
 def labels_of(sizes, seed):
     return np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
-
-
-def folder_of(labels, contents=None):
-    paths = tuple(f"{label}/{number}" for number, label in enumerate(labels))
-    classes = tuple(str(label) for label in range(max(labels) + 1))
-    contents = np.arange(len(labels)) if contents is None else contents
-    return ImageFolder(Path(), classes, paths, labels, contents, np.zeros((len(labels), 2), np.int64))
 
 
 @given(class_sizes, st.integers(1, 3), seeds)
@@ -58,34 +49,6 @@ def test_same_seed_same_pairs():
     labels = labels_of([5, 6, 7], 0)
     first, again, other = (draw_pairs(np.arange(18), labels, 2, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert first.second.tolist() == again.second.tolist() != other.second.tolist()
-
-
-@given(class_sizes, seeds, st.floats(0.05, 0.4), st.floats(0.05, 0.4), st.integers(0, 8))
-def test_split_without_leaks(sizes, seed, test_size, valid_size, copies):
-    labels = labels_of(sizes, seed)
-    contents = np.arange(len(labels))
-    random = np.random.default_rng(seed)
-    for _ in range(copies):  # byte-identical files, within and across classes
-        contents[random.integers(len(labels))] = contents[random.integers(len(labels))]
-    parts = split(folder_of(labels, contents), test_size, valid_size, seed)
-    assert sorted(np.concatenate(parts)) == list(range(len(labels)))
-    for one in range(3):
-        for other in range(one):
-            assert not set(contents[parts[one]]) & set(contents[parts[other]])
-    assert [part.tolist() for part in parts] == [
-        part.tolist() for part in split(folder_of(labels, contents), test_size, valid_size, seed)
-    ]
-
-
-@given(st.lists(st.integers(6, 60), min_size=2, max_size=5), seeds, st.floats(0.05, 0.4), st.floats(0.05, 0.4))
-def test_split_is_stratified(sizes, seed, test_size, valid_size):
-    labels = labels_of(sizes, seed)
-    _, valid, test = split(folder_of(labels), test_size, valid_size, seed)
-    for label, size in enumerate(sizes):
-        for part, share in ((valid, valid_size), (test, test_size)):
-            count = (labels[part] == label).sum()
-            assert count >= 2
-            assert count == 2 or abs(count - share * size) <= 0.5
 
 
 @given(st.lists(st.integers(1, 200), min_size=2, max_size=8), st.integers(4, 64), seeds)

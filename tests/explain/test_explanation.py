@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.explain import Explanation, explained, only_pair
+from utils.network import Calibration
 
 
 def of(distances, threshold, towards_different, towards_same, **carried):
@@ -72,6 +73,33 @@ def test_whether_the_decision_is_right(distance, classes, right, words):
     explanation = of([distance], 0.5, nothing, nothing, classes=(classes,))
     assert explanation.right() is right
     assert explanation.sentence().endswith(words)
+
+
+@pytest.mark.parametrize(
+    ("distance", "words"),
+    [
+        (0.3, 'decided "same", rightly: both are rose.'),  # the ends of the band are as those of the threshold
+        (0.4, 'undecided (distances from 0.300 to 0.800 are), leaning to "same", in truth: both are rose.'),
+        (0.8, 'undecided (distances from 0.300 to 0.800 are), leaning to "different", in truth: both are rose.'),
+        (0.9, 'decided "different", wrongly: both are rose.'),
+    ],
+)
+def test_between_the_ends_of_the_band_nothing_is_decided(distance, words):
+    nothing = torch.zeros(1, 2, 3, 3)
+    explanation = of([distance], 0.5, nothing, nothing, band=(0.3, 0.8), classes=(("rose", "rose"),))
+    assert explanation.sentence().endswith(words)
+    assert explanation.undecided.item() is ("undecided" in words)
+    assert (explanation.right() is None) is ("undecided" in words)
+    assert explanation.decision() == ("undecided" if "undecided" in words else explanation.lean())
+
+
+def test_the_probability_is_that_of_the_calibration_and_stands_in_the_sentence():
+    nothing = torch.zeros(2, 2, 3, 3)
+    knots = torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0.9, 1.0], [0.2, 0.1, 0.3]])
+    explanation = of([0.5, 1.0], 0.5, nothing.expand(2, -1, -1, -1), nothing, calibration=Calibration(*knots))
+    assert explanation.probability.tolist() == [pytest.approx([0.6, 0.5, 0.65]), pytest.approx([0.2, 0.1, 0.3])]
+    assert "of one class with probability 0.20 (0.10 to 0.30): decided" in explanation[1].sentence()
+    assert of([0.5], 0.5, nothing[:1], nothing[:1]).probability is None
 
 
 def test_the_same_explanation_is_told_from_another():

@@ -52,6 +52,19 @@ def texts(drawn_figure):
     return " ".join(" ".join(text.get_text().split()) for text in found)
 
 
+def test_an_undecided_pair_shows_both_sides_whatever_is_asked_for():
+    evidence = torch.randn(1, 2, 6, 6)
+    decided = figure(explanation_of(evidence), kinds=["factual"])
+    assert 'factual: speaks for "different"' in texts(decided)
+    assert 'for "same"' not in texts(decided)
+    open_figure = figure(explanation_of(evidence, band=(0.2, 0.9)), kinds=["factual"])
+    words = texts(open_figure)
+    assert "factual" not in words
+    assert 'speaks for "different"' in words
+    assert 'speaks for "same"' in words
+    assert 'undecided (distances from 0.200 to 0.900 are), leaning to "different"' in words
+
+
 def test_overlay_leaves_the_image_where_the_map_is_zero():
     np.testing.assert_array_equal(overlay(IMAGE, np.zeros((5, 5)), 0.7), IMAGE)
 

@@ -1,5 +1,3 @@
-from itertools import pairwise
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -23,33 +21,6 @@ def test_every_figure_draws_and_is_closed(make_config):
     ]
     assert all(drawn(figure).std() > 5 for figure in figures)
     assert plt.get_fignums() == []
-
-
-def test_the_roc_curve_against_counting():
-    """Both axes, by hand: with them swapped the curve would lie below the diagonal."""
-    distances = np.array([0.1, 0.2, 0.6, 0.5, 0.7, 0.9, 0.95])
-    labels = np.array([0, 0, 0, 1, 1, 1, 1])
-    (axes,) = roc_figure(distances, labels, 0.55).axes
-    assert axes.get_xlabel() == "same pairs called different"
-    assert axes.get_ylabel() == "different pairs called different"
-    curve, _, point = axes.lines
-    assert point.get_xydata().tolist() == [[1 / 3, 3 / 4]]
-    corners = {tuple(corner) for corner in curve.get_xydata().round(6).tolist()}
-    for threshold in (0.0, 0.15, 0.3, 0.55, 0.65, 0.92, 1.0):
-        called = distances > threshold
-        corner = called[labels == 0].mean(), called[labels == 1].mean()
-        assert _on_a_step(corner, curve.get_xydata()), corner
-    assert (0.0, 0.75) in corners
-
-
-def _on_a_step(corner, curve):
-    """Whether a point lies on the polygon, whose steps are upright or level."""
-    for (x1, y1), (x2, y2) in pairwise(curve):
-        level = y1 == y2 == pytest.approx(corner[1]) and x1 - 1e-9 <= corner[0] <= x2 + 1e-9
-        upright = x1 == x2 == pytest.approx(corner[0]) and y1 - 1e-9 <= corner[1] <= y2 + 1e-9
-        if level or upright:
-            return True
-    return False
 
 
 def test_saved_writes_the_file_that_the_figure_is_called(tmp_path):

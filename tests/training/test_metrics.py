@@ -1,12 +1,14 @@
 import json
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.config import EarlyStopping
-from utils.training import best_epoch, choose_threshold, equal_error_rate, evaluate_distances, stopped_early
+from utils.data import Pairs
+from utils.training import error_rates, evaluate
+from utils.training.metrics import equal_error_rate, fnmr_at
 
 # distances on a coarse grid, so that ties are common
 scored_pairs = st.lists(
@@ -14,52 +16,87 @@ scored_pairs = st.lists(
 ).filter(lambda pairs: {label for _, label in pairs} == {0, 1})
 
 
-def arrays(pairs):
-    distances, labels = zip(*pairs, strict=True)
-    return np.array(distances, np.float32), np.array(labels)
+def scored(distances, labels):
+    """Distances and pairs that share no image."""
+    images = np.arange(2 * len(labels)).reshape(2, -1)
+    return np.array(distances, np.float32), Pairs(images[0], images[1], np.array(labels))
 
 
-def balanced_accuracy(distances, labels, threshold):
-    same = [d <= threshold for d, y in zip(distances, labels, strict=True) if y == 0]
-    different = [d > threshold for d, y in zip(distances, labels, strict=True) if y == 1]
-    return (sum(same) / len(same) + sum(different) / len(different)) / 2
+def values_of(metrics):
+    return {metric.name: metric.interval.value for metric in metrics.metrics}
 
 
 @given(scored_pairs)
 def test_auc_is_the_chance_to_rank_a_different_pair_farther(pairs):
-    distances, labels = arrays(pairs)
+    distances, pairs = scored(*zip(*pairs, strict=True))
     wins = [
         1.0 if far > near else 0.5 if far == near else 0.0
-        for far in distances[labels == 1]
-        for near in distances[labels == 0]
+        for far in distances[pairs.labels == 1]
+        for near in distances[pairs.labels == 0]
     ]
-    assert evaluate_distances(distances, labels, 1.0)["auc"] == pytest.approx(sum(wins) / len(wins))
-
-
-@given(scored_pairs)
-def test_no_threshold_beats_the_chosen_one(pairs):
-    distances, labels = arrays(pairs)
-    chosen = balanced_accuracy(distances, labels, choose_threshold(distances, labels))
-    grid = np.arange(-0.125, 2.25, 0.125)  # between and on all distances
-    assert chosen >= max(balanced_accuracy(distances, labels, threshold) for threshold in grid[1:]) - 1e-9
-
-
-def test_threshold_lies_midway_between_separated_classes():
-    distances, labels = np.array([0.1, 0.2, 1.0, 1.2]), np.array([0, 0, 1, 1])
-    assert choose_threshold(distances, labels) == pytest.approx(0.6)
+    fmr, fnmr = error_rates(distances, pairs.labels)
+    area = ((fnmr[1:] - fnmr[:-1]) * (2 - fmr[1:] - fmr[:-1]) / 2).sum()
+    assert area == pytest.approx(sum(wins) / len(wins))
 
 
 def test_everything_by_hand():
-    distances = np.array([0.1, 0.3, 0.6, 0.4, 0.8, 0.9])
-    labels = np.array([0, 0, 0, 1, 1, 1])
-    metrics = evaluate_distances(distances, labels, threshold=0.5)
-    assert metrics["auc"] == pytest.approx(8 / 9)  # of nine orderings only 0.6 before 0.4 is wrong
-    assert metrics["confusion_matrix"] == [[2, 1], [1, 2]]
-    assert metrics["accuracy"] == pytest.approx(4 / 6)
-    assert metrics["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)  # ranks 1, 2 and 4
-    assert metrics["eer"] == pytest.approx(1 / 3)
-    assert metrics["pairs"] == 6
-    assert json.loads(json.dumps(metrics)) == metrics
+    distances, pairs = scored([0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0, 0, 0, 1, 1, 1])
+    metrics = evaluate(distances, pairs, 0.5, (0.35, 0.7), np.array([0.95, 0.85, 0.35, 0.55, 0.15, 0.05]))
+    found = values_of(metrics)
+    assert found["auc"] == pytest.approx(8 / 9)  # of nine orderings only 0.6 before 0.4 is wrong
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    assert found["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)  # ranks 1, 2 and 4
+    assert found["eer"] == pytest.approx(1 / 3)
+    assert (found["fmr"], found["fnmr"]) == pytest.approx((1 / 3, 1 / 3))
+    assert found["undecided"] == pytest.approx(2 / 6)  # 0.6 and 0.4
+    assert found["wrong_of_decided"] == 0
+    assert found["calibration_error"] == pytest.approx((0.05 + 0.15 + 0.65 + 0.55 + 0.15 + 0.05) / 6)
+    assert metrics.facts["confusion_matrix"] == [[2, 1], [1, 2]]
+    assert (metrics.facts["pairs"], metrics.facts["images"]) == (6, 12)
+
+
+def test_misses_at_false_match_rates_by_hand():
+    """20 different pairs at 0.05, 0.15, ..., of which two may pass at 10 %: up to below the third at 0.25. Of the four
+    same pairs at 0.1, 0.2, 0.3, 0.4 two are missed. 1 % of 20 pairs is none.
+    """
+    different = np.arange(20) / 10 + 0.05
+    distances, pairs = scored([0.1, 0.2, 0.3, 0.4, *different], [0] * 4 + [1] * 20)
+    metrics = evaluate(distances, pairs, 0.5)
+    assert values_of(metrics)["fnmr_at_fmr_0.1"] == pytest.approx(0.5)
+    rare = metrics["fnmr_at_fmr_0.01"]
+    assert math.isnan(rare.interval.value)
+    assert rare.shown == "not to be had"
+    assert "not to be had from 20 different pairs, at least 100 are needed" in rare.meaning
+    content = metrics.as_dict()
+    assert content["fnmr_at_fmr_0.01"]["value"] is None
+    assert json.loads(json.dumps(content)) == content
+    assert "undecided" not in content
+    assert "calibration_error" not in content
+    assert list(metrics.table().index) == [metric.name for metric in metrics.metrics]
+
+
+@given(scored_pairs, st.sampled_from([0.1, 0.34, 0.5]))
+def test_misses_at_a_false_match_rate_against_counting(pairs, most):
+    distances, pairs = scored(*zip(*pairs, strict=True))
+    same, different = (distances[pairs.labels == kind] for kind in (0, 1))
+    thresholds = np.arange(-0.125, 2.25, 0.125)
+    kept = [threshold for threshold in thresholds if (different <= threshold).mean() <= most + 1e-9]
+    expected = min((same > threshold).mean() for threshold in kept)
+    assert fnmr_at(*error_rates(distances, pairs.labels), most) == pytest.approx(expected)
+
+
+def test_every_interval_holds_its_value_and_narrows_with_more_images():
+    widths = []
+    for count in (60, 600):
+        random = np.random.default_rng(0)
+        labels = np.arange(count) % 2
+        distances, pairs = scored(random.normal(0.6 + 0.5 * labels, 0.3).clip(0, 2), labels)
+        metrics = evaluate(distances, pairs, 0.8, (0.5, 1.0), 1 - distances / 2)
+        for metric in metrics.metrics:
+            found = metric.interval
+            assert math.isnan(found.value) or 0 <= found.low <= found.value <= found.high <= 1
+        widths.append(metrics["auc"].interval.high - metrics["auc"].interval.low)
+    assert widths[1] < widths[0] / 2
 
 
 @pytest.mark.parametrize(
@@ -74,18 +111,4 @@ def test_everything_by_hand():
     ],
 )
 def test_equal_error_rate(distances, labels, rate):
-    assert equal_error_rate(np.array(distances), np.array(labels)) == pytest.approx(rate)
-
-
-@pytest.mark.parametrize(
-    ("aucs", "stops"),
-    [([0.5], False), ([0.5, 0.6, 0.6, 0.605], True), ([0.5, 0.6, 0.6, 0.62], False), ([0.9, 0.8, 0.7], True)],
-)
-def test_early_stopping_waits_for_a_higher_auc(aucs, stops):
-    history = [{"valid_auc": auc} for auc in aucs]
-    assert stopped_early(history, EarlyStopping(patience=2, min_delta=0.01)) is stops
-
-
-def test_best_epoch_is_highest_auc_then_lowest_loss():
-    scores = [(0.8, 0.1), (0.9, 0.3), (0.9, 0.2), (0.85, 0.05)]
-    assert best_epoch([{"valid_auc": auc, "valid_loss": loss} for auc, loss in scores]) == 3
+    assert equal_error_rate(*error_rates(np.array(distances), np.array(labels))) == pytest.approx(rate)

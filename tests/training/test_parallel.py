@@ -1,6 +1,7 @@
 """Several processes compute what one does: the same loss, gradients, statistics and metrics from the same batches."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from worker import gradients
 from utils import parallel
 from utils.runtime import start
 from utils.trained import load_trained
-from utils.training import evaluate_distances, fit
+from utils.training import evaluate, fit
 from utils.training.checkpoint import load_checkpoint
+from utils.training.runs import current_run, run_names
 
 # what is random is drawn by each process for itself, so the comparison goes without augmentation
 PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameters.max_norm": None}
@@ -82,20 +84,28 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
     make_config(changes)
     run = launch(2, "train", tmp_path / "config.yml", "-")
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
-    together = load_checkpoint(tmp_path / "checkpoints" / "last.pt")["history"]
+    assert run.stdout.count("Test auc") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
+    together = load_checkpoint(current_run(tmp_path / "checkpoints") / "last.pt")["history"]
     for key in ("train_loss", "valid_loss", "valid_auc"):
         assert [epoch[key] for epoch in together] == pytest.approx([epoch[key] for epoch in alone], abs=1e-4), key
     trained = load_trained(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
     splits = trained.load_splits()
-    expected = evaluate_distances(
-        trained.distances(splits, splits.test_pairs), splits.test_pairs.labels, trained.threshold
-    )
+    expected = evaluate(trained.distances(splits, splits.test_pairs), splits.test_pairs, trained.threshold)
     found = json.loads((tmp_path / "results" / "metrics.json").read_text())
-    assert found["confusion_matrix"] == expected.pop("confusion_matrix")
-    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-4)
+    assert found["confusion_matrix"] == expected.facts["confusion_matrix"]
+    for metric in expected.metrics:
+        value = found[metric.name]["value"]
+        assert (
+            math.isnan(metric.interval.value)
+            if value is None
+            else value == pytest.approx(metric.interval.value, abs=1e-4)
+        )
+    again = launch(2, "train", tmp_path / "config.yml", "-")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is finished: its results are shown") == 1
     more = make_config({**changes, "hyperparameters.epochs": 3})  # and one process can go on with it
     assert len(fit(more)) == 3
+    assert len(run_names(tmp_path / "checkpoints")) == 1
 
 
 def test_a_killed_process_ends_the_run_with_an_error(make_config, tmp_path):
@@ -103,4 +113,5 @@ def test_a_killed_process_ends_the_run_with_an_error(make_config, tmp_path):
     run = launch(2, "killed", tmp_path / "config.yml", "-", timeout=120)
     assert run.returncode != 0
     assert "exitcode  : -9" in run.stderr or "SIGKILL" in run.stderr
-    assert len(load_checkpoint(tmp_path / "checkpoints" / "last.pt")["history"]) in (1, 2)  # whole, whichever it is
+    last = current_run(tmp_path / "checkpoints") / "last.pt"
+    assert len(load_checkpoint(last)["history"]) in (1, 2)  # whole, whichever it is

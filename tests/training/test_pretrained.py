@@ -15,6 +15,7 @@ from utils.network import SiameseNetwork, build_network
 from utils.runtime import find_runtime
 from utils.training import CheckpointError, build_optimizer, choose_threshold, load_checkpoint, save_checkpoint
 from utils.training.loop import _build_scheduler
+from utils.training.runs import current_run, run_names
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_no_epochs_keep_the_pretrained_embedding_and_choose_a_threshold(make_con
     np.testing.assert_allclose(distances, expected, atol=1e-4)
     baseline = frozen_baseline(config, splits, trained.runtime)
     metrics = write_metrics(trained, splits, distances, baseline)
-    assert metrics["auc"] == pytest.approx(metrics["frozen_auc"], abs=1e-6)
+    assert metrics["auc"].interval.value == pytest.approx(metrics.facts["frozen_auc"], abs=1e-6)
     assert json.loads((config.results_path / "metrics.json").read_text())["seconds"] == 0
     paths = splits.folder.paths
     assert trained.explain((paths[0], paths[-1])).evidence.any()
@@ -79,9 +80,14 @@ def test_no_epochs_keep_the_pretrained_embedding_and_choose_a_threshold(make_con
 
 def test_training_after_no_epochs_starts_anew(make_config, weights, capsys):
     fit(make_config({"pretrained": weights, "hyperparameters.epochs": 0}))
-    history = fit(make_config({"pretrained": weights, "hyperparameters.epochs": 1}))
-    assert len(history) == 1
-    assert "training starts anew, the earlier run is kept" in capsys.readouterr().out
+    config = make_config({"pretrained": weights, "hyperparameters.epochs": 1})
+    assert len(fit(config)) == 1
+    assert "Nothing was trained: hyperparameters.epochs is 0." in capsys.readouterr().out
+    assert len(run_names(config.checkpoints_path)) == 2
+    again = make_config({"pretrained": weights, "hyperparameters.epochs": 0})
+    assert fit(again) == []  # found again
+    assert len(run_names(config.checkpoints_path)) == 2
+    assert "as it comes" in str(load_trained(again))
 
 
 def test_no_epochs_need_pretrained_weights(make_config):
@@ -95,7 +101,7 @@ def test_frozen_stages_and_their_batch_norm_come_out_as_they_went_in(training, m
     fit(config)
     before = torch.load(weights, weights_only=True)
     before = {name: value for name, value in before.items() if not name.endswith("num_batches_tracked")}
-    after = load_checkpoint(config.checkpoints_path / "last.pt")["network"]
+    after = load_checkpoint(current_run(config.checkpoints_path) / "last.pt")["network"]
     kept = {name for name in before if torch.equal(before[name], after[f"backbone.{name}"])}
     trained = ("layer3", "layer4") if training == "last" else ("nothing",)
     assert {name for name in before if not name.startswith(trained)} <= kept
@@ -109,7 +115,7 @@ def test_norms_that_hold_an_activation_can_be_frozen(training, make_config):
     changes = {"backbone_model": "mobilenetv2_035", "backbone_training": training, "explanation.layer": "last"}
     config = make_config({**changes, "hyperparameters.epochs": 1})
     assert len(fit(config)) == 1
-    after = load_checkpoint(config.checkpoints_path / "last.pt")["network"]
+    after = load_checkpoint(current_run(config.checkpoints_path) / "last.pt")["network"]
     assert not after["backbone.bn1.running_mean"].any()  # as it was made
 
 
@@ -131,8 +137,9 @@ def test_the_backbone_has_a_learning_rate_of_its_own(changes, factor, make_confi
 
 
 def test_checkpoints_of_before_timm_are_refused_with_the_cure(make_config, checkpoints, tmp_path):
-    content = load_checkpoint(checkpoints / "best.pt")
+    run = current_run(checkpoints)
+    content = load_checkpoint(run / "best.pt")
     content["network"] = {f"backbone.stem.{name}": value for name, value in content["network"].items()}
-    save_checkpoint(tmp_path / "best.pt", content)
+    save_checkpoint(tmp_path / run.name / "best.pt", content)
     with pytest.raises(CheckpointError, match=r"best\.pt is of an earlier version .* run 01"):
         load_trained(make_config({"checkpoints_path": str(tmp_path)}))

@@ -9,6 +9,7 @@ from utils.config import AUTO
 from utils.data import Pairs
 from utils.explain import embed_references, explain
 from utils.training import auc_interval, load_checkpoint
+from utils.training.runs import current_run
 from utils.trust import choice, choose_place, insertion_deletion
 
 
@@ -58,8 +59,8 @@ def test_what_the_config_names_is_not_looked_for(prepared):
 
 
 def test_what_was_prepared_is_in_the_checkpoint_and_nothing_else_has_changed(prepared, checkpoints):
-    kept = load_checkpoint(prepared.config.checkpoints_path / "best.pt")
-    before = load_checkpoint(checkpoints / "best.pt")
+    kept = load_checkpoint(prepared.folder / "best.pt")
+    before = load_checkpoint(current_run(checkpoints) / "best.pt")
     assert kept.keys() - before.keys() == {"prepared"}
     for name, weight in before["network"].items():
         assert torch.equal(kept["network"][name], weight)

@@ -90,9 +90,10 @@ class ResidentPixels:
         self.paths = pixels.paths
         self.size = pixels.size
         self.rows = torch.empty(len(pixels), *pixels.size, 3, dtype=torch.uint8, device=device)
-        for start in range(0, len(pixels), BLOCK):
-            part = np.arange(start, min(start + BLOCK, len(pixels)))
-            self.rows[start : start + BLOCK] = torch.from_numpy(pixels[part]).to(device)
+        readable = np.setdiff1d(np.arange(len(pixels)), list(pixels.unreadable))
+        for start in range(0, len(readable), BLOCK):
+            part = readable[start : start + BLOCK]
+            self.rows[part] = torch.from_numpy(pixels[part]).to(device)
 
     def __len__(self):
         return len(self.rows)

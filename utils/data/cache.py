@@ -1,8 +1,8 @@
 """Every image decoded and resized once: its pixels in one memory-mapped file that all later runs read.
 
 File: two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its
-key, the digest of its path, size in bytes and modification time, so that an edited image is never served stale, and the
-checksum of its pixels. At the end, the checksum of these. Safe to delete at any time.
+key, the digest of its path, size in bytes and modification time, so that an edited image is never served stale, the
+checksum of its pixels, and whether it could be decoded. At the end, the checksum of these. Safe to delete at any time.
 """
 
 import hashlib
@@ -20,22 +20,27 @@ import torch
 from filelock import FileLock
 from torchvision.transforms.v2 import functional as V
 
-from utils.data.images import DataError, ImageFolder, listed, read_image
+from utils.data.images import DataError, ImageFolder, read_image
+from utils.data.unreadable import check_readable
 from utils.files import atomic
 from utils.runtime import progress
 
 KEY_BYTES = 16
-ENTRY = np.dtype([("key", f"V{KEY_BYTES}"), ("checksum", "<u4")])
+ENTRY = np.dtype([("key", f"V{KEY_BYTES}"), ("checksum", "<u4"), ("decoded", "?")])
 BLOCK = 64  # images decoded before the next write
 
 
 class Decoder:
-    """The pixels of N image files in one size, decoded anew whenever they are asked for."""
+    """The pixels of N image files in one size, decoded anew whenever they are asked for.
+
+    unreadable: the index of each image that could not be decoded when all were gone through, and the cause.
+    """
 
     def __init__(self, paths, size, workers=0):
         self.paths = paths
         self.size = tuple(size)
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding releases the interpreter lock
+        self.unreadable: dict[int, str] = {}
 
     def __len__(self):
         return len(self.paths)
@@ -47,37 +52,37 @@ class Decoder:
     def _decode(self, index):
         return decode(self.paths[index], self.size)
 
+    def attempt(self, index):
+        """The pixels uint8 (h, w, 3) of an image; None, and a cause in `unreadable`, when it cannot be decoded."""
+        try:
+            return self._decode(index)
+        except DataError as error:
+            self.unreadable[index] = str(error).removeprefix(f"{self.paths[index]}: ")
+            return None
+
     def blocks(self, known, show):
         """The pixels of all images, uint8 (BLOCK, h, w, 3) at a time; `known(index)` hands over a row or None.
 
-        Raises DataError, after the last block, that names all unreadable files and says how many they are.
+        Images that cannot be decoded are zeros, and noted in `unreadable`.
         """
-        problems = []
+        self.unreadable = {}
+        black = np.zeros((*self.size, 3), np.uint8)
 
-        def attempt(index):
-            row = known(index)
-            if row is not None:
-                return row
-            try:
-                return self._decode(index)
-            except DataError as error:
-                problems.append(str(error))
-                return np.zeros((*self.size, 3), np.uint8)
+        def row(index):
+            pixels = known(index)
+            if pixels is None:
+                pixels = self.attempt(index)
+            return black if pixels is None else pixels
 
         with progress(range(len(self)), "Decoding images", show) as bar:
             for start in range(0, len(self), BLOCK):
                 indices = range(start, min(start + BLOCK, len(self)))
-                block = np.stack(list(self.pool.map(attempt, indices)))
+                block = np.stack(list(self.pool.map(row, indices)))
                 bar.update(len(block))
                 yield block
-        if problems:
-            raise DataError(
-                f"{len(problems)} of {len(self)} images cannot be read. Replace or delete them:\n"
-                + listed(sorted(problems), separator="\n")
-            )
 
     def check(self, show) -> int:
-        """Decodes every image once; returns how many. Raises DataError that names all unreadable files."""
+        """Decodes every image once, so that `unreadable` tells which cannot be; returns how many it went through."""
         return sum(len(block) for block in self.blocks(_nothing_known, show))
 
 
@@ -91,12 +96,18 @@ class PixelCache(Decoder):
         if not np.array_equal(self.stored.keys, keys):
             raise ValueError(f"{file} holds other images")
         self.unread = np.ones(len(self), bool)
+        self.unreadable = decoder.unreadable
 
     def __getitem__(self, indices) -> np.ndarray:
-        """indices int (B,) to pixels uint8 (B, h, w, 3); a row that was damaged on disk is decoded anew."""
+        """indices int (B,) to pixels uint8 (B, h, w, 3); a row that was damaged on disk is decoded anew.
+
+        Raises DataError for an image that cannot be decoded.
+        """
         pixels = self.stored.read(indices)
         for place in np.flatnonzero(self.unread[indices]):  # checked once a run, when first read
             index = indices[place]
+            if not self.stored.decoded[index]:
+                raise DataError(f"{self.paths[index]}: {self.unreadable[index]}")
             damaged = not self.stored.intact(index, pixels[place])
             self.unread[index] = damaged
             if damaged:
@@ -120,6 +131,7 @@ class _Stored:
         self.rows = np.asarray(self.map)  # a plain array of the same memory, which is faster to pick from
         self.keys = entries["key"]
         self.checksums = entries["checksum"]
+        self.decoded = entries["decoded"]
 
     def read(self, indices):
         pixels = self.rows[indices]
@@ -131,23 +143,21 @@ class _Stored:
         return _checksum(pixels) == self.checksums[index]
 
 
-def open_pixels(folder: ImageFolder, size, cache_path: Path | None, workers=0, show_progress=True) -> Decoder:
+def open_pixels(
+    folder: ImageFolder, size, cache_path: Path | None, workers=0, show_progress=True, unreadable="skip"
+) -> Decoder:
     """The pixels of all images of a folder, from the cache under `cache_path`, which is filled first where it lacks
     some; without `cache_path`, or when it cannot be written (one RuntimeWarning), decoded whenever they are needed.
 
-    Raises DataError that names all unreadable images and says how many they are.
+    Which images cannot be decoded, and why, is in `unreadable` of what is returned.
+
+    Raises DataError that names them and says how many they are: with `unreadable="stop"` if there are any, with "skip"
+    if fewer than two classes have an image that can be decoded.
     """
-    decoder = Decoder(folder.paths, size, workers)
-    if cache_path is not None:
-        name = hashlib.blake2b(f"{folder.root.resolve()}\0{tuple(size)}".encode(), digest_size=8).hexdigest()
-        file = cache_path / f"{name}.pixels"
-        try:
-            return _from_cache(decoder, file, keys_of(folder), show_progress)
-        except OSError as error:
-            text = f"cache_path: {file} cannot be written ({error}): images are decoded anew for every batch."
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-    decoder.check(show_progress)  # what is unreadable is told now, not in an epoch
-    return decoder
+    pixels = _opened(Decoder(folder.paths, size, workers), folder, cache_path, show_progress)
+    pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads note them as they come
+    check_readable(folder, pixels.unreadable, unreadable)
+    return pixels
 
 
 def decode(path, size) -> np.ndarray:
@@ -166,16 +176,39 @@ def keys_of(folder: ImageFolder) -> np.ndarray:
     return np.frombuffer(b"".join(digests), ENTRY["key"])
 
 
+def _opened(decoder, folder, cache_path, show) -> Decoder:
+    """The pixels, from the cache where one can be had, with `unreadable` filled."""
+    if cache_path is not None:
+        name = hashlib.blake2b(f"{folder.root.resolve()}\0{decoder.size}".encode(), digest_size=8).hexdigest()
+        file = cache_path / f"{name}.pixels"
+        try:
+            return _from_cache(decoder, file, keys_of(folder), show)
+        except OSError as error:
+            text = f"cache_path: {file} cannot be written ({error}): images are decoded anew for every batch."
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+    decoder.check(show)  # what is unreadable is told now, not in an epoch
+    return decoder
+
+
 def _from_cache(decoder, file, keys, show) -> PixelCache:
     """The cache, built where there is none of these images; OSError when it cannot be written."""
     with suppress(OSError, ValueError):  # none yet, or of files that have changed
-        return PixelCache(decoder, file, keys)
+        return _built_before(decoder, file, keys)
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
         with suppress(OSError, ValueError):  # while this process waited, another one did the work
-            return PixelCache(decoder, file, keys)
+            return _built_before(decoder, file, keys)
         _build(decoder, file, keys, show)
         return PixelCache(decoder, file, keys)
+
+
+def _built_before(decoder, file, keys) -> PixelCache:
+    """The cache that is there, its unreadable images tried again; ValueError when one of them can be decoded by now."""
+    pixels = PixelCache(decoder, file, keys)
+    tried = pixels.pool.map(pixels.attempt, np.flatnonzero(~pixels.stored.decoded).tolist())
+    if any(row is not None for row in tried):
+        raise ValueError(f"{file} lacks images that can be decoded by now")
+    return pixels
 
 
 def _build(decoder, file, keys, show):
@@ -193,6 +226,8 @@ def _build(decoder, file, keys, show):
         entries = np.empty(len(decoder), ENTRY)
         entries["key"] = keys
         entries["checksum"] = checksums
+        entries["decoded"] = True
+        entries["decoded"][list(decoder.unreadable)] = False
         np.lib.format.write_array(opened, entries, allow_pickle=False)
         opened.write(_seal(entries))
 
@@ -203,7 +238,7 @@ def _rows_of_before(file, size, keys):
         before = _Stored(file, size)
     except (OSError, ValueError):
         return _nothing_known
-    rows = {key.tobytes(): row for row, key in enumerate(before.keys)}
+    rows = {key.tobytes(): row for row, key in enumerate(before.keys) if before.decoded[row]}
 
     def known(index):
         row = rows.get(keys[index].tobytes())

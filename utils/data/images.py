@@ -2,18 +2,26 @@
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
-EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+from utils.errors import UserError
+
+register_heif_opener(thumbnails=False)  # the image itself is decoded, never a thumbnail that a phone put beside it
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"))
+# what Pillow and its plugins raise for damaged files
+UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
 MIDDLE_BYTES = 512  # read of each file whose size another file shares
+SUBFOLDERS = "subfolders"
 SHOWN = 20  # names listed in one message before "and N more"
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The image folder cannot be used; the message names the files, the cause and the cure."""
 
 
@@ -23,7 +31,8 @@ class ImageFolder:
 
     paths: N file paths. labels: int64 (N,), index into `classes`. contents: int64 (N,), equal for two files exactly
     when they are byte-identical. stats: int64 (N, 2), size in bytes and time of the last change in nanoseconds.
-    skipped: number of hidden files, of files that are no image by their extension, and of subfolders of a class.
+    skipped: how many files and folders do not count, by their ending in small letters, as {".cr2": 12}, and under
+    "no ending", "hidden", "subfolders" (of a class), "broken links" and ".jpg beside the class folders" (or another).
     """
 
     root: Path
@@ -32,7 +41,7 @@ class ImageFolder:
     labels: np.ndarray = field(repr=False)
     contents: np.ndarray = field(repr=False)
     stats: np.ndarray = field(repr=False)
-    skipped: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
 
     def lone_classes(self) -> list[str]:
         """Classes of a single image: it cannot form a positive pair and serves as a negative only."""
@@ -52,10 +61,10 @@ class ImageFolder:
         ]
 
     def report(self) -> str:
-        """What was found, in lines: counts, skipped files, lone classes, duplicates under different classes."""
+        """What was found, in lines: counts, what was skipped, lone classes, duplicates under different classes."""
         lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
         if self.skipped:
-            lines.append(f"{self.skipped} hidden or non-image files and subfolders skipped")
+            lines.append(f"skipped: {_counted(self.skipped)}")
         lone = self.lone_classes()
         if lone:
             lines.append(f"A single image, so a negative only: {listed(lone)}")
@@ -67,15 +76,17 @@ class ImageFolder:
 
 
 def scan(data_path) -> ImageFolder:
-    """List `data_path`/<class>/<image>; jpg, jpeg, png, bmp, webp, tif and tiff in any letter case count as images.
+    """List `data_path`/<class>/<image>; files with one of EXTENSIONS, in any letter case, count as images.
 
     Raises DataError for a missing folder, fewer than two classes, and a class without an image.
     """
     root = Path(data_path)
     if not root.is_dir():
         raise DataError(f"data_path: {root} is not a folder. Put one folder of images per class into it.")
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    skipped = sum(not entry.is_dir() for entry in os.scandir(root))
+    entries = list(os.scandir(root))
+    folders = sorted(entry.name for entry in entries if _kind(entry) == SUBFOLDERS)
+    beside = [_kind(entry) for entry in entries if _kind(entry) != SUBFOLDERS]
+    skipped = Counter(f"{kind} beside the class folders" if kind in EXTENSIONS else kind for kind in beside)
     if not folders:
         raise DataError(f"data_path: {root} holds no class folder. Put one folder of images per class into it.")
     if len(folders) == 1:
@@ -86,8 +97,9 @@ def scan(data_path) -> ImageFolder:
     empty = []
     for label, folder in enumerate(folders):
         entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
-        images = [entry for entry in entries if entry.is_file() and _is_image(entry.name)]
-        skipped += len(entries) - len(images)
+        kinds = [_kind(entry) for entry in entries]
+        images = [entry for entry, kind in zip(entries, kinds, strict=True) if kind in EXTENSIONS]
+        skipped.update(kind for kind in kinds if kind not in EXTENSIONS)
         paths += [entry.path for entry in images]
         found = [entry.stat() for entry in images]
         sizes_and_times = [(one.st_size, one.st_mtime_ns) for one in found]
@@ -98,11 +110,11 @@ def scan(data_path) -> ImageFolder:
     if empty:
         raise DataError(
             f"data_path: no image in {listed([str(root / name) for name in empty])} "
-            f"({', '.join(sorted(EXTENSIONS))} count). Add images or delete the folder."
+            f"({', '.join(sorted(EXTENSIONS))} count; skipped: {_counted(skipped)}). Add images or delete the folder."
         )
     stats = np.concatenate(stats)
     contents = _content_ids(paths, stats[:, 0])
-    return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, skipped)
+    return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, dict(skipped))
 
 
 def read_image(path, at_least: int | None = None) -> np.ndarray:
@@ -130,18 +142,38 @@ def read_image(path, at_least: int | None = None) -> np.ndarray:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: {error or 'cannot be decoded'}") from error
+    except UNDECODABLE as error:
+        raise DataError(f"{path}: {_cause(path, error)}") from error
 
 
-def listed(names, separator=", ") -> str:
-    """The names in one text, at most SHOWN of them."""
-    rest = len(names) - SHOWN
-    return separator.join(names[:SHOWN]) + (f"{separator}and {rest} more" if rest > 0 else "")
+def listed(names, separator=", ", shown=SHOWN) -> str:
+    """The names in one text, at most `shown` of them."""
+    rest = len(names) - shown
+    return separator.join(names[:shown]) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
-def _is_image(name):
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS
+def _kind(entry):
+    """The ending of a file in small letters, or what else keeps an entry from being an image."""
+    if entry.name.startswith("."):
+        return "hidden"
+    if entry.is_dir():
+        return SUBFOLDERS
+    if not entry.is_file():
+        return "broken links"
+    return os.path.splitext(entry.name)[1].lower() or "no ending"
+
+
+def _counted(skipped):
+    """The counts in one text, the largest first."""
+    most_first = sorted(skipped.items(), key=lambda one: (-one[1], one[0]))
+    return listed([f"{count} {kind}" for kind, count in most_first]) or "nothing"
+
+
+def _cause(path, error):
+    """Why an image file cannot be decoded, in a few words that do not repeat its path."""
+    if isinstance(error, UnidentifiedImageError):
+        return "is no image, or its header is damaged" if os.path.getsize(path) else "is empty"
+    return getattr(error, "strerror", None) or str(error) or "cannot be decoded"
 
 
 def _content_ids(paths, sizes):
@@ -167,12 +199,22 @@ def _told_apart(paths, sizes, groups, amount):
 
 
 def _digest(path, size, amount):
-    """16 bytes that stand for the size and `amount` bytes in the middle of a file; None for all of it."""
+    """16 bytes that stand for the size and `amount` bytes in the middle of a file; None for all of it.
+
+    A file that cannot be opened is like no other: its path stands for it.
+    """
+    try:
+        content = _content(path, size, amount)
+    except OSError:
+        content = os.fsencode(path)
+    return hashlib.blake2b(content, digest_size=16, salt=size.to_bytes(8)).digest()
+
+
+def _content(path, size, amount):
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     try:
         if amount:
             os.lseek(descriptor, size // 2, os.SEEK_SET)
-        content = os.read(descriptor, amount or size)
+        return os.read(descriptor, amount or size)
     finally:
         os.close(descriptor)
-    return hashlib.blake2b(content, digest_size=16, salt=size.to_bytes(8)).digest()

@@ -1,4 +1,4 @@
-"""The pair rule and the splits: which images train, validate and test, and which pairs they form.
+"""The pair rule, and the images and pairs of a run: what trains, validates and tests.
 
 A pair is an anchor, another image, and a label: 0 for the same class (positive), 1 for different classes (negative).
 """
@@ -10,8 +10,12 @@ import pandas as pd
 
 from utils.config import Config
 from utils.data.cache import Decoder, open_pixels
+from utils.data.duplicates import joined, names_of, near_duplicates
 from utils.data.images import DataError, ImageFolder, scan
+from utils.data.splitting import groups_by_name, split, split_classes
 from utils.data.transforms import stored_size
+from utils.data.unreadable import list_unreadable
+from utils.runtime import FIRST
 
 TOO_SMALL = (  # each split and how to enlarge it
     ("training", "lower test_size and valid_size or add images"),
@@ -34,7 +38,11 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Splits:
-    """Indices into `folder` and `pixels` of the three splits, and the validation and test pairs, fixed for a run."""
+    """Indices into `folder` and `pixels` of the three splits, and the validation and test pairs, fixed for a run.
+
+    duplicates, groups: int64 (N,), the index of the first image of the near-duplicates that an image belongs to, and of
+    all that stays together with it in one split.
+    """
 
     folder: ImageFolder
     pixels: Decoder
@@ -43,6 +51,8 @@ class Splits:
     test: np.ndarray
     valid_pairs: Pairs
     test_pairs: Pairs
+    duplicates: np.ndarray
+    groups: np.ndarray
 
     def files(self, pairs: Pairs, count: int, seed=0) -> list[tuple[str, str]]:
         """The image files of `count` of the pairs, or of all, drawn from `seed`."""
@@ -60,48 +70,58 @@ class Splits:
         return pd.DataFrame(rows, columns=["class", "train", "validation", "test"]).set_index("class")
 
 
+def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
+    """The images of `data_path`, their pixels, and the groups of near-duplicates (`near_duplicates`): int64 (N,).
+
+    Raises DataError for a folder that cannot be used.
+    """
+    folder = scan(config.data_path)
+    show = config.hyperparameters.verbose
+    pixels = open_pixels(
+        folder,
+        stored_size(config.image),
+        config.cache_path,
+        config.hyperparameters.num_workers,
+        show,
+        config.unreadable,
+    )
+    return folder, pixels, near_duplicates(folder, pixels, config.duplicate_radius, show)
+
+
 def load_splits(config: Config) -> Splits:
     """Scan `data_path`, open the pixels of its images, split, and draw the validation and test pairs.
 
-    The same config and files give the same splits and pairs.
+    The same config and files give the same splits and pairs. Images that cannot be read are in no split; nor, with
+    `split: classes`, are near-duplicates of images of another split, whose number is printed.
 
-    Raises DataError for a folder that cannot be used, or when a split can form no positive or no negative pair.
+    Raises DataError for a folder that cannot be used, when a split can form no positive or no negative pair, and when
+    there are too few classes, or file names without a group, for the key `split`.
     """
-    folder = scan(config.data_path)
-    settings = config.hyperparameters
-    pixels = open_pixels(folder, stored_size(config.image), config.cache_path, settings.num_workers, settings.verbose)
-    parts = split(folder, config.test_size, config.valid_size, config.seed)
+    folder, pixels, duplicates = load_images(config)
+    list_unreadable(folder, pixels.unreadable, config.results_path)
+    groups = duplicates
+    if config.split == "groups":
+        named = groups_by_name(folder, config.group_pattern)
+        groups = joined(duplicates, np.arange(len(named)), named)
+    readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
+    deal = split_classes if config.split == "classes" else split
+    parts = deal(folder.labels[readable], groups[readable], config.test_size, config.valid_size, config.seed)
+    parts = [readable[part] for part in parts]
+    left_out = np.setdiff1d(readable, np.concatenate(parts))
+    if len(left_out) and FIRST:
+        print(f"{len(left_out)} near-duplicates of images of another split are left out: {names_of(folder, left_out)}")
     pairs = []
     for number, part in enumerate(parts):
         random = np.random.default_rng((config.seed, number))
         pairs.append(draw_pairs(part, folder.labels, config.number_of_iterations, random))
         if len(np.unique(pairs[number].labels)) < 2:
             name, cure = TOO_SMALL[number]
-            raise DataError(f"{config.data_path}: the {name} split has no positive or no negative pair; {cure}.")
+            raise DataError(
+                f"{config.data_path}: the {name} split has no positive or no negative pair; {cure}."
+                f"{_what_stays_together(groups)}"
+            )
     _, valid_pairs, test_pairs = pairs  # training draws its own in each epoch
-    return Splits(folder, pixels, *parts, valid_pairs, test_pairs)
-
-
-def split(folder: ImageFolder, test_size: float, valid_size: float, seed: int):
-    """Indices of train, validation and test, each int64 and sorted, stratified by class.
-
-    Byte-identical files stay together. A class of six or more distinct images gives at least two to validation and to
-    test, so that it can form a positive pair there; `test_size` and `valid_size` are shares of all images.
-    """
-    random = np.random.default_rng(seed)
-    _, leaders, groups = np.unique(folder.contents, return_index=True, return_inverse=True)
-    part_of_group = np.zeros(len(leaders), np.int64)  # 0 train, 1 validation, 2 test
-    by_class = np.argsort(folder.labels[leaders], kind="stable")  # a duplicate counts for the class that has it first
-    ends = np.cumsum(np.bincount(folder.labels[leaders], minlength=len(folder.classes)))
-    for members in np.split(by_class, ends[:-1]):
-        least = 2 if len(members) >= 6 else 0
-        tests = max(round(test_size * len(members)), least)
-        valids = max(round(valid_size * len(members)), least)
-        members = random.permutation(members)
-        part_of_group[members[:tests]] = 2
-        part_of_group[members[tests : tests + valids]] = 1
-    part = part_of_group[groups]
-    return tuple(np.flatnonzero(part == number) for number in range(3))
+    return Splits(folder, pixels, *parts, valid_pairs, test_pairs, duplicates, groups)
 
 
 def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random: np.random.Generator) -> Pairs:
@@ -135,3 +155,11 @@ def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random:
         second.append(partners[exists])
         drawn.append(kinds[exists])
     return Pairs(np.concatenate(first), np.concatenate(second), np.concatenate(drawn))
+
+
+def _what_stays_together(groups):
+    """A sentence on the largest group, where there is one of several images: it may be why a split is small."""
+    largest = np.bincount(groups).max()
+    if largest == 1:
+        return ""
+    return f" The largest group that is never separated has {largest} images: see duplicate_radius and group_pattern."

@@ -1,12 +1,13 @@
 """An explanation: pairs of images, their scores and decisions, and the evidence at each place of both images."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
 from utils.config import Normalization
-from utils.network import Explainable, distance, embed_pairs, similarity
+from utils.network import Calibration, Explainable, distance, embed_pairs, similarity
 
 ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
 EXTREME = 1e-3  # distances this close to 0 or 2 have next to no gradient
@@ -22,7 +23,8 @@ class Explanation:
     pair. paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
     images' values, or None: figures need it to show pixels where there are no files. completeness: float32 (B, 2), or
     None: what the places of both images add up to, and the change that they should add up to. caution: what every
-    sentence about it begins with.
+    sentence about it begins with. band: two distances between which pairs are left undecided, or None. calibration:
+    from distance to probability, or None.
 
     Raises ValueError when these are not of equally many pairs.
     """
@@ -41,6 +43,8 @@ class Explanation:
     normalization: Normalization | None = None
     completeness: torch.Tensor | None = None
     caution: str = ""
+    band: tuple[float, float] | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self):
         if not self.names:
@@ -88,8 +92,23 @@ class Explanation:
 
     @property
     def different(self) -> torch.Tensor:
-        """The decisions: bool (B,), True where the pair is decided "different"."""
+        """bool (B,), True where the pair is decided "different", or leans to it where it is undecided."""
         return self.distance > self.threshold
+
+    @property
+    def undecided(self) -> torch.Tensor:
+        """bool (B,), True where the distance lies within the band."""
+        if self.band is None:
+            return torch.zeros_like(self.different)
+        same_up_to, different_from = self.band
+        return (self.distance > same_up_to) & (self.distance <= different_from)
+
+    @property
+    def probability(self) -> torch.Tensor | None:
+        """That both images are of one class, where half of all pairs are: float32 (B, 3), with the ends of its 95 %
+        interval; None where it was not calibrated.
+        """
+        return self.calibration and self.calibration(self.distance)
 
     @property
     def evidence(self) -> torch.Tensor:
@@ -98,7 +117,7 @@ class Explanation:
 
     @property
     def factual(self) -> torch.Tensor:
-        """Evidence for the decision: float32 (B, 2, H, W) in [0, 1]."""
+        """Evidence for the decision, or for what an undecided pair leans to: float32 (B, 2, H, W) in [0, 1]."""
         return self._share_of_strongest(self.different)
 
     @property
@@ -116,24 +135,30 @@ class Explanation:
         return torch.where(factual > 0, factual, -self.counterfactual)
 
     def decision(self, index=0) -> str:
-        """ "same" or "different"."""
+        """ "same", "different" or "undecided"."""
+        return "undecided" if self.undecided[index] else self.lean(index)
+
+    def lean(self, index=0) -> str:
+        """ "same" or "different": the side of the threshold that the pair is on, decided or not."""
         return "different" if self.different[index] else "same"
 
     def right(self, index=0) -> bool | None:
-        """Whether the decision is that of the true classes; None where they are not known."""
+        """Whether the decision is that of the true classes; None where they are not known, or nothing is decided."""
         classes = self.classes and self.classes[index]
-        if classes is None:
+        if classes is None or self.undecided[index]:
             return None
         return bool(self.different[index]) == (classes[0] != classes[1])
 
     def sentence(self, index=0) -> str:
-        """Score and decision of one pair in words and, where the true classes are known, whether it is right."""
+        """Score, probability and decision of one pair in words and, where the true classes are known, whether it is
+        right.
+        """
         caution = f"{self.caution} " if self.caution else ""
         least = similarity(torch.tensor(self.threshold))
         return (
             f'{caution}Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
-            f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f}): "
-            f'decided "{self.decision(index)}"{self._truth(index)}.'
+            f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f})"
+            f"{self._chance(index)}: {self._decided(index)}{self._truth(index)}."
         )
 
     def sum_of_parts(self, index=0) -> str:
@@ -153,13 +178,28 @@ class Explanation:
             return "blank: the embeddings are opposite, where the distance has no slope"
         return "blank: the distance does not react to this image"
 
-    def _truth(self, index):
-        right = self.right(index)
-        if right is None:
+    def _chance(self, index):
+        """The probability in words."""
+        if self.calibration is None:
             return ""
-        class1, class2 = self.classes[index]
+        value, low, high = self.probability[index].tolist()
+        return f", of one class with probability {value:.2f} ({low:.2f} to {high:.2f})"
+
+    def _decided(self, index):
+        if not self.undecided[index]:
+            return f'decided "{self.decision(index)}"'
+        low, high = (f"{edge:.3f}" if math.isfinite(edge) else "any" for edge in self.band)
+        return f'undecided (distances from {low} to {high} are), leaning to "{self.lean(index)}"'
+
+    def _truth(self, index):
+        classes = self.classes and self.classes[index]
+        if classes is None:
+            return ""
+        class1, class2 = classes
         truth = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
-        return f", {'rightly' if right else 'wrongly'}: {truth}"
+        right = self.right(index)
+        word = "in truth" if right is None else "rightly" if right else "wrongly"
+        return f", {word}: {truth}"
 
     def _share_of_strongest(self, towards_different):
         """Evidence towards "different" (True) or "same" (False), as a share of the strongest value of the image."""

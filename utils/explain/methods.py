@@ -27,6 +27,8 @@ def explain(
     classes=None,
     normalization=None,
     caution="",
+    band=None,
+    calibration=None,
     **settings,
 ) -> Explanation:
     """Explain B pairs of images.
@@ -34,7 +36,8 @@ def explain(
     network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, 3, H, W), as the network takes them.
     threshold: the distance, in [0, 2], up to which a pair is decided "same". references: training images that the
     method `contrastive` contrasts with. paths: B pairs of image files. classes: B pairs of true classes, or None for a
-    pair that has none. normalization: mean and std of the images' values, for figures. settings: the keys of
+    pair that has none. normalization: mean and std of the images' values, for figures. caution: what every sentence
+    begins with. band, calibration: as an Explanation has them. settings: the keys of
     `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer and STEPS here.
 
     Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape
@@ -51,6 +54,8 @@ def explain(
         classes=None if classes is None else tuple(classes),
         normalization=normalization,
         caution=caution,
+        band=band,
+        calibration=calibration,
     )
     if paths is None:
         return explanation

@@ -1,6 +1,7 @@
 """Figures: of data and training, and of explanations. Nothing else draws."""
 
 from utils.figures.counterfactual import counterfactual_figure
+from utils.figures.decision import det_figure, distances_figure, reliability_figure, roc_figure
 from utils.figures.drawing import overlay, saved
 from utils.figures.explanations import (
     figure,
@@ -9,11 +10,14 @@ from utils.figures.explanations import (
     sanity_figure,
 )
 from utils.figures.matches import matches_figure, point_figure
-from utils.figures.training import augmentation_figure, distances_figure, history_figure, pairs_figure, roc_figure
+from utils.figures.shortcuts import shortcuts_figure
+from utils.figures.suspects import suspects_figure
+from utils.figures.training import augmentation_figure, history_figure, pairs_figure
 
 __all__ = [
     "augmentation_figure",
     "counterfactual_figure",
+    "det_figure",
     "distances_figure",
     "figure",
     "history_figure",
@@ -23,7 +27,10 @@ __all__ = [
     "overlay",
     "pairs_figure",
     "point_figure",
+    "reliability_figure",
     "roc_figure",
     "sanity_figure",
     "saved",
+    "shortcuts_figure",
+    "suspects_figure",
 ]

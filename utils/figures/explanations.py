@@ -35,8 +35,9 @@ def images_figure(explanation: Explanation):
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):
     """The heatmaps of an explanation: a row for each image, with the map of each of `kinds` over it.
 
-    Score, decision, method and verdict stand above. Pairs stand below each other, MOST_PAIRS at most. verdict: of this
-    explanation, on its factual maps. opacity: of the heatmap over the image, in (0, 1].
+    Score, decision, method and verdict stand above. Where a pair is undecided, both sides are shown whatever `kinds`
+    says. Pairs stand below each other, MOST_PAIRS at most. verdict: of this explanation, on its factual maps. opacity:
+    of the heatmap over the image, in (0, 1].
 
     Raises ValueError when the verdict is of another explanation, or for more pairs.
     """
@@ -44,6 +45,8 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         raise ValueError(f"{len(explanation)} pairs are too many for one figure: show explanation[:{MOST_PAIRS}]")
     if verdict is not None and not verdict.explanation.same_as(explanation):
         raise ValueError("the verdict is of another explanation: pass judge(network, explanation)")
+    if explanation.undecided.any():
+        kinds = KINDS
     shown = [photos(pair) for pair in explanation]
     heights = [2.2 * sum(_aspects(images)) + 1.6 for images in shown]
     size = (2.4 * (1 + len(kinds)) + 0.8, sum(heights))
@@ -113,9 +116,12 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
     """One pair: a row for each image, the image itself and its maps."""
     columns = 1 + len(kinds)
     axes = panel.subplots(2, columns, height_ratios=_aspects(images))  # rows as high as their images: no gaps
-    decision = explanation.decision()
-    other = "same" if decision == "different" else "different"
-    headings = {"factual": f'factual: speaks for "{decision}"', "counterfactual": f'counterfactual: for "{other}"'}
+    lean = explanation.lean()
+    other = "same" if lean == "different" else "different"
+    if explanation.decision() == "undecided":
+        headings = {"factual": f'speaks for "{lean}"', "counterfactual": f'speaks for "{other}"'}
+    else:
+        headings = {"factual": f'factual: speaks for "{lean}"', "counterfactual": f'counterfactual: for "{other}"'}
     for row, image in enumerate(images):
         show(axes[row, 0], image)
         axes[row, 0].set_ylabel(f"image {row + 1}")

@@ -3,14 +3,11 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from utils.config import Config
 from utils.data import Pairs, Splits, decode, stored_size, to_pixels, training_transform
 from utils.figures.drawing import closed, photo, show, wrapped
 from utils.training import best_epoch
-
-SAME, DIFFERENT = "tab:blue", "tab:orange"
 
 
 def history_figure(history):
@@ -54,28 +51,3 @@ def augmentation_figure(path, config: Config, count=6):
     for column, image in zip(axes, to_pixels(images, config.image.normalization).numpy(), strict=True):
         show(column, image)
     return closed(figure, "augmentation")
-
-
-def roc_figure(distances, labels, threshold: float):
-    """ROC curve of the test pairs with the operating point of the chosen threshold."""
-    false_alarms, hits, _ = roc_curve(labels, distances)
-    decided = distances > threshold
-    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
-    axes.plot(false_alarms, hits, label=f"AUC {roc_auc_score(labels, distances):.3f}")
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
-    axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
-    axes.set(xlabel="same pairs called different", ylabel="different pairs called different", aspect="equal")
-    axes.legend(frameon=False, loc="lower right")
-    return closed(figure, "roc")
-
-
-def distances_figure(distances, labels, threshold: float):
-    """Histograms of the distances of same and of different pairs, with the threshold."""
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
-    bins = np.linspace(0, max(float(distances.max()), threshold), 31)
-    for label, name, colour in ((0, "same class", SAME), (1, "different classes", DIFFERENT)):
-        axes.hist(distances[labels == label], bins, alpha=0.6, color=colour, label=name)
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
-    axes.set(xlabel="distance", ylabel="test pairs")
-    axes.legend(frameon=False)
-    return closed(figure, "distances")

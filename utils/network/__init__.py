@@ -1,5 +1,6 @@
 """Networks: what an explanation needs of one, the Siamese network, its variants, and any torch module as one."""
 
+from utils.network.calibration import Calibration
 from utils.network.cut import Cut
 from utils.network.explainable import (
     EPSILON,
@@ -16,6 +17,7 @@ from utils.network.variants import dilated, folded, fully_random, randomised
 
 __all__ = [
     "EPSILON",
+    "Calibration",
     "Cut",
     "Explainable",
     "SiameseNetwork",

@@ -8,14 +8,17 @@ import torch.distributed as dist
 
 from utils.config import load_config
 from utils.data import ensure_sample, load_splits
+from utils.errors import message_alone
 from utils.parallel import from_first, rank
 from utils.runtime import start
 from utils.trained import load_trained, write_metrics
 from utils.training.baseline import frozen_baseline
+from utils.training.doctor import diagnose
 from utils.training.loop import fit
 from utils.trust import prepare_explanations
 
 
+@message_alone()
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", help="config file (default: config.yml)")
@@ -34,12 +37,15 @@ def main():
     from_first(None)  # and for the last checkpoint
     trained = load_trained(config, runtime)
     distances = trained.distances(splits, splits.test_pairs)
-    if rank() == 0:
-        metrics = write_metrics(trained, splits, distances, baseline)
-        print(prepare_explanations(trained, splits, distances).prepared)
-        print(f"Test AUC {metrics['auc']:.4f}, accuracy {metrics['accuracy']:.4f}: {config.results_path}/metrics.json")
+    first = rank() == 0
     if dist.is_initialized():
         dist.destroy_process_group()
+    if first:  # which goes on alone
+        trained = prepare_explanations(trained, splits, distances)
+        metrics = write_metrics(trained, splits, distances, baseline)
+        print(trained.prepared)
+        print(diagnose(trained, splits, distances))
+        print(f"Test {metrics['auc']} ({config.results_path}/metrics.json)")
 
 
 if __name__ == "__main__":

@@ -5,23 +5,31 @@ import json
 import os
 import pickle
 import zipfile
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import torch
 
-from utils.config import Config
+from utils.config import Config, key_names
 from utils.data import ImageFolder
+from utils.errors import UserError
 from utils.files import atomic
 
 FORMAT = "explainable-image-similarity checkpoint"
-TRAINING = 4  # to be raised when the same settings come to train in another way, so that no older run is resumed
+TRAINING = 5  # to be raised when the same settings come to train in another way, so that no older run is resumed
 # settings that may differ between a killed run and the run that resumes it
 FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
 FREE_KEYS |= {"cache_path", "gpu_cache_share", "deterministic", "compile"}
+FREE_KEYS |= {"decision", "retrain", "run", "unreadable"}
 FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
+# settings that hold for a network ever after, whatever config.yml says later: which images are in which split, ...
+SPLIT_KEYS = ("image", "number_of_iterations", "test_size", "valid_size", "seed")
+SPLIT_KEYS += ("split", "group_pattern", "duplicate_radius")
+TRAINED_KEYS = (*SPLIT_KEYS, "backbone_model", "embedding_size", "margin")  # ... and the network itself
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be loaded; the message names the file, the cause and the cure."""
 
 
@@ -55,15 +63,41 @@ def load_checkpoint(path, device="cpu") -> dict:
 
 
 def fingerprint(config: Config, folder: ImageFolder) -> dict[str, str]:
-    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images."""
+    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images.
+
+    A file of `pretrained` weights counts by its name and size, wherever it lies.
+    """
     settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
     settings["version"] = TRAINING
     settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
+    settings["trained"] = config.hyperparameters.epochs > 0  # without training the network has no embedding of its own
+    if isinstance(config.pretrained, Path):
+        size = config.pretrained.stat().st_size if config.pretrained.is_file() else None
+        settings["pretrained"] = [config.pretrained.name, size]
+    return {"settings": digest(settings), "images": images_digest(folder)}
+
+
+def images_digest(folder: ImageFolder) -> str:
+    """Of the names and sizes of all images of a folder, wherever it lies."""
     below = len(str(folder.root)) + 1
     names = [path[below:].replace(os.sep, "/") for path in folder.paths]
     images = list(zip(names, folder.stats[:, 0].tolist(), strict=True))
-    return {"settings": _digest(settings), "images": _digest(images)}
+    return digest(images)
 
 
-def _digest(part) -> str:
+def changed_since(then: dict, config: Config, keys) -> list[str]:
+    """A line for each setting below `keys` that had another value in the settings `then` of a training run."""
+    now = config.model_dump(mode="json")
+    names = [name for name in key_names() if name.split(".")[0] in keys]
+    values = [(name, _value(now, name), _value(then, name)) for name in names]
+    return [f"{name} is {new}, the network was trained with {old}" for name, new, old in values if new != old]
+
+
+def _value(settings, name):
+    """Of a nested key, by its dotted name."""
+    return reduce(getitem, name.split("."), settings)
+
+
+def digest(part) -> str:
+    """64 hexadecimal digits that stand for plain values."""
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()

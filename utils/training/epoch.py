@@ -8,13 +8,14 @@ from torch import optim
 
 from utils.config import Config
 from utils.data import Splits, deliver, draw_epoch, training_transform
+from utils.errors import UserError
 from utils.network import SiameseNetwork, distance, paired
 from utils.parallel import gather, rank, share, world
 from utils.runtime import Runtime, progress, seed_everything
 from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot go on; the message says where it stopped and what to change."""
 
 

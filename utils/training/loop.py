@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import timm
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import optim
 
 from utils.config import Config, ConfigError
@@ -15,36 +14,41 @@ from utils.network import build_network, dilated, folded
 from utils.parallel import distributed, from_first, rank, world
 from utils.runtime import Runtime, seed_everything, start
 from utils.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from utils.training.doctor import COLLAPSE_WARNING, COLLAPSED
 from utils.training.epoch import build_optimizer, build_scaler, check_finite, train_epoch
 from utils.training.evaluation import pair_distances
+from utils.training.intervals import auc_interval
 from utils.training.losses import ContrastiveLoss
-from utils.training.metrics import best_epoch, choose_threshold, stopped_early
+from utils.training.runs import BEST, LAST, begin_run, find_run, make_current
+from utils.training.stopping import best_epoch, is_finished, lowering_patience, why_it_ended
 
-COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which all embeddings are one
-COLLAPSE_WARNING = (
-    "the embeddings have collapsed: all images lie at nearly one point. "
-    "Lower hyperparameters.learning_rate, raise margin, or check that the classes differ."
-)
+DRAWS = 100  # of the interval of the AUC after each epoch: enough for its width
 
 
 def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = None) -> list[dict]:
     """Train as config.yml says; returns the history, one dict per epoch.
 
-    Each epoch has train_loss, valid_loss, valid_auc, learning_rate and seconds. `checkpoints_path`/best.pt holds the
-    epoch of the highest validation AUC (of equals, the lowest validation loss), last.pt the latest one. A run that was
-    killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted run; any other earlier
-    run in the folder is kept as best.previous.pt and last.previous.pt.
+    Each epoch has train_loss, valid_loss, valid_auc, valid_auc_error (half the width of its 95 % interval),
+    learning_rate and seconds. The run has a folder of its own in `checkpoints_path`: its best.pt holds the epoch of the
+    highest validation AUC (of equals, the lowest validation loss), its last.pt the latest one.
 
-    With `epochs: 0` nothing is trained: the pretrained backbone's own embedding is kept, with a threshold chosen on
-    validation as ever.
+    A finished run of the same settings and images is not trained again, unless `retrain: True`: its history is
+    returned. One that was killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted
+    run. With `run` the history is that of the run of this name. With `epochs: 0` nothing is trained: the pretrained
+    backbone's own embedding is kept. A line says which of these it was, and why training ended.
 
-    Raises TrainingError when the loss is not finite, ConfigError as `build_network` and `dilated` do, and when a batch
-    is too small to be shared by all processes; warns (RuntimeWarning) when the embeddings collapse.
+    Raises TrainingError when the loss is not finite, CheckpointError when there is no run of the name `run`,
+    ConfigError as `build_network` and `dilated` do, when a batch is too small to be shared by all processes, and when
+    `run` had other splits; warns (RuntimeWarning) when the embeddings collapse.
     """
     runtime = runtime or start(config)
     if config.hyperparameters.batch_size < 2 * world():
         raise ConfigError(f"hyperparameters.batch_size: must be at least {2 * world()} for {world()} processes")
     splits = splits or load_splits(config)
+    mark = fingerprint(config, splits.folder)
+    run = from_first(find_run(config, mark) if rank() == 0 else None)
+    if run and (config.run or is_finished(run.history, config)):
+        return run.history
     splits = replace(splits, pixels=resident(splits.pixels, runtime, config.gpu_cache_share))
     seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
     network = runtime.place(build_network(config))
@@ -58,9 +62,9 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     scheduler = _build_scheduler(optimizer, config)
     scaler = build_scaler(runtime)
     state = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-    mark = fingerprint(config, splits.folder)
-    history = _resume(config, mark, state)
-    while len(history) < config.hyperparameters.epochs and not stopped_early(history, config.early_stopping):
+    history = _resume(run, state) if run else []
+    folder = run.folder if run else from_first(begin_run(config.checkpoints_path, mark) if rank() == 0 else None)
+    while not is_finished(history, config):
         began = time.perf_counter()
         number = len(history) + 1
         rate = optimizer.param_groups[0]["lr"]
@@ -68,89 +72,72 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         stepper = {"optimizer": optimizer, "scaler": scaler}
         train_loss = train_epoch(model, stepper, splits, config, runtime, number, auc)
         distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
-        epoch = {"train_loss": train_loss, **_validate(distances, splits.valid_pairs.labels, config, number)}
+        epoch = {"train_loss": train_loss, **_validate(distances, splits.valid_pairs, config, number)}
         epoch |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
         history.append(epoch)
+        scheduler.patience = lowering_patience(history, config.LRScheduler.patience)
         scheduler.step(epoch["valid_auc"])
         if rank() == 0:  # the first process alone writes
             _report(history, optimizer, config)
-            _save(history, distances, splits, state, config, mark)
+            _save(folder, history, distances, splits, state, config, mark)
     if config.hyperparameters.epochs == 0:
         distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
         if rank() == 0:
-            _save(history, distances, splits, state, config, mark)
+            _save(folder, history, distances, splits, state, config, mark)
+    if rank() == 0:
+        print(why_it_ended(history, config))
     return history
 
 
 def _build_scheduler(optimizer, config):
-    """Lowers the learning rate when the validation AUC has stopped rising."""
+    """Lowers the learning rate when the validation AUC has stopped rising; its patience is set in each epoch."""
     settings = config.LRScheduler
     return optim.lr_scheduler.ReduceLROnPlateau(
         optimizer,
         mode="max",  # it watches the validation AUC
         factor=settings.factor,
-        patience=settings.patience,
         min_lr=[settings.min_lr, settings.min_lr * config.backbone_rate],  # of each group
         threshold=config.early_stopping.min_delta,  # one notion of improvement for both
         threshold_mode="abs",
     )
 
 
-def _validate(distances, labels, config, number) -> dict:
-    """Loss and AUC of the validation pairs; warns when all their distances are nearly 0."""
+def _validate(distances, pairs, config, number) -> dict:
+    """Loss and AUC of the validation pairs, and its error; warns when all their distances are nearly 0."""
     if check_finite(float(distances.mean()), number) < COLLAPSED:
         warnings.warn(COLLAPSE_WARNING, RuntimeWarning, stacklevel=3)
-    loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(labels))
-    return {"valid_loss": loss.item(), "valid_auc": float(roc_auc_score(labels, distances))}
+    loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(pairs.labels))
+    auc = auc_interval(distances, pairs, config.seed, DRAWS)
+    return {"valid_loss": loss.item(), "valid_auc": auc.value, "valid_auc_error": (auc.high - auc.low) / 2}
 
 
-def _save(history, distances, splits, state, config, mark):
+def _save(folder, history, distances, splits, state, config, mark):
     """Write last.pt, and best.pt where this epoch is the best so far. distances: of the validation pairs."""
+    validation = {"distances": distances, **vars(splits.valid_pairs)}
     content = {
         "network": state["network"].state_dict(),
         "config": config.model_dump(mode="json"),
         "fingerprint": mark,
         "history": history,
-        "threshold": choose_threshold(distances, splits.valid_pairs.labels),
+        "validation": {name: torch.from_numpy(values) for name, values in validation.items()},
         "classes": list(splits.folder.classes),
         "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
     }
     if not history or best_epoch(history) == len(history):
-        save_checkpoint(config.checkpoints_path / "best.pt", content)
+        save_checkpoint(folder / BEST, content)
     for name, part in state.items():
         content[name] = part.state_dict()  # resuming needs the optimizer too
-    save_checkpoint(config.checkpoints_path / "last.pt", content)
+    save_checkpoint(folder / LAST, content)
+    if len(history) <= 1:
+        make_current(folder)
 
 
-def _resume(config, mark, state) -> list[dict]:
-    """Load last.pt into `state` if it bears the fingerprint `mark` and is unfinished; returns its history, else []."""
-    content = from_first(_unfinished(config, mark) if rank() == 0 else None)
-    if content is None:
-        return []
+def _resume(run, state) -> list[dict]:
+    """Load the last checkpoint of a run into `state`; returns its history."""
+    content = from_first(load_checkpoint(run.folder / LAST) if rank() == 0 else None)
     for name, part in state.items():
         part.load_state_dict(content[name])
     return content["history"]
-
-
-def _unfinished(config, mark) -> dict | None:
-    """The content of last.pt if training goes on from it; any other run is set aside under another name."""
-    path = config.checkpoints_path / "last.pt"
-    if not path.exists():
-        return None
-    content = load_checkpoint(path)
-    history = content["history"]
-    if content["fingerprint"] != mark:
-        reason = "is of other settings or images"
-    elif not history or len(history) >= config.hyperparameters.epochs or stopped_early(history, config.early_stopping):
-        reason = "is complete"
-    else:
-        print(f"Resuming after epoch {len(history)} of {path}.")
-        return content
-    print(f"{path} {reason}: training starts anew, the earlier run is kept as *.previous.pt.")
-    for old in (path, path.with_name("best.pt")):
-        if old.exists():
-            old.replace(old.with_suffix(".previous.pt"))
-    return None
 
 
 def _report(history, optimizer, config):

@@ -1,106 +1,233 @@
-"""How well distances tell same from different, over all pairs at once; which epoch did best and when to stop.
+"""How well distances tell same from different, over all test pairs at once: every number with its interval in words.
 
 Distances are float (P,), labels int (P,): 0 same class, 1 different classes. "Different" is the positive event of the
 curves, because a larger distance speaks for it.
 """
 
 import math
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
-from sklearn.metrics import accuracy_score, average_precision_score, confusion_matrix, roc_auc_score, roc_curve
+import pandas as pd
+from sklearn.metrics import auc, average_precision_score, roc_curve
 
-from utils.config import EarlyStopping
 from utils.data import Pairs
+from utils.training.calibration import calibration_error, chance_calibration_error
+from utils.training.intervals import Interval, image_count, interval_of_mean, intervals
 
-RESAMPLES = 500
+FMRS = (0.1, 0.01, 0.001)
+ROUNDING = 1e-9  # of rates that should be equal
+HOW = "images are drawn anew, because pairs share them (utils/training/intervals.py)"
+RETRIEVAL = {
+    "recall_at_1": "share of test images whose nearest other test image is of their class",
+    "r_precision": "share of its class among the R test images nearest to one, R being all others of its class",
+    "map_at_r": "the same, where nearer images of its class count more (MAP@R)",
+}
 
 
-def choose_threshold(distances, labels) -> float:
-    """The distance up to which a pair is decided "same": best balanced accuracy, midway between two observed distances.
+@dataclass(frozen=True)
+class Metric:
+    """One number of the test in words: its value with its 95 % interval, NaN where it is not to be had, its meaning."""
 
-    Among equally good thresholds the middle one is taken. Meant for validation pairs, never for test pairs.
+    name: str
+    interval: Interval
+    meaning: str
+
+    def __str__(self):
+        return f"{self.name} {self.shown}: {self.meaning}"
+
+    @property
+    def shown(self) -> str:
+        """The value and its interval in words."""
+        return "not to be had" if math.isnan(self.interval.value) else str(self.interval)
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """All numbers of the test. facts: what else metrics.json says: counts, the threshold, the confusion matrix."""
+
+    metrics: tuple[Metric, ...]
+    facts: dict
+
+    def __getitem__(self, name: str) -> Metric:
+        """The metric of a name. Raises KeyError for one that was not measured."""
+        return {metric.name: metric for metric in self.metrics}[name]
+
+    def table(self) -> pd.DataFrame:
+        """A row for each metric."""
+        rows = [(metric.name, metric.shown, metric.meaning) for metric in self.metrics]
+        return pd.DataFrame(rows, columns=["metric", "value (95 % interval)", "what it says"]).set_index("metric")
+
+    def as_dict(self) -> dict:
+        """Plain numbers and texts, ready for JSON; null for what is not to be had."""
+        content = {}
+        for metric in self.metrics:
+            value, low, high = metric.interval.value, metric.interval.low, metric.interval.high
+            had = not math.isnan(value)
+            ends = {"value": value, "low": low, "high": high} if had else {"value": None, "low": None, "high": None}
+            content[metric.name] = ends | {"meaning": metric.meaning}
+        return content | {"intervals": f"95 %: {HOW}"} | self.facts
+
+
+def evaluate(distances, pairs: Pairs, threshold: float, band=None, probabilities=None, seed=0) -> Metrics:
+    """All metrics of pairs at a threshold, each with its interval by `intervals`.
+
+    band: two distances between which pairs are left undecided, or None. probabilities: of "same", float (P,), or None.
     """
-    values = np.unique(distances)
-    candidates = np.concatenate([(values[:-1] + values[1:]) / 2, values[-1:]])  # the last: everything is "same"
-    positives = np.sort(distances[labels == 0])
-    negatives = np.sort(distances[labels == 1])
-    same_found = np.searchsorted(positives, candidates, side="right") / len(positives)
-    different_found = 1 - np.searchsorted(negatives, candidates, side="right") / len(negatives)
-    balanced = same_found + different_found
-    best = np.flatnonzero(np.isclose(balanced, balanced.max()))
-    return float(candidates[best[len(best) // 2]])
+    labels = pairs.labels
+    measures = [_Curves(distances, labels), _Decisions(distances, labels, threshold)]
+    if band is not None:
+        measures.append(_Decided(distances, labels, band))
+    if probabilities is not None:
+        measures.append(_Calibrated(probabilities, labels, seed))
 
+    def rates(weights):
+        return np.concatenate([measure(weights) for measure in measures])
 
-def equal_error_rate(distances, labels) -> float:
-    """The error rate in [0, 1] where as many same pairs are called different as the other way round (EER)."""
-    false_alarms, hits, _ = roc_curve(labels, distances)
-    misses = 1 - hits
-    after = int(np.argmax(misses <= false_alarms))  # the curves cross between the points before and after
-    before = max(after - 1, 0)
-    gap_before = misses[before] - false_alarms[before]
-    gap_after = misses[after] - false_alarms[after]
-    share = 0.0 if gap_before == gap_after else gap_before / (gap_before - gap_after)
-    return float(misses[before] + share * (misses[after] - misses[before]))
-
-
-def evaluate_distances(distances, labels, threshold: float) -> dict:
-    """All test metrics, as plain numbers ready for JSON.
-
-    auc, average_precision, eer and accuracy lie in [0, 1]; confusion_matrix is [[same as same, same as different],
-    [different as same, different as different]] in pairs.
-    """
-    decisions = (distances > threshold).astype(int)
-    return {
-        "auc": float(roc_auc_score(labels, distances)),
-        "average_precision": float(average_precision_score(labels, distances)),
-        "eer": equal_error_rate(distances, labels),
+    values, low, high = intervals(rates, pairs, seed)
+    names = [entry for measure in measures for entry in measure.meanings.items()]
+    found = [
+        Metric(name, Interval(float(value), float(start), float(end)), meaning)
+        for (name, meaning), value, start, end in zip(names, values, low, high, strict=True)
+    ]
+    decisions = distances > threshold
+    confusion = [[int(((labels == truth) & (decisions == said)).sum()) for said in (0, 1)] for truth in (0, 1)]
+    facts = {
         "threshold": float(threshold),
-        "accuracy": float(accuracy_score(labels, decisions)),
-        "confusion_matrix": confusion_matrix(labels, decisions, labels=[0, 1]).tolist(),
-        "pairs": len(labels),
+        "confusion_matrix": confusion,
+        "pairs": len(pairs),
+        "images": image_count(pairs),
     }
+    return Metrics(tuple(found), facts)
 
 
-def auc_interval(distances, pairs: Pairs, seed=0) -> tuple[float, float]:
-    """95 % bootstrap interval of the AUC, percentile method: images are drawn anew, for pairs share them.
+def retrieval_metrics(values: dict[str, np.ndarray]) -> tuple[Metric, ...]:
+    """The means of what `retrieval_rates` found, over queries drawn anew from a fixed gallery."""
+    return tuple(Metric(name, interval_of_mean(values[name]), meaning) for name, meaning in RETRIEVAL.items())
 
-    A pair counts as often as its two images were drawn, multiplied. RESAMPLES draws; those that leave one kind of pair
-    out are passed over.
+
+def equal_error_rate(fmr, fnmr) -> float:
+    """The error rate in [0, 1] where FMR and FNMR are equal (EER), between two points of the curve.
+
+    fmr, fnmr: float (T,), by falling threshold: fmr falls, fnmr rises.
     """
-    random = np.random.default_rng(seed)
-    used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    first, second = rows.reshape(2, -1)
-    found = []
-    for _ in range(RESAMPLES):
-        drawn = np.bincount(random.integers(0, len(used), len(used)), minlength=len(used))
-        weights = drawn[first] * drawn[second]
-        kept = weights > 0
-        if len(np.unique(pairs.labels[kept])) == 2:
-            found.append(roc_auc_score(pairs.labels[kept], distances[kept], sample_weight=weights[kept]))
-    low, high = np.percentile(found, (2.5, 97.5)) if found else (0.0, 1.0)
-    return float(low), float(high)
+    after = int(np.argmax(fmr <= fnmr))  # the curves cross between the points before and after
+    before = max(after - 1, 0)
+    gap_before = fmr[before] - fnmr[before]
+    gap_after = fmr[after] - fnmr[after]
+    share = 0.0 if gap_before == gap_after else gap_before / (gap_before - gap_after)
+    return float(fmr[before] + share * (fmr[after] - fmr[before]))
 
 
-def best_epoch(history) -> int:
-    """The number, from 1, of the epoch to keep: highest validation AUC, of equals the lowest validation loss."""
-    best = 1
-    for number, epoch in enumerate(history, start=1):
-        kept = history[best - 1]
-        higher = epoch["valid_auc"] > kept["valid_auc"]
-        equal = epoch["valid_auc"] == kept["valid_auc"]
-        if higher or (equal and epoch["valid_loss"] < kept["valid_loss"]):
-            best = number
-    return best
+def fnmr_at(fmr, fnmr, most: float) -> float:
+    """The lowest FNMR of a curve whose FMR is at most `most`; fmr, fnmr: float (T,)."""
+    return float(fnmr[fmr <= most + ROUNDING].min())
 
 
-def stopped_early(history, settings: EarlyStopping) -> bool:
-    """Whether the validation AUC has not risen by more than `min_delta` for `patience` epochs."""
-    best = -math.inf
-    waited = 0
-    for epoch in history:
-        if epoch["valid_auc"] > best + settings.min_delta:
-            best = epoch["valid_auc"]
-            waited = 0
-        else:
-            waited += 1
-    return waited >= settings.patience
+def error_rates(distances, labels, weights=None) -> tuple[np.ndarray, np.ndarray]:
+    """FMR and FNMR, float (T,), at every threshold, falling.
+
+    FMR, the false match rate: share of different pairs up to the threshold. FNMR: share of same pairs beyond it.
+    """
+    fnmr, found, _ = roc_curve(labels, distances, sample_weight=weights, drop_intermediate=False)
+    return 1 - found, fnmr
+
+
+class _Curves:
+    """What needs no threshold: AUC, average precision, EER, FNMR at given FMRs."""
+
+    def __init__(self, distances, labels):
+        self.distances = distances
+        self.labels = labels
+        self.different = int((labels == 1).sum())
+        self.meanings = {
+            "auc": "chance that a different pair lies farther apart than a same pair; 0.5 is guessing",
+            "average_precision": "precision of finding different pairs, averaged over their ranks",
+            "eer": "error rate at the threshold where same and different pairs fail alike",
+        }
+        for fmr in FMRS:
+            meaning = f"same pairs missed where at most {fmr:.1%} of different pairs pass"
+            if not self._to_be_had(fmr):
+                meaning += (
+                    f": not to be had from {self.different} different pairs, at least {math.ceil(1 / fmr)} are needed"
+                )
+            self.meanings[f"fnmr_at_fmr_{fmr:g}"] = meaning
+
+    def __call__(self, weights):
+        labels = self.labels
+        counted = weights > 0
+        if len(np.unique(labels[counted])) < 2:
+            return np.full(len(self.meanings), np.nan)
+        labels, distances, weights = labels[counted], self.distances[counted], weights[counted]
+        fmr, fnmr = error_rates(distances, labels, weights)
+        precision = average_precision_score(labels, distances, sample_weight=weights)
+        found = [auc(fnmr, 1 - fmr), precision, equal_error_rate(fmr, fnmr)]
+        found += [fnmr_at(fmr, fnmr, most) if self._to_be_had(most) else np.nan for most in FMRS]
+        return np.array(found)
+
+    def _to_be_had(self, fmr):
+        return self.different * fmr >= 1
+
+
+class _Decisions:
+    """The decisions at the threshold: accuracy, FMR, FNMR."""
+
+    meanings = MappingProxyType(
+        {
+            "accuracy": "share of pairs decided rightly",
+            "fmr": 'false match rate: share of different pairs decided "same"',
+            "fnmr": 'false non-match rate: share of same pairs decided "different"',
+        }
+    )
+
+    def __init__(self, distances, labels, threshold):
+        self.labels = labels
+        self.decisions = (distances > threshold).astype(int)
+
+    def __call__(self, weights):
+        wrong = self.decisions != self.labels
+        chosen = [weights, weights * (self.labels == 1), weights * (self.labels == 0)]
+        errors, fmr, fnmr = (_share(wrong, part) for part in chosen)
+        return np.array([1 - errors, fmr, fnmr])
+
+
+class _Decided:
+    """What leaving pairs undecided costs and saves."""
+
+    meanings = MappingProxyType(
+        {
+            "undecided": "share of pairs left undecided",
+            "wrong_of_decided": "share of the decided pairs that are decided wrongly",
+        }
+    )
+
+    def __init__(self, distances, labels, band):
+        same_up_to, different_from = band
+        self.decided = (distances <= same_up_to) | (distances > different_from)
+        self.wrong = (distances > different_from) != labels
+
+    def __call__(self, weights):
+        return np.array([_share(~self.decided, weights), _share(self.wrong, weights * self.decided)])
+
+
+class _Calibrated:
+    """Whether the probabilities are right."""
+
+    def __init__(self, probabilities, labels, seed):
+        self.probabilities = probabilities
+        self.labels = labels
+        chance = chance_calibration_error(probabilities, seed)
+        self.meanings = {
+            "calibration_error": "how far the probabilities are from how often pairs are the same, on average (ECE); "
+            f"right ones would show {chance:.3f} by chance"
+        }
+
+    def __call__(self, weights):
+        return np.array([calibration_error(self.probabilities, self.labels, weights)])
+
+
+def _share(chosen, weights) -> float:
+    """The share of the weights that is chosen; NaN where there is no weight."""
+    total = weights.sum()
+    return float((weights * chosen).sum() / total) if total else math.nan

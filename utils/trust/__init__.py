@@ -16,6 +16,8 @@ from utils.trust.controls import (
     stability,
 )
 from utils.trust.faithfulness import Effect, insertion_deletion, interval, span_of
+from utils.trust.shortcuts import Shortcut, Shortcuts, find_shortcuts
+from utils.trust.suspects import Suspects, find_suspects
 from utils.trust.verdict import (
     FAITHFUL,
     Chance,
@@ -32,6 +34,9 @@ __all__ = [
     "Chance",
     "Effect",
     "Row",
+    "Shortcut",
+    "Shortcuts",
+    "Suspects",
     "Verdict",
     "agreement",
     "choose_pairs",
@@ -41,6 +46,8 @@ __all__ = [
     "copies",
     "explain_at_random",
     "explain_by_centre",
+    "find_shortcuts",
+    "find_suspects",
     "insertion_deletion",
     "interval",
     "judge",

@@ -1,18 +1,17 @@
-"""What explanations rest on, measured once after training: references, the layer, the steps, the network's AUC."""
+"""What explanations rest on, measured once after training: references, layer, steps, probabilities, the AUC."""
 
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from utils.config import AUTO
 from utils.data import Splits
 from utils.explain import BY_PATH, References, embed_references, explain, measured
 from utils.runtime import progress
 from utils.trained import Prepared, Trained, keep
-from utils.training import auc_interval
+from utils.training import auc_interval, fit_calibration
 from utils.trust.faithfulness import insertion_deletion
 
 REFERENCES = 96  # training images, at least
@@ -28,22 +27,27 @@ def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray
     """Measure what explanations rest on, keep it in best.pt, and hand on the network that knows it.
 
     References are training images, REFERENCES at least and OF_EACH_CLASS, where there are as many; the layer and the
-    steps that `auto` stands for are those of `choose_place`; the test AUC comes with its interval. distances: float32
-    (P,), of the test pairs.
+    steps that `auto` stands for are those of `choose_place`; probabilities are fitted on the validation pairs; the test
+    AUC comes with its interval. distances: float32 (P,), of the test pairs.
     """
     files = [Path(splits.folder.paths[index]) for index in _references(splits)]
     names = tuple(file.relative_to(splits.folder.root).as_posix() for file in files)
     images = trained.load_images(*files)
     references = embed_references(trained.network, images, names)
     layer, steps, gaps = choose_place(trained, splits, references)
-    auc = float(roc_auc_score(splits.test_pairs.labels, distances))
-    low, high = auc_interval(distances, splits.test_pairs, trained.config.seed)
-    return keep(
-        trained,
-        Prepared(
-            trained.config.explanation.method, layer, steps, gaps, names, references.embeddings.cpu(), auc, low, high
-        ),
+    seed = trained.config.seed
+    valid_pairs, valid_distances = trained.validation
+    prepared = Prepared(
+        trained.config.explanation.method,
+        layer,
+        steps,
+        gaps,
+        names,
+        references.embeddings.cpu(),
+        auc_interval(distances, splits.test_pairs, seed),
+        fit_calibration(valid_distances, valid_pairs, seed),
     )
+    return keep(trained, prepared)
 
 
 def choose_place(trained: Trained, splits: Splits, references: References) -> tuple[str, int, dict[str, float]]:

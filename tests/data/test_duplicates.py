@@ -1,0 +1,231 @@
+import itertools
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from utils.data import contradictions, groups_of_several, hashes, load_splits, near_duplicates, open_pixels, scan
+from utils.data.differences import draw_difference
+from utils.data.duplicates import joined
+from utils.data.hashes import pairs_within
+from utils.data.objects import CLASSES
+from utils.data.shapes import draw
+
+SIZE = (96, 96)
+
+
+def drawings(count, seed=0):
+    """Different pictures alike: `count` images of each class of the sample, but for the empty one."""
+    random = np.random.RandomState(seed)
+    return [Image.fromarray(draw(name, random)[0]) for name in CLASSES if name != "clutter" for _ in range(count)]
+
+
+def margins_cut(image, share=0.02):
+    width, height = round(share * image.width), round(share * image.height)
+    return image.crop((width, height, image.width - width, image.height - height))
+
+
+COPIES = {
+    "half.png": lambda image: (image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS), {}),
+    "again60.jpg": lambda image: (image, {"quality": 60}),
+    "again90.jpg": lambda image: (image, {"quality": 90}),
+    "cropped.png": lambda image: (margins_cut(image), {}),
+    "mirrored.png": lambda image: (image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), {}),
+}
+
+
+def written(folder, images):
+    """A folder of two classes, the images in turn, and its pixels."""
+    for number, image in enumerate(images):
+        place = folder / f"class_{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        image.save(place / f"{number:04}.png")
+    return opened(folder)
+
+
+def opened(folder, cache=None):
+    found = scan(folder)
+    return found, open_pixels(found, SIZE, cache, show_progress=False)
+
+
+def groups_found(folder, pixels, radius=6):
+    groups = groups_of_several(near_duplicates(folder, pixels, radius))
+    return [[folder.paths[index].rpartition("/")[2] for index in group] for group in groups]
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_planted_copies_are_found_and_nothing_else(kind, tmp_path):
+    for number, image in enumerate(drawings(4)):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "b").mkdir(exist_ok=True)
+        image.save(tmp_path / "a" / f"{number:02}.png")
+        copy, options = COPIES[kind](image)
+        copy.save(tmp_path / "b" / f"{number:02}_{kind}", **options)
+    found = groups_found(*opened(tmp_path))
+    assert all(len(group) == 2 and group[0][:2] == group[1][:2] for group in found)
+    assert len(found) >= 23  # of 24
+    folder, pixels = opened(tmp_path)
+    assert len(contradictions(near_duplicates(folder, pixels, 6), folder.labels)) == len(found)
+    assert groups_found(folder, pixels, None) == []
+
+
+def test_pictures_alike_are_not_joined(tmp_path):
+    """200 pairs of one scene with another object in one place, and as many pairs of one class as there are."""
+    random = np.random.RandomState(3)
+    names = itertools.cycle(itertools.permutations([name for name in CLASSES if name != "clutter"], 2))
+    images = []
+    near = 0
+    for _ in range(200):
+        one, other, _ = draw_difference(*next(names), random)
+        near += bool(np.bitwise_count(hash_of(one) ^ hash_of(other)) <= 6)
+        images += [Image.fromarray(one), Image.fromarray(other)]
+    assert near > 150  # their hashes alone would join most of them
+    assert groups_found(*written(tmp_path, images)) == []
+
+
+def hash_of(pixels):
+    return np.uint64(hashes._hashes(pixels)[0])
+
+
+def test_noise_and_single_tones_are_not_joined(tmp_path):
+    random = np.random.default_rng(0)
+    noise = [np.clip(random.normal(128, 3, (*SIZE, 3)), 0, 255).astype(np.uint8) for _ in range(40)]
+    tones = [np.full((*SIZE, 3), value, np.uint8) for value in range(100, 140)]
+    assert groups_found(*written(tmp_path, map(Image.fromarray, [*noise, *tones]))) == []
+
+
+def test_a_chain_of_copies_is_one_group(tmp_path):
+    (image,) = drawings(1)[:1]
+    once = margins_cut(image)
+    twice = margins_cut(once)
+    folder, pixels = written(tmp_path, [image, once, twice, *drawings(1, seed=5)])
+    assert groups_found(folder, pixels) == [["0000.png", "0002.png", "0001.png"]]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 16))
+def test_the_search_against_all_pairs(seed, radius):
+    """Hashes near a few centres, so that some lie within the radius and some just beyond it."""
+    random = np.random.default_rng(seed)
+    centres = random.integers(2**64, size=4, dtype=np.uint64)
+    first, second = (centres[random.integers(4, size=30)] ^ flipped(random, 30) for _ in range(2))
+    found = [pair for block in pairs_within(first, second, radius) for pair in zip(*map(list, block), strict=True)]
+    wanted = [
+        (one, other)
+        for one, other in itertools.product(range(30), range(30))
+        if (int(first[one]) ^ int(second[other])).bit_count() <= radius
+    ]
+    assert sorted(found) == wanted
+
+
+def flipped(random, count):
+    """Numbers with up to twelve bits set."""
+    flips = random.integers(64, size=(count, 12)).astype(np.uint64)
+    kept = np.arange(12) < random.integers(13, size=(count, 1))
+    return np.bitwise_or.reduce(np.where(kept, np.uint64(1) << flips, np.uint64(0)), axis=1)
+
+
+def test_the_search_in_small_blocks(monkeypatch):
+    """One bucket for all: what does not fit into one block comes in the next."""
+    monkeypatch.setattr(hashes, "CANDIDATES", 7)
+    same = np.full(20, 5, np.uint64)
+    blocks = list(pairs_within(same, same, 0))
+    assert sum(len(one) for one, _ in blocks) == 400
+    assert max(len(one) for one, _ in blocks) <= 20
+
+
+@given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=20))
+def test_joined_against_sets(edges):
+    sets = [{number} for number in range(15)]
+    for one, other in edges:
+        union = sets[one] | sets[other]
+        for member in union:
+            sets[member] = union
+    first, second = np.array(edges, np.int64).reshape(-1, 2).T
+    groups = joined(np.arange(15), first[:5], second[:5])
+    groups = joined(groups, first[5:], second[5:])
+    assert groups.tolist() == [min(one) for one in sets]
+
+
+def test_hashes_are_kept_and_made_anew_when_damaged(tmp_path, monkeypatch):
+    written(tmp_path / "data", drawings(1))
+    computed = []
+    real = hashes._hashes
+    monkeypatch.setattr(hashes, "_hashes", lambda image: computed.append(0) or real(image))
+
+    def hashed():
+        folder, pixels = opened(tmp_path / "data", tmp_path / "cache")
+        before = len(computed)
+        return hashes.hashes_of(folder, pixels), len(computed) - before
+
+    first, count = hashed()
+    again, none = hashed()
+    assert (count, none) == (6, 0)
+    assert first.tolist() == again.tolist()
+    (file,) = (tmp_path / "cache").glob("*.hashes")
+    content = file.read_bytes()
+    for damaged in (content[:-9], b"", content[:200] + b"\xff" + content[201:]):
+        file.write_bytes(damaged)
+        repaired, count = hashed()
+        assert count == 6
+        assert repaired.tolist() == first.tolist()
+    drawings(1, seed=9)[0].save(tmp_path / "data" / "class_0" / "0000.png")
+    changed, count = hashed()
+    assert count == 6
+    assert (changed[:, 0] != first[:, 0]).tolist() == [True] + [False] * 5
+
+
+def test_hashes_that_cannot_be_kept_are_told(tmp_path, monkeypatch):
+    written(tmp_path / "data", drawings(1))
+    folder, pixels = opened(tmp_path / "data", tmp_path / "cache")
+
+    def full(file):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(hashes, "atomic", full)
+    with pytest.warns(RuntimeWarning, match=r"cache_path: .*\.hashes cannot be written \(disk full\)"):
+        assert hashes.hashes_of(folder, pixels).all()
+
+
+def test_without_a_cache_nothing_is_kept(tmp_path):
+    folder, pixels = written(tmp_path / "data", drawings(1))
+    with warnings.catch_warnings(action="error"):
+        hashes.hashes_of(folder, pixels)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_images_that_cannot_be_read_are_passed_over(tmp_path):
+    written(tmp_path, [*drawings(1), *drawings(1)])
+    (tmp_path / "class_0" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "class_1" / "broken.png").write_bytes(b"none either")
+    folder, pixels = opened(tmp_path)
+    assert not hashes.hashes_of(folder, pixels)[list(pixels.unreadable)].any()
+    assert len(groups_of_several(near_duplicates(folder, pixels, 6))) == 6
+
+
+def test_byte_identical_files_are_one_group_without_a_look():
+    folder = SimpleNamespace(contents=np.array([0, 1, 0, 3]))
+    assert near_duplicates(folder, None, None).tolist() == [0, 1, 0, 3]
+
+
+def test_copies_stay_in_one_split(make_config, tmp_path):
+    """Every picture twice, the copy smaller and mirrored: without the search they would fall apart."""
+    for number, image in enumerate(drawings(5)):
+        place = tmp_path / "data" / f"class_{number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        image.save(place / f"{number}.png")
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).resize((64, 64)).save(place / f"{number}_copy.jpg")
+    data = {"data_path": str(tmp_path / "data"), "image.size": [96, 96]}
+
+    def torn(radius):
+        splits = load_splits(make_config({**data, "duplicate_radius": radius}))
+        part = np.zeros(60, np.int64)
+        part[splits.valid], part[splits.test] = 1, 2
+        numbers = [path.rpartition("/")[2].split("_")[0].split(".")[0] for path in splits.folder.paths]
+        return sum(len({part[index] for index in range(60) if numbers[index] == one}) > 1 for one in set(numbers))
+
+    assert torn(6) == 0
+    assert torn(None) > 5

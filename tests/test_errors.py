@@ -1,0 +1,79 @@
+"""Errors of a user are one message in a notebook and on a terminal; all others keep their traceback."""
+
+import io
+import subprocess
+import sys
+from contextlib import redirect_stdout
+
+import nbformat
+import pytest
+from helpers import ROOT
+from IPython.core.interactiveshell import InteractiveShell
+
+from utils import notebooks
+from utils.config import ConfigError
+from utils.data import DataError
+from utils.errors import UserError, message_alone
+from utils.training import CheckpointError, TrainingError
+
+KINDS = {ConfigError: ValueError, DataError: ValueError, CheckpointError: RuntimeError, TrainingError: RuntimeError}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ipython_shows_the_message_alone(kind):
+    assert issubclass(kind, UserError)
+    assert issubclass(kind, KINDS[kind])
+    said = io.StringIO()
+    with redirect_stdout(said):
+        shell = InteractiveShell()
+        shell.run_cell(f"from {kind.__module__} import {kind.__name__}\nraise {kind.__name__}('seed: cure it')")
+    assert said.getvalue().strip() == f"{kind.__name__}: seed: cure it"
+    with redirect_stdout(said):
+        shell.run_cell("1 / 0")
+    assert "Traceback" in said.getvalue()
+
+
+def test_a_command_ends_with_the_message_and_status_1():
+    @message_alone()
+    def command(error):
+        raise error
+
+    with pytest.raises(SystemExit, match="seed: cure it"):
+        command(ConfigError("seed: cure it"))
+    with pytest.raises(ZeroDivisionError):
+        command(ZeroDivisionError())
+
+
+@pytest.mark.parametrize("arguments", [["utils.training"], ["utils.notebooks", "01.Train_Siamese_model.ipynb"]])
+def test_no_traceback_on_a_terminal(arguments, make_config, tmp_path):
+    make_config()
+    path = tmp_path / "config.yml"
+    path.write_text(path.read_text() + "sed: 1\n")
+    run = subprocess.run(
+        [sys.executable, "-m", *arguments, "--config", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 1
+    assert run.stderr.strip() == f"{path}: sed: unknown key; did you mean seed?"
+
+
+@pytest.mark.parametrize(
+    ("source", "whole"),
+    [("from utils import load_config\nload_config('absent.yml')", True), ("def f():\n    1 / 0\nf()", False)],
+)
+def test_a_notebook_that_fails(source, whole, make_config, tmp_path, monkeypatch):
+    make_config()
+    cell = nbformat.v4.new_code_cell(source)
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "small.ipynb")
+    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")
+    monkeypatch.setattr(
+        sys, "argv", ["notebooks", "--config", str(tmp_path / "config.yml"), str(tmp_path / "small.ipynb")]
+    )
+    with pytest.raises(SystemExit) as caught:
+        notebooks.main()
+    said = str(caught.value)
+    if whole:
+        assert said.strip().startswith("ConfigError: absent.yml: cannot be read")
+        assert len(said.strip().splitlines()) == 1
+    else:
+        assert "ZeroDivisionError" in said
+        assert "f()" in said

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from utils.data import Pairs, draw_pairs
+from utils.training.intervals import auc_interval, interval, interval_of_mean, intervals
+
+CLASSES = 5
+IMAGES = 60
+
+
+def draw_world(random):
+    """Pairs of images of a world where images differ in how hard they are, and whether each is decided wrongly."""
+    labels = np.arange(IMAGES) % CLASSES
+    hardness = random.normal(0, 1, IMAGES)
+    pairs = draw_pairs(np.arange(IMAGES), labels, 1, random)
+    strain = hardness[pairs.first] + hardness[pairs.second] + random.normal(0, 1, len(pairs))
+    return pairs, strain > 1.5
+
+
+def share_of(wrong):
+    return lambda weights: (weights @ wrong) / weights.sum()
+
+
+def test_intervals_cover_the_truth_where_pairs_share_images():
+    """95 % of intervals should; drawing pairs as if they were independent falls short, as the test's own check."""
+    random = np.random.default_rng(1)
+    truth = np.mean([draw_world(random)[1].mean() for _ in range(3000)])
+    covered = []
+    by_pairs = []
+    for seed in range(500):
+        pairs, wrong = draw_world(random)
+        found = interval(share_of(wrong), pairs, seed, draws=120)
+        covered.append(found.low <= truth <= found.high)
+        rows = random.integers(0, len(pairs), (200, len(pairs)))
+        low, high = np.percentile(wrong[rows].mean(axis=1), (2.5, 97.5))
+        by_pairs.append(low <= truth <= high)
+    assert 0.93 <= np.mean(covered) <= 0.97
+    assert np.mean(by_pairs) < 0.9
+
+
+def test_the_variance_is_that_of_sums_over_shared_images():
+    """Cameron and Miller (2014), by plain loops: products of all pairs of pairs that share an image."""
+    random = np.random.default_rng(0)
+    pairs, wrong = draw_world(random)
+    ends = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    value = wrong.mean()
+    variance = 0.0
+    for one, residual in zip(ends, wrong - value, strict=True):
+        for other, second in zip(ends, wrong - value, strict=True):
+            if set(one) & set(other):
+                variance += residual * second / len(ends) ** 2
+    found = interval(share_of(wrong), pairs, draws=4000)
+    odds = np.log([end / (1 - end) for end in (found.low, found.high)])
+    error = (odds[1] - odds[0]) / (2 * 1.96) * value * (1 - value)
+    assert error == pytest.approx(np.sqrt(variance), rel=0.1)
+
+
+def test_rates_at_the_ends_get_wilsons_interval():
+    """20 of 20: from 20 / (20 + 1.96^2) = 0.839 on."""
+    pairs = Pairs(np.arange(0, 20), np.arange(20, 40) % 40, np.arange(20) % 2)
+    never = interval(lambda weights: 0.0, pairs)
+    assert (never.value, never.low) == (0, 0)
+    assert never.high == pytest.approx(3.8416 / (40 + 3.8416))
+    _, low, high = intervals(lambda weights: np.array([1.0]), pairs, trials=np.array([20]))
+    assert low[0] == pytest.approx(20 / 23.8416)
+    assert high[0] == 1
+
+
+def test_what_hardly_any_draw_can_measure_is_not_known():
+    pairs, _ = draw_world(np.random.default_rng(0))
+
+    def measure(weights):
+        return 0.5 if (weights == 1).all() else np.nan
+
+    found = interval(measure, pairs)
+    assert (found.value, round(found.low, 3), round(found.high, 3)) == (0.5, 0, 1)
+
+
+def test_the_auc_and_the_mean():
+    pairs = Pairs(np.array([0, 1, 2, 3]), np.array([4, 5, 6, 7]), np.array([0, 0, 1, 1]))
+    found = auc_interval(np.array([0.1, 0.6, 0.5, 0.9]), pairs)
+    assert found.value == 0.75
+    assert found.low < 0.75 < found.high
+    mean = interval_of_mean(np.array([0.0, 1.0] * 50))
+    assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.4033, 0.5967), abs=1e-3)
+    assert str(mean) == "0.500 (0.403 to 0.597)"

@@ -1,0 +1,57 @@
+"""Figures of the images themselves: near-duplicates."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from utils.data import ImageFolder, contradictions, groups_of_several
+from utils.figures.drawing import closed, photo, show, wrapped
+
+WRONG = "tab:red"
+WIDTH = 20  # characters below an image
+
+
+def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, columns=5):
+    """Groups of near-duplicates, one row each, with class and file below each image; those under several classes first,
+    framed. At most `rows` groups of `columns` images, and how many more there are; a sentence where there is none.
+
+    duplicates: int64 (N,), the index of the first image of each group, as `near_duplicates` returns them.
+    """
+    wrong = contradictions(duplicates, folder.labels)
+    right = [group for group in groups_of_several(duplicates) if len(np.unique(folder.labels[group])) == 1]
+    groups = wrong + right
+    if not groups:
+        figure = plt.figure(figsize=(6, 0.6), layout="constrained")
+        figure.suptitle(f"No near-duplicates among {len(folder.paths)} images", fontsize=10)
+        return closed(figure, "duplicates")
+    shown = groups[:rows]
+    columns = min(columns, max(map(len, shown)))
+    size = (max(1.9 * columns, 5), 2.2 * len(shown) + 0.5)
+    figure, axes = plt.subplots(len(shown), columns, figsize=size, layout="constrained", squeeze=False)
+    for row, (line, group) in enumerate(zip(axes, shown, strict=True)):
+        for place, index in zip(line, group, strict=False):
+            _show_named(place, folder, index, WRONG if row < len(wrong) else None)
+        for place in line[len(group) :]:
+            place.set_axis_off()
+        if len(group) > columns:
+            line[-1].set_title(f"and {len(group) - columns} more", fontsize=8)
+    figure.suptitle(_heading(len(groups), len(wrong), len(shown)), fontsize=10)
+    return closed(figure, "duplicates")
+
+
+def _show_named(axes, folder, index, colour):
+    path = Path(folder.paths[index])
+    show(axes, photo(path))
+    axes.set_xlabel(wrapped(f"{path.parent.name}\n{path.name}", WIDTH), fontsize=8, color=colour or "black")
+    if colour:
+        for spine in axes.spines.values():
+            spine.set(color=colour, linewidth=3)
+
+
+def _heading(groups, wrong, shown):
+    more = f"; the first {shown} are shown" if shown < groups else ""
+    text = f"{groups} group{'s' * (groups > 1)} of near-duplicates{more}"
+    if not wrong:
+        return text
+    return f"{text}\nframed: {wrong} under several classes, so that a label is wrong"

@@ -1,0 +1,111 @@
+"""How sure a number measured on pairs is: images are drawn anew, because pairs share them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score
+
+from utils.data import Pairs
+
+DRAWS = 300
+Z = 1.96  # standard errors to either end of a 95 % interval
+UNKNOWN = 1e6  # variance of what hardly any draw could measure: the interval is all of [0, 1]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A rate in [0, 1] with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
+
+def interval(measure, pairs: Pairs, seed=0, draws=DRAWS) -> Interval:
+    """The 95 % interval of one rate; measure: a function of weights, float (P,), to a number in [0, 1]."""
+    values, low, high = intervals(lambda weights: np.array([measure(weights)]), pairs, seed, draws)
+    return Interval(float(values[0]), float(low[0]), float(high[0]))
+
+
+def intervals(measure, pairs: Pairs, seed=0, draws=DRAWS, trials=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rates in [0, 1] and the ends of their 95 % intervals, each float (M,).
+
+    measure: a function of the weights of all pairs, float (P,), to float (M,), NaN for what cannot be measured.
+
+    Images are drawn with replacement, and a pair counts as often as its two images were drawn, multiplied. That counts
+    the noise of a pair itself three times (Owen 2007, The pigeonhole bootstrap), so twice the variance of drawing pairs
+    is taken off; what is left is that of Cameron and Miller (2014, Robust inference for dyadic data). The interval is
+    symmetric in log odds. A rate of 0 or 1 gets Wilson's (1927) for so many trials, int (M,); without them, each image
+    is one.
+    """
+    used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
+    first, second = rows.reshape(2, -1)
+    random = np.random.default_rng(seed)
+    by_image = []
+    by_pair = []
+    for _ in range(draws):
+        drawn = _drawn(len(used), random)
+        by_image.append(measure(drawn[first] * drawn[second]))
+        by_pair.append(measure(_drawn(len(pairs), random)))
+    values = measure(np.ones(len(pairs)))
+    own = _variance(by_pair)
+    variance = np.maximum(_variance(by_image) - 2 * own, own)
+    low, high = _ends(values, np.sqrt(variance), len(used) if trials is None else trials)
+    return values, low, high
+
+
+def image_count(pairs: Pairs) -> int:
+    """How many images the pairs share."""
+    return len(np.unique(np.concatenate([pairs.first, pairs.second])))
+
+
+def interval_of_mean(values) -> Interval:
+    """The 95 % interval of the mean of independent values in [0, 1], float (N,), in log odds as above."""
+    mean = np.mean(values, keepdims=True, dtype=float)
+    error = np.std(values, keepdims=True) / np.sqrt(len(values))
+    low, high = _ends(mean, error, len(values))
+    return Interval(float(mean[0]), float(low[0]), float(high[0]))
+
+
+def auc_interval(distances, pairs: Pairs, seed=0, draws=DRAWS) -> Interval:
+    """The AUC of pairs with its 95 % interval."""
+    labels = pairs.labels
+
+    def auc(weights):
+        counted = weights > 0
+        if len(np.unique(labels[counted])) < 2:
+            return np.nan
+        return roc_auc_score(labels[counted], distances[counted], sample_weight=weights[counted])
+
+    return interval(auc, pairs, seed, draws)
+
+
+def _drawn(count, random):
+    """How often each of `count` is drawn, in as many draws."""
+    return np.bincount(random.integers(0, count, count), minlength=count).astype(float)
+
+
+def _variance(found):
+    """Of each rate, float (M,), over the draws that could measure it; UNKNOWN where half of them could not."""
+    found = np.array(found)  # (draws, M)
+    measured = ~np.isnan(found)
+    counts = measured.sum(axis=0)
+    means = np.where(measured, found, 0).sum(axis=0) / np.maximum(counts, 1)
+    squares = np.where(measured, (found - means) ** 2, 0).sum(axis=0)
+    return np.where(2 * counts > len(found), squares / np.maximum(counts, 1), UNKNOWN)
+
+
+def _ends(values, errors, trials):
+    """Low and high ends, float (M,), of rates with these standard errors; trials: int or int (M,)."""
+    inner = np.clip(values, 1e-12, 1 - 1e-12)
+    width = np.minimum(Z * errors / (inner * (1 - inner)), 700)  # in log odds; beyond, exponentials overflow
+    low = expit(logit(inner) - width)
+    high = expit(logit(inner) + width)
+    share = Z**2 / (trials + Z**2)
+    low = np.where(values >= 1, 1 - share, np.where(values <= 0, 0, low))
+    high = np.where(values <= 0, share, np.where(values >= 1, 1, high))
+    return np.where(np.isnan(values), np.nan, low), np.where(np.isnan(values), np.nan, high)

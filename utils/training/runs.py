@@ -1,0 +1,146 @@
+"""Each training run in a folder of its own below `checkpoints_path`: `<date>_<time>_<fingerprint>`, never overwritten.
+
+A run is there as soon as it has its best.pt; the file `current` names the one that is loaded by default.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from utils.config import Config, ConfigError
+from utils.files import write_text
+from utils.training.checkpoint import SPLIT_KEYS, CheckpointError, changed_since, digest, load_checkpoint
+from utils.training.stopping import is_finished, why_it_ended
+
+BEST = "best.pt"
+LAST = "last.pt"
+CURRENT = "current"
+NAMES = "????-??-??_??-??-??_????????????"  # of runs, as a pattern
+
+
+@dataclass(frozen=True)
+class Run:
+    """An earlier run: its folder, its history, the settings that it had then, and its fingerprint."""
+
+    folder: Path
+    history: list[dict]
+    config: dict
+    fingerprint: dict[str, str]
+
+
+def find_run(config: Config, mark: dict) -> Run | None:
+    """The run that `fit` shows or goes on with, and a line that says which it is; None where a new one begins.
+
+    mark: the fingerprint of the settings and images. Raises CheckpointError and ConfigError as `fit` does.
+    """
+    if config.run:
+        return _named(config, mark)
+    runs = _runs_of(config.checkpoints_path, mark)
+    finished = [run for run in runs if is_finished(run.history, config)]
+    if finished and not config.retrain:
+        run = finished[0]
+        print(f"The run {run.folder.name} is finished: its results are shown; `retrain: True` trains anew.")
+        print(why_it_ended(run.history, config))
+    else:
+        started = [run for run in runs if _goes_on(run, config)]
+        if not started:
+            return None
+        run = max(started, key=lambda run: len(run.history))
+        print(f"Resuming after epoch {len(run.history)} of {run.folder}.")
+    make_current(run.folder)
+    return run
+
+
+def begin_run(checkpoints_path: Path, mark: dict) -> Path:
+    """Make the empty folder of a new run with the fingerprint `mark`."""
+    when = datetime.now()
+    while True:
+        folder = checkpoints_path / f"{when:%Y-%m-%d_%H-%M-%S}_{_short(mark)}"
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            when += timedelta(seconds=1)  # another run has begun in this second
+
+
+def make_current(folder: Path):
+    """Let this run be the one that is loaded by default."""
+    write_text(folder.parent / CURRENT, f"{folder.name}\n")
+
+
+def run_names(checkpoints_path: Path) -> list[str]:
+    """The names of all runs that can be loaded, from the earliest to the latest."""
+    return sorted(path.parent.name for path in checkpoints_path.glob(f"{NAMES}/{BEST}"))
+
+
+def current_run(checkpoints_path: Path, name: str | None = None) -> Path:
+    """The folder of the run of this name; without a name, of the current one.
+
+    Raises CheckpointError, naming the runs that are there, where there is no such run.
+    """
+    names = run_names(checkpoints_path)
+    if not names:
+        raise CheckpointError(_nothing_in(checkpoints_path))
+    file = checkpoints_path / CURRENT
+    if name is None:
+        name = file.read_text(encoding="utf-8").strip() if file.is_file() else names[-1]
+    if name not in names:
+        raise CheckpointError(f"{checkpoints_path} holds no run {name}: set `run` to one of {', '.join(names)}.")
+    return checkpoints_path / name
+
+
+def _runs_of(checkpoints_path, mark):
+    """The runs of this fingerprint, from the latest to the earliest."""
+    names = [name for name in reversed(run_names(checkpoints_path)) if name.endswith(f"_{_short(mark)}")]
+    runs = [_read(checkpoints_path / name) for name in names if (checkpoints_path / name / LAST).exists()]
+    return [run for run in runs if run.fingerprint == mark]
+
+
+def _read(folder):
+    """A run as its latest checkpoint has it."""
+    last = folder / LAST
+    content = load_checkpoint(last if last.exists() else folder / BEST)
+    return Run(folder, content["history"], content["config"], content["fingerprint"])
+
+
+def _goes_on(run, config):
+    """Whether training may go on from this run; with `retrain`, not beyond the epochs that it was started for."""
+    epochs = config.hyperparameters.epochs
+    if config.retrain and run.config["hyperparameters"]["epochs"] != epochs:
+        return False
+    return len(run.history) < epochs and not is_finished(run.history, config)
+
+
+def _named(config, mark):
+    """The run that the config names. Raises ConfigError where its splits were others than those of the config."""
+    run = _read(current_run(config.checkpoints_path, config.run))
+    changes = changed_since(run.config, config, SPLIT_KEYS)
+    if changes:
+        raise ConfigError(
+            f"run: {config.run} had other splits, so its training images may be among the test images here. Set these "
+            "keys as they were, or use notebook 02 alone, which splits as the run did.\n" + "\n".join(changes)
+        )
+    print(f"The run {config.run} is shown, as `run` says; nothing is trained.")
+    own = Config.model_validate(run.config)
+    if is_finished(run.history, own):
+        print(why_it_ended(run.history, own))
+    else:
+        print(f"Its training was interrupted after epoch {len(run.history)}.")
+    if run.fingerprint["images"] != mark["images"]:
+        print("The images have changed since its training: test pairs may hold training images.")
+    return run
+
+
+def _short(mark):
+    return digest(mark)[:12]
+
+
+def _nothing_in(checkpoints_path):
+    """Why nothing can be loaded from a folder without runs."""
+    old = checkpoints_path / BEST
+    if old.exists():
+        return (
+            f"{old} is of an earlier version of this project, when runs had no folders of their own. It is left as it "
+            "is; to have a network for this version, run 01.Train_Siamese_model.ipynb."
+        )
+    return f"{checkpoints_path} holds no training run: run 01.Train_Siamese_model.ipynb first."
