@@ -24,8 +24,8 @@ from utils.training import (
     evaluate,
     load_checkpoint,
     pair_distances,
-    retrieval_rates,
     retrieval_metrics,
+    retrieval_rates,
     save_checkpoint,
 )
 from utils.training.checkpoint import TRAINED_KEYS, changed_since, images_digest
@@ -39,12 +39,12 @@ UNPREPARED = "Explanations are not prepared: `auto` stands for the last layer, a
 class Prepared:
     """What explanations of a network rest on, measured once after training and kept in its checkpoint.
 
-    method, layer, steps: what `auto` means, chosen on validation pairs for the method of the config then. gaps:
-    insertion minus deletion of each choice tried. names, embeddings: of the reference images, "class/file", float32
-    (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance to probability.
+    asked: method, layer and steps of the config then. layer, steps: what `auto` among them means, chosen on validation
+    pairs. gaps: insertion minus deletion of each choice tried. names, embeddings: of the reference images,
+    "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance to probability.
     """
 
-    method: str
+    asked: dict[str, str | int]
     layer: str
     steps: int
     gaps: dict[str, float]

@@ -8,7 +8,7 @@ from helpers import write_images
 from PIL import Image
 from pillow_heif import HeifImageFile
 
-from utils.data import images
+from utils.data import contents
 from utils.data.images import DataError, read_image, scan
 
 GRADIENT = np.dstack([*np.meshgrid(np.linspace(0, 255, 32), np.linspace(0, 255, 24)), np.full((24, 32), 90.0)])
@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_opened_is_like_no_other(tmp_path, monkeypatch):
         return real(path, *args, **kwargs)
 
     assert len(set(scan(tmp_path).contents)) == 1
-    monkeypatch.setattr(images.os, "open", refusing)
+    monkeypatch.setattr(contents.os, "open", refusing)
     assert len(set(scan(tmp_path).contents)) == 2
 
 

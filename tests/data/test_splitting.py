@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,19 @@ def test_the_key_split(make_config, tmp_path):
     assert all(numbers)
     assert splits.groups.tolist() == list(range(10)) * 8
     assert splits.duplicates.tolist() == list(range(80))
+
+
+def test_what_is_left_out_is_told(make_config, tmp_path, capsys):
+    """One picture under all eight classes: it trains, and is neither validated nor tested."""
+    write_images(tmp_path / "picture", 1, seed=99)
+    for number in range(8):
+        place = tmp_path / "data" / f"class_{number}"
+        write_images(place, 6, seed=number)
+        shutil.copy(tmp_path / "picture" / "0.png", place / "x.png")
+    splits = load_splits(make_config({"data_path": str(tmp_path / "data"), "split": "classes"}))
+    labels = splits.folder.labels
+    held_out = len(set(labels[splits.valid])) + len(set(labels[splits.test]))
+    assert f"{held_out} near-duplicates of images of another split are left out: class_" in capsys.readouterr().out
+    names = [[Path(splits.folder.paths[index]).name for index in part] for part in (splits.valid, splits.test)]
+    assert "x.png" not in names[0] + names[1]
+    assert len(splits.train) == 7 * (8 - held_out)

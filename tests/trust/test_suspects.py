@@ -115,6 +115,13 @@ def test_training_images_are_not_judged_and_it_says_so(trained):
     assert "`seed`" in str(suspects)
 
 
+def test_a_network_that_confuses_classes_is_doubted_before_the_labels(trained):
+    suspects = find_suspects(trained, trained.load_splits())
+    assert "more of the network" not in str(suspects)
+    confused = suspects.images.assign(**{"neighbours say": "blue"})
+    assert "more of the network" in str(replace(suspects, images=confused))
+
+
 def test_held_out_classes_are_judged_by_one_another(trained):
     """As with `split: classes`: no image of theirs was trained on, and no other class is suggested."""
     splits = trained.load_splits()

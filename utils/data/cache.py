@@ -1,16 +1,12 @@
 """Every image decoded and resized once: its pixels in one memory-mapped file that all later runs read.
 
-File: two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its
-key, the digest of its path, size in bytes and modification time, so that an edited image is never served stale, the
-checksum of its pixels, and whether it could be decoded. At the end, the checksum of these. Safe to delete at any time.
+An image that was edited is never served stale: its key, the digest of its path, size in bytes and modification time,
+stands in the file. The file is safe to delete at any time.
 """
 
 import hashlib
-import mmap
 import os
-import tokenize
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +17,11 @@ from filelock import FileLock
 from torchvision.transforms.v2 import functional as V
 
 from utils.data.images import DataError, ImageFolder, read_image
+from utils.data.stored import KEY, StoredPixels, write_entries, write_rows
 from utils.data.unreadable import check_readable
 from utils.files import atomic
 from utils.runtime import progress
 
-KEY_BYTES = 16
-ENTRY = np.dtype([("key", f"V{KEY_BYTES}"), ("checksum", "<u4"), ("decoded", "?")])
 BLOCK = 64  # images decoded before the next write
 
 
@@ -92,7 +87,7 @@ class PixelCache(Decoder):
     def __init__(self, decoder: Decoder, file: Path, keys: np.ndarray):
         super().__init__(decoder.paths, decoder.size)
         self.file = file
-        self.stored = _Stored(file, decoder.size)
+        self.stored = StoredPixels(file, decoder.size)
         if not np.array_equal(self.stored.keys, keys):
             raise ValueError(f"{file} holds other images")
         self.unread = np.ones(len(self), bool)
@@ -115,32 +110,6 @@ class PixelCache(Decoder):
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
                 pixels[place] = self._decode(index)
         return pixels
-
-
-class _Stored:
-    """A cache file, mapped into memory; OSError or ValueError when it is missing, cut off or damaged."""
-
-    def __init__(self, file, size):
-        try:
-            self.map, entries = _open_arrays(file)
-        except (tokenize.TokenError, SyntaxError) as error:  # how NumPy takes some damaged headers
-            raise ValueError(f"{file}: {error}") from error
-        fitting = self.map.dtype == np.uint8 and self.map.shape[1:] == (*size, 3)
-        if not fitting or entries.dtype != ENTRY or len(entries) != len(self.map):
-            raise ValueError(f"{file} is no cache of images of {size}")
-        self.rows = np.asarray(self.map)  # a plain array of the same memory, which is faster to pick from
-        self.keys = entries["key"]
-        self.checksums = entries["checksum"]
-        self.decoded = entries["decoded"]
-
-    def read(self, indices):
-        pixels = self.rows[indices]
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.map.base.madvise(mmap.MADV_DONTNEED)  # pages read stay in the system's cache, not in this process
-        return pixels
-
-    def intact(self, index, pixels):
-        return _checksum(pixels) == self.checksums[index]
 
 
 def open_pixels(
@@ -172,8 +141,8 @@ def keys_of(folder: ImageFolder) -> np.ndarray:
     digests = []
     for path, (size, time) in zip(folder.paths, folder.stats.tolist(), strict=True):
         text = f"{path[below:]}\0{size}\0{time}"
-        digests.append(hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest())
-    return np.frombuffer(b"".join(digests), ENTRY["key"])
+        digests.append(hashlib.blake2b(text.encode(), digest_size=KEY.itemsize).digest())
+    return np.frombuffer(b"".join(digests), KEY)
 
 
 def _opened(decoder, folder, cache_path, show) -> Decoder:
@@ -216,26 +185,15 @@ def _build(decoder, file, keys, show):
     for leftover in file.parent.glob(f".{file.name}.*"):
         leftover.unlink()  # of a build that was killed
     known = _rows_of_before(file, decoder.size, keys)
-    checksums = []
     with atomic(file) as opened:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(decoder), *decoder.size, 3)}
-        np.lib.format.write_array_header_1_0(opened, header)
-        for block in decoder.blocks(known, show):
-            checksums += [_checksum(pixels) for pixels in block]
-            opened.write(block)
-        entries = np.empty(len(decoder), ENTRY)
-        entries["key"] = keys
-        entries["checksum"] = checksums
-        entries["decoded"] = True
-        entries["decoded"][list(decoder.unreadable)] = False
-        np.lib.format.write_array(opened, entries, allow_pickle=False)
-        opened.write(_seal(entries))
+        checksums = write_rows(opened, decoder.blocks(known, show), (len(decoder), *decoder.size, 3))
+        write_entries(opened, keys, checksums, list(decoder.unreadable))
 
 
 def _rows_of_before(file, size, keys):
     """A function from an index to the row that the cache of before, of the same folder, has of this image, or None."""
     try:
-        before = _Stored(file, size)
+        before = StoredPixels(file, size)
     except (OSError, ValueError):
         return _nothing_known
     rows = {key.tobytes(): row for row, key in enumerate(before.keys) if before.decoded[row]}
@@ -250,27 +208,5 @@ def _rows_of_before(file, size, keys):
     return known
 
 
-def _open_arrays(file):
-    """The pixels, mapped into memory, and the entries that stand behind them, checked against their own checksum."""
-    with open(file, "rb") as opened:
-        np.lib.format.read_magic(opened)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
-        rows = np.memmap(opened, dtype, mode="r", offset=opened.tell(), shape=shape)
-        opened.seek(rows.offset + rows.nbytes)
-        entries = np.lib.format.read_array(opened, allow_pickle=False)
-        if opened.read() != _seal(entries):
-            raise ValueError(f"{file} is no whole cache")
-    return rows, entries
-
-
-def _seal(entries) -> bytes:
-    """The checksum of the entries, four bytes."""
-    return zlib.crc32(entries.tobytes()).to_bytes(4)
-
-
 def _nothing_known(index):
     return None
-
-
-def _checksum(pixels):
-    return zlib.crc32(np.ascontiguousarray(pixels))

@@ -1,6 +1,5 @@
 """Folders to pixels: which images there are, which class each has, and their RGB values."""
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,13 +9,13 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
+from utils.data.contents import content_ids
 from utils.errors import UserError
 
 register_heif_opener(thumbnails=False)  # the image itself is decoded, never a thumbnail that a phone put beside it
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"))
 # what Pillow and its plugins raise for damaged files
 UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
-MIDDLE_BYTES = 512  # read of each file whose size another file shares
 SUBFOLDERS = "subfolders"
 SHOWN = 20  # names listed in one message before "and N more"
 
@@ -113,7 +112,7 @@ def scan(data_path) -> ImageFolder:
             f"({', '.join(sorted(EXTENSIONS))} count; skipped: {_counted(skipped)}). Add images or delete the folder."
         )
     stats = np.concatenate(stats)
-    contents = _content_ids(paths, stats[:, 0])
+    contents = content_ids(paths, stats[:, 0])
     return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, dict(skipped))
 
 
@@ -174,47 +173,3 @@ def _cause(path, error):
     if isinstance(error, UnidentifiedImageError):
         return "is no image, or its header is damaged" if os.path.getsize(path) else "is empty"
     return getattr(error, "strerror", None) or str(error) or "cannot be decoded"
-
-
-def _content_ids(paths, sizes):
-    """int64 (N,), equal for byte-identical files: the index of the first file of each content.
-
-    Files are told apart by their size, those alike by a few bytes of their middle (which tell more than a header), and
-    only those alike again are read whole.
-    """
-    by_middle = _told_apart(paths, sizes, sizes, MIDDLE_BYTES)
-    groups = _told_apart(paths, sizes, by_middle, None)
-    _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
-    return first[groups]
-
-
-def _told_apart(paths, sizes, groups, amount):
-    """Groups of files, int64 (N,), split further by the digest of `amount` bytes of those that share a group."""
-    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    alike = np.flatnonzero(counts[groups] > 1)
-    digests = [_digest(paths[index], size, amount) for index, size in zip(alike, sizes[alike].tolist(), strict=True)]
-    _, numbers = np.unique(np.array(digests, "S16"), return_inverse=True)
-    groups[alike] = len(paths) + numbers  # beyond the numbers of the groups that stay
-    return groups
-
-
-def _digest(path, size, amount):
-    """16 bytes that stand for the size and `amount` bytes in the middle of a file; None for all of it.
-
-    A file that cannot be opened is like no other: its path stands for it.
-    """
-    try:
-        content = _content(path, size, amount)
-    except OSError:
-        content = os.fsencode(path)
-    return hashlib.blake2b(content, digest_size=16, salt=size.to_bytes(8)).digest()
-
-
-def _content(path, size, amount):
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-    try:
-        if amount:
-            os.lseek(descriptor, size // 2, os.SEEK_SET)
-        return os.read(descriptor, amount or size)
-    finally:
-        os.close(descriptor)

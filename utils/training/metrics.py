@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-import pandas as pd
 from sklearn.metrics import auc, average_precision_score, roc_curve
 
 from utils.data import Pairs
@@ -34,9 +33,6 @@ class Metric:
     interval: Interval
     meaning: str
 
-    def __str__(self):
-        return f"{self.name} {self.shown}: {self.meaning}"
-
     @property
     def shown(self) -> str:
         """The value and its interval in words."""
@@ -54,10 +50,11 @@ class Metrics:
         """The metric of a name. Raises KeyError for one that was not measured."""
         return {metric.name: metric for metric in self.metrics}[name]
 
-    def table(self) -> pd.DataFrame:
-        """A row for each metric."""
-        rows = [(metric.name, metric.shown, metric.meaning) for metric in self.metrics]
-        return pd.DataFrame(rows, columns=["metric", "value (95 % interval)", "what it says"]).set_index("metric")
+    def __str__(self):
+        names = max(len(metric.name) for metric in self.metrics)
+        values = max(len(metric.shown) for metric in self.metrics)
+        lines = [f"{metric.name:{names}}  {metric.shown:{values}}  {metric.meaning}" for metric in self.metrics]
+        return "\n".join(lines)
 
     def as_dict(self) -> dict:
         """Plain numbers and texts, ready for JSON; null for what is not to be had."""

@@ -24,12 +24,16 @@ ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the re
 
 
 def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
-    """Measure what explanations rest on, keep it in best.pt, and hand on the network that knows it.
+    """Measure what explanations rest on, keep it in best.pt, and hand on the network that knows it; one that was
+    prepared for these settings is handed on as it is.
 
     References are training images, REFERENCES at least and OF_EACH_CLASS, where there are as many; the layer and the
     steps that `auto` stands for are those of `choose_place`; probabilities are fitted on the validation pairs; the test
     AUC comes with its interval. distances: float32 (P,), of the test pairs.
     """
+    asked = trained.config.explanation.model_dump(include={"method", "layer", "steps"})
+    if trained.prepared is not None and trained.prepared.asked == asked:
+        return trained
     files = [Path(splits.folder.paths[index]) for index in _references(splits)]
     names = tuple(file.relative_to(splits.folder.root).as_posix() for file in files)
     images = trained.load_images(*files)
@@ -38,7 +42,7 @@ def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray
     seed = trained.config.seed
     valid_pairs, valid_distances = trained.validation
     prepared = Prepared(
-        trained.config.explanation.method,
+        asked,
         layer,
         steps,
         gaps,

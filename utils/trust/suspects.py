@@ -17,6 +17,7 @@ from utils.training import embed_images
 NEIGHBOURS = 200
 TEMPERATURE = 0.07
 WORST = 20  # suspects in a table
+MANY = 0.2  # of the images: more suspects than wrong labels are likely
 COLUMNS = ("image", "label", "neighbours say", "quality", "nearest image of that class", "label issue")
 
 
@@ -55,10 +56,12 @@ class Suspects:
 
     def __str__(self):
         issues = int(self.suspected["label issue"].sum())
+        many = len(self.suspected) > MANY * len(self.images)
+        doubt = " So many say more of the network, which confuses classes, than of the labels." if many else ""
         alone = f"\n{self.alone} could not be judged, being the only ones of their class there." if self.alone else ""
         return (
             f"{len(self.images)} validation and test images were judged by their neighbours among them: "
-            f"{len(self.suspected)} look like another class, {issues} of which cleanlab counts as label issues.\n"
+            f"{len(self.suspected)} look like another class, {issues} of which cleanlab counts as label issues.{doubt}\n"
             f"The {self.untouched} training images were not judged, for the network was taught their labels: train "
             f"with another `seed`, and other images will be.{alone}"
         )
