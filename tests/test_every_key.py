@@ -141,7 +141,7 @@ def cudnn_settings(config):
 
 
 def stops(config):
-    history = [{"valid_auc": auc, "valid_auc_error": 0.01} for auc in (0.5, 0.5005, 0.5010)]
+    history = [{"valid_auc": auc, "valid_loss": 0.1, "valid_auc_error": 0.01} for auc in (0.5, 0.5005, 0.5010)]
     return stopped_early(history, config.early_stopping)
 
 

@@ -39,7 +39,7 @@ from utils.explain import explain
 PUBLIC = {  # every name that notebooks and users need, by the place where it lives; imported when it is asked for
     "config": ("Config", "ConfigError", "load_config"),
     "runtime": ("Runtime", "find_runtime", "start"),
-    "data": ("DataError", "ensure_sample", "load_splits", "read_image", "scan"),
+    "data": ("DataError", "audit", "ensure_sample", "load_splits", "read_image", "scan"),
     "network": ("Cut", "Explainable", "SiameseNetwork", "build_network"),
     "explain": (
         "PAPER",
@@ -53,13 +53,24 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "explain",
         "methods_of",
     ),
-    "training": ("CheckpointError", "TrainingError", "choose_threshold", "fit", "frozen_baseline", "reliability"),
+    "training": (
+        "CheckpointError",
+        "TrainingError",
+        "choose_threshold",
+        "diagnose",
+        "evaluate",
+        "fit",
+        "frozen_baseline",
+        "reliability",
+    ),
     "trained": ("Trained", "inference_pair", "load_trained", "typical_pairs", "write_metrics"),
     "trust": (
         "Row",
         "Verdict",
         "choose_pairs",
         "compare",
+        "find_shortcuts",
+        "find_suspects",
         "judge",
         "judge_all",
         "prepare_explanations",
@@ -72,6 +83,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "counterfactual_figure",
         "det_figure",
         "distances_figure",
+        "duplicates_figure",
         "figure",
         "history_figure",
         "images_figure",
@@ -84,6 +96,8 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "roc_figure",
         "sanity_figure",
         "saved",
+        "shortcuts_figure",
+        "suspects_figure",
     ),
 }
 __all__ = [name for names in PUBLIC.values() for name in names]

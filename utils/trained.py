@@ -41,7 +41,8 @@ class Prepared:
 
     asked: method, layer and steps of the config then. layer, steps: what `auto` among them means, chosen on validation
     pairs. gaps: insertion minus deletion of each choice tried. names, embeddings: of the reference images,
-    "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance to probability.
+    "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance to
+    probability.
     """
 
     asked: dict[str, str | int]
@@ -70,7 +71,8 @@ class Prepared:
         tried = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
         measured_on = f"\nInsertion minus deletion on validation pairs: {tried}" if tried else ""
         return (
-            f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.method}; test AUC {self.auc}{measured_on}"
+            f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.asked['method']}; "
+            f"test AUC {self.auc}{measured_on}"
         )
 
 

@@ -8,7 +8,7 @@ from utils import load_trained
 from utils.config import AUTO
 from utils.data import Pairs
 from utils.explain import embed_references, explain
-from utils.training import auc_interval, load_checkpoint
+from utils.training import Interval, auc_interval, load_checkpoint
 from utils.training.runs import current_run
 from utils.trust import choice, choose_place, insertion_deletion
 
@@ -92,7 +92,7 @@ def test_a_network_that_may_know_nothing_says_so_above_every_figure(prepared):
     pair = folder.paths[0], folder.paths[-1]
     assert "BEWARE" not in prepared.explain(pair).sentence()
     for low, high, warned in ((0.45, 0.7, True), (0.5, 0.7, True), (0.51, 0.7, False), (0.2, 0.49, False)):
-        unsure = replace(prepared, prepared=replace(prepared.prepared, auc=0.6, auc_low=low, auc_high=high))
+        unsure = replace(prepared, prepared=replace(prepared.prepared, auc=Interval(0.6, low, high)))
         sentences = [unsure.explain(pair).sentence(), unsure.explain_by_all(pair)["occlusion"].sentence()]
         assert all(("BEWARE: this network may know nothing" in one) == warned for one in sentences)
 
@@ -104,8 +104,8 @@ def test_the_interval_of_the_auc_draws_images():
     distances = labels + random.normal(0, 1.2, 400)
 
     def width(first, second):
-        low, high = auc_interval(distances, Pairs(first, second, labels))
-        return high - low
+        found = auc_interval(distances, Pairs(first, second, labels))
+        return found.high - found.low
 
     apart = width(np.arange(400), np.arange(400, 800))
     areas = [auc(distances[chosen], labels[chosen]) for chosen in random.integers(0, 400, (300, 400))]

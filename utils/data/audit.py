@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from utils.data.cache import Decoder
 from utils.data.duplicates import contradictions, groups_of_several, names_of
-from utils.data.images import SHOWN, ImageFolder, listed
+from utils.data.images import SHOWN, ImageFolder, listed, read_header
 from utils.data.splitting import SPLITTABLE
 
 UNEQUAL = 10  # times as many images as the smallest class
@@ -17,8 +16,6 @@ ENOUGH = 20  # images of a class, and of the others: chance alone brings no AUC 
 FEW = 5  # groups named in one line; the figure shows more
 BLOCK = 64  # images read at a time
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-ORIENTATION = 0x0112  # the EXIF tag; from SIDEWAYS on, height and width change places
-SIDEWAYS = 5
 CURES = {
     "brightness": "photograph all classes in like light, or let image.brightness vary it in training",
     "size in pixels": "the files of a class seem to have one source, and small ones stay blurred: mix the sources",
@@ -129,7 +126,7 @@ def audit(folder: ImageFolder, pixels: Decoder, duplicates: np.ndarray) -> Audit
     Brightness is measured in the pixels; size, aspect ratio and format are read from the heads of the files.
     """
     readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
-    headers = list(pixels.pool.map(_header, [folder.paths[index] for index in readable]))
+    headers = list(pixels.pool.map(read_header, [folder.paths[index] for index in readable]))
     heights, widths = np.array([size for size, _ in headers]).T
     formats = np.array([kind for _, kind in headers])
     measured = {
@@ -173,13 +170,6 @@ def _brightness(pixels, indices):
     """The mean brightness of images: float (B,), in [0, 255]."""
     parts = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
     return np.concatenate([pixels[part].mean(axis=(1, 2)) @ LUMA for part in parts])
-
-
-def _header(path):
-    """(height, width) of an image as it is looked at, and the format of its file; its pixels are not decoded."""
-    with Image.open(path) as image:
-        sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
-        return image.size if sideways else image.size[::-1], image.format
 
 
 def _images_of(groups):

@@ -16,6 +16,8 @@ register_heif_opener(thumbnails=False)  # the image itself is decoded, never a t
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"))
 # what Pillow and its plugins raise for damaged files
 UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
+ORIENTATION = 0x0112  # the EXIF tag; from SIDEWAYS on, height and width change places
+SIDEWAYS = 5
 SUBFOLDERS = "subfolders"
 SHOWN = 20  # names listed in one message before "and N more"
 
@@ -47,30 +49,14 @@ class ImageFolder:
         counts = np.bincount(self.labels, minlength=len(self.classes))
         return [name for name, count in zip(self.classes, counts, strict=True) if count == 1]
 
-    def mislabelled_duplicates(self) -> list[tuple[str, ...]]:
-        """Groups of byte-identical files that carry different class labels, as paths below the root."""
-        order = np.argsort(self.contents, kind="stable")
-        starts = np.flatnonzero(np.diff(self.contents[order], prepend=-1))
-        ends = np.append(starts[1:], len(order))
-        groups = [order[starts[i] : ends[i]] for i in np.flatnonzero(ends - starts > 1)]
-        return [
-            tuple(os.path.relpath(self.paths[index], self.root) for index in group)
-            for group in groups
-            if len(set(self.labels[group])) > 1
-        ]
-
     def report(self) -> str:
-        """What was found, in lines: counts, what was skipped, lone classes, duplicates under different classes."""
+        """What was found, in lines: counts, what was skipped, lone classes."""
         lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
         if self.skipped:
             lines.append(f"skipped: {_counted(self.skipped)}")
         lone = self.lone_classes()
         if lone:
             lines.append(f"A single image, so a negative only: {listed(lone)}")
-        duplicates = self.mislabelled_duplicates()
-        if duplicates:
-            names = listed([" = ".join(group) for group in duplicates])
-            lines.append(f"{len(duplicates)} images stand under more than one class, byte for byte: {names}")
         return "\n".join(lines)
 
 
@@ -143,6 +129,13 @@ def read_image(path, at_least: int | None = None) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except UNDECODABLE as error:
         raise DataError(f"{path}: {_cause(path, error)}") from error
+
+
+def read_header(path) -> tuple[tuple[int, int], str]:
+    """(height, width) of an image as it is looked at, and the format of its file; its pixels are not decoded."""
+    with Image.open(path) as image:
+        sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+        return image.size if sideways else image.size[::-1], image.format
 
 
 def listed(names, separator=", ", shown=SHOWN) -> str:

@@ -15,7 +15,7 @@ ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("decoded", "?")])
 
 
 class StoredPixels:
-    """Such a file of images of one size; OSError or ValueError when it is missing, cut off, damaged or of another format.
+    """Such a file of images of one size; OSError or ValueError when it is missing, damaged or of another format.
 
     keys: KEY (N,). decoded: bool (N,).
     """
@@ -34,7 +34,7 @@ class StoredPixels:
         self.decoded = entries["decoded"]
 
     def read(self, indices) -> np.ndarray:
-        """indices int (B,) to a copy of their pixels, uint8 (B, h, w, 3)."""
+        """indices, int (B,) or one of them, to pixels, uint8 (B, h, w, 3) or (h, w, 3)."""
         pixels = self.rows[indices]
         if hasattr(mmap, "MADV_DONTNEED"):
             self.map.base.madvise(mmap.MADV_DONTNEED)  # pages read stay in the system's cache, not in this process

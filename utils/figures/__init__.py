@@ -1,6 +1,7 @@
 """Figures: of data and training, and of explanations. Nothing else draws."""
 
 from utils.figures.counterfactual import counterfactual_figure
+from utils.figures.data import duplicates_figure
 from utils.figures.decision import det_figure, distances_figure, reliability_figure, roc_figure
 from utils.figures.drawing import overlay, saved
 from utils.figures.explanations import (
@@ -19,6 +20,7 @@ __all__ = [
     "counterfactual_figure",
     "det_figure",
     "distances_figure",
+    "duplicates_figure",
     "figure",
     "history_figure",
     "images_figure",

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torchvision.transforms.v2 import functional as V
 
-from utils.data import load_masks, stored_size
+from utils.data import load_masks, read_header, stored_size
 from utils.trained import Trained
 
 EDGE = 0.1  # of the shorter side: how far the border reaches in
 SMALL = 5  # percentile of the sizes of files: all come down to it
 QUALITY = 50  # of JPEG, in [0, 100]: low, so that it covers what files lost before
-ORIENTATION = 0x0112  # the EXIF tag; from 5 on, height and width change places
-SIDEWAYS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +78,7 @@ class Property:
 def load_gallery(trained: Trained, splits, indices: np.ndarray, training: np.ndarray) -> Gallery:
     """Images `indices` of a dataset, int64 (N,), and the mean colour of the images `training`, int64 (M,)."""
     paths = [splits.folder.paths[index] for index in indices]
-    sizes, formats = zip(*map(_header, paths), strict=True)
+    sizes, formats = zip(*map(read_header, paths), strict=True)
     masks = load_masks(splits.folder.root, [(path, path) for path in paths], stored_size(trained.config.image))
     objects = None if masks is None else masks[:, 0].numpy()
     colour = splits.pixels[training].mean(axis=(0, 1, 2)).round().astype(np.uint8)
@@ -136,13 +133,6 @@ def _resized(pixels, size):
     """uint8 (N, h, w, 3) in another size, as images are decoded."""
     images = torch.from_numpy(pixels).movedim(-1, 1)
     return V.resize(images, [int(side) for side in size], antialias=True).movedim(1, -1).numpy()
-
-
-def _header(path):
-    """Height and width of an image file as it is looked at, and its format."""
-    with Image.open(path) as image:
-        sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
-        return image.size if sideways else image.size[::-1], image.format
 
 
 def _colour(gallery, where):

@@ -61,7 +61,7 @@ class Suspects:
         alone = f"\n{self.alone} could not be judged, being the only ones of their class there." if self.alone else ""
         return (
             f"{len(self.images)} validation and test images were judged by their neighbours among them: "
-            f"{len(self.suspected)} look like another class, {issues} of which cleanlab counts as label issues.{doubt}\n"
+            f"{len(self.suspected)} look like another class, {issues} of which are label issues to cleanlab.{doubt}\n"
             f"The {self.untouched} training images were not judged, for the network was taught their labels: train "
             f"with another `seed`, and other images will be.{alone}"
         )
