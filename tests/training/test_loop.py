@@ -226,7 +226,7 @@ def test_command_line(make_config, tmp_path, monkeypatch, capsys):
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert {"auc", "average_precision", "eer", "threshold", "accuracy", "pairs", "seconds"} <= set(metrics)
     said = capsys.readouterr().out
-    assert f"Test auc {metrics['auc']['value']:.3f} (" in said
+    assert f"Test AUC {metrics['auc']['value']:.3f} (" in said
     assert "There are few images: 9 in the test" in said  # the diagnosis
 
 

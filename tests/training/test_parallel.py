@@ -84,7 +84,7 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
     make_config(changes)
     run = launch(2, "train", tmp_path / "config.yml", "-")
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Test auc") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
+    assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
     together = load_checkpoint(current_run(tmp_path / "checkpoints") / "last.pt")["history"]
     for key in ("train_loss", "valid_loss", "valid_auc"):
         assert [epoch[key] for epoch in together] == pytest.approx([epoch[key] for epoch in alone], abs=1e-4), key

@@ -4,6 +4,7 @@ from utils.training.baseline import Baseline, frozen_baseline
 from utils.training.calibration import Reliability, calibration_error, fit_calibration, reliability
 from utils.training.checkpoint import CheckpointError, fingerprint, load_checkpoint, save_checkpoint
 from utils.training.decision import choose_band, choose_threshold
+from utils.training.doctor import diagnose
 from utils.training.epoch import TrainingError, build_optimizer, build_scaler, train_epoch
 from utils.training.evaluation import embed_images, pair_distances
 from utils.training.intervals import Interval, auc_interval, interval, interval_of_mean, intervals
@@ -30,6 +31,7 @@ __all__ = [
     "calibration_error",
     "choose_band",
     "choose_threshold",
+    "diagnose",
     "embed_images",
     "error_rates",
     "evaluate",
