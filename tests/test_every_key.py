@@ -58,7 +58,10 @@ def what_fit_prints(config, capsys):
 
 
 def files_written(config):
-    saved(history_figure([{"train_loss": 1.0, "valid_loss": 1.0, "valid_auc": 1.0}]), config.results_path)
+    saved(
+        history_figure([{"train_loss": 1.0, "valid_loss": 1.0, "valid_auc": 1.0, "valid_auc_error": 0.0}]),
+        config.results_path,
+    )
     return str(next(config.results_path.glob("*.png")))
 
 

@@ -6,7 +6,7 @@ from helpers import drawn
 from utils import augmentation_figure, distances_figure, history_figure, load_splits, pairs_figure, roc_figure, saved
 from utils.data import read_image
 
-EPOCH = {"train_loss": 0.2, "valid_loss": 0.1, "valid_auc": 0.9, "learning_rate": 0.1}
+EPOCH = {"train_loss": 0.2, "valid_loss": 0.1, "valid_auc": 0.9, "valid_auc_error": 0.02, "learning_rate": 0.1}
 
 
 def test_every_figure_draws_and_is_closed(make_config):

@@ -21,9 +21,9 @@ from utils.training import (
     Baseline,
     TrainingError,
     __main__,
-    best_epoch,
     build_optimizer,
     fit,
+    kept_epoch,
     load_checkpoint,
     loop,
     pair_distances,
@@ -50,7 +50,7 @@ def test_training_learns_what_can_be_learned(make_config, pairs):
     assert written["frozen_auc"] == 0.75
     assert written["pairs"] == len(labels) == 2 * len(splits.test)
     kept = load_checkpoint(trained.folder / "best.pt")
-    assert len(kept["history"]) == best_epoch(history)
+    assert len(kept["history"]) == kept_epoch(history)
     assert set(kept["versions"]) == {"torch", "timm"}
     assert trained.classes == ("blue", "green", "red")
     same, different = typical_pairs(trained, splits)

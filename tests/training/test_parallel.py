@@ -102,7 +102,7 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
     assert again.stdout.count("is finished: its results are shown") == 1
     more = make_config({**changes, "hyperparameters.epochs": 3})  # and one process can go on with it
     assert len(fit(more)) == 3
-    assert len(run_names(tmp_path / "checkpoints")) == 1
+    assert len(run_names(tmp_path / "checkpoints")) == 2
 
 
 def test_a_killed_process_ends_the_run_with_an_error(make_config, tmp_path):

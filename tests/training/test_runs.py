@@ -97,18 +97,44 @@ def test_settings_changed_and_changed_back_lose_nothing(make_config, monkeypatch
     assert len(run_names(config.checkpoints_path)) == 2
 
 
-def test_more_epochs_go_on_and_fewer_train_anew(make_config, capsys):
-    fit(make_config(ONE))
-    two = fit(make_config({"hyperparameters.epochs": 2}))
-    assert "Resuming after epoch 1 of " in capsys.readouterr().out
+def test_more_epochs_go_on_and_what_was_finished_stays(make_config, monkeypatch, capsys):
     config = make_config(ONE)
-    assert len(run_names(config.checkpoints_path)) == 1
+    one = fit(config)
+    earlier = files_in(config.checkpoints_path)
+    three = fit(make_config({"hyperparameters.epochs": 3}))
+    assert "Resuming after epoch 1 of " in capsys.readouterr().out
+    assert three[:1] == one
+    assert len(run_names(config.checkpoints_path)) == 2
+    assert earlier.items() <= files_in(config.checkpoints_path).items()
+    assert load_trained(config).folder.name == run_names(config.checkpoints_path)[-1]
+    assert fit(make_config({"hyperparameters.epochs": 4}))[:3] == three  # of the longest
+    assert "Resuming after epoch 3 of " in capsys.readouterr().out
+    again = make_config({"hyperparameters.epochs": 4, "retrain": True})
+    assert without_times(fit(again)[:3]) == without_times(three)
+    assert "Resuming" not in capsys.readouterr().out
+    no_training(monkeypatch)
+    assert fit(make_config(ONE)) == one
+    assert fit(make_config({"hyperparameters.epochs": 3})) == three
+
+
+def test_fewer_epochs_train_anew(make_config):
+    two = fit(make_config({"hyperparameters.epochs": 2}))
+    config = make_config(ONE)
     assert without_times(fit(config)) == without_times(two[:1])
     assert len(run_names(config.checkpoints_path)) == 2
-    assert len(fit(make_config({"hyperparameters.epochs": 3}))) == 3  # of the longer one
-    assert f"Resuming after epoch 2 of {config.checkpoints_path}" in capsys.readouterr().out
-    assert len(fit(make_config({"hyperparameters.epochs": 4, "retrain": True}))) == 4
-    assert len(run_names(config.checkpoints_path)) == 3
+
+
+def test_more_epochs_that_bring_nothing_better_keep_the_best(make_config, monkeypatch):
+    config = make_config({"hyperparameters.epochs": 1, "early_stopping.patience": 9})
+    fit(config)
+    best = (current_run(config.checkpoints_path) / "best.pt").read_bytes()
+    monkeypatch.setattr(loop, "kept_epoch", lambda history: 1)
+    more = make_config({"hyperparameters.epochs": 2, "early_stopping.patience": 9})
+    assert len(fit(more)) == 2
+    folder = current_run(config.checkpoints_path)
+    assert folder.name == run_names(config.checkpoints_path)[1]
+    assert (folder / "best.pt").read_bytes() == best
+    assert len(load_checkpoint(folder / "last.pt")["history"]) == 2
 
 
 def test_retrain_goes_on_with_what_was_interrupted(make_config, monkeypatch):

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from utils.config import EarlyStopping
 from utils.data import Pairs
-from utils.training import best_epoch, stopped_early
+from utils.training import kept_epoch, stopped_early
 from utils.training.intervals import auc_interval
 from utils.training.loop import _build_scheduler
 from utils.training.stopping import (
+    best_epoch,
     epochs_waited,
     is_finished,
     lowering_patience,
@@ -39,6 +42,21 @@ def test_early_stopping_counts_epochs_without_improvement(areas, stops):
 def test_best_epoch_is_highest_auc_then_lowest_loss():
     scores = [(0.7, 0.3), (0.9, 0.4), (0.9, 0.2), (0.8, 0.1)]
     assert best_epoch([{"valid_auc": auc, "valid_loss": loss} for auc, loss in scores]) == 3
+
+
+@pytest.mark.parametrize(("error", "kept"), [(0.0, 3), (0.048, 3), (0.05, 5), (0.2, 6)])
+def test_the_latest_epoch_within_one_standard_error_of_the_best_is_kept(error, kept):
+    """0.025 below the best is one standard error where half the 95 % interval is 0.049."""
+    history = history_of([0.7, 0.8, 0.9, 0.86, 0.875, 0.82], error)
+    assert kept_epoch(history) == kept
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=12), st.sampled_from([0.0, 0.1, 0.3]))
+def test_what_is_kept_at_the_end_was_kept_when_it_was_there(areas, error):
+    """Else its checkpoint would have been overwritten, or never written."""
+    history = history_of([area / 20 for area in areas], error)
+    written = [number for number in range(1, len(history) + 1) if kept_epoch(history[:number]) == number]
+    assert written[-1] == kept_epoch(history)
 
 
 @pytest.mark.parametrize(("error", "epochs"), [(0, 10), (0.02, 10), (0.021, 11), (0.03, 15), (0.13, 65)])

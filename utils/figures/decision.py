@@ -84,7 +84,7 @@ def reliability_figure(found: Reliability):
     for said, share, count in zip(found.said, found.found, found.counts, strict=True):
         axes.annotate(str(count), (said, share), xytext=(5, -10), textcoords="offset points", fontsize=8)
     title = f"Expected calibration error {found.error}; right probabilities would show {found.by_chance:.3f} by chance"
-    figure.suptitle(wrapped(title, 72), fontsize=10)
+    axes.set_title(wrapped(title, 48), fontsize=10)
     axes.set(xlabel='said: probability of "same class"', ylabel="found: share of same pairs", xlim=(-0.03, 1.03))
     axes.set_ylim(-0.05, 1.05)
     figure.legend(loc="outside right upper", frameon=False)

@@ -7,23 +7,30 @@ import torch
 from utils.config import Config
 from utils.data import Pairs, Splits, decode, stored_size, to_pixels, training_transform
 from utils.figures.drawing import closed, photo, show, wrapped
-from utils.training import best_epoch
+from utils.training import kept_epoch
 
 
 def history_figure(history):
-    """Loss and validation AUC by epoch, the kept epoch marked; without an epoch, `epochs: 0`, empty axes."""
+    """Loss and validation AUC by epoch, the width of its 95 % interval around it, the kept epoch marked.
+
+    Without an epoch, `epochs: 0`, the axes are empty.
+    """
     epochs = range(1, len(history) + 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     left.plot(epochs, [epoch["train_loss"] for epoch in history], label="training")
     left.plot(epochs, [epoch["valid_loss"] for epoch in history], label="validation")
     left.set(xlabel="epoch", ylabel="contrastive loss")
-    right.plot(epochs, [epoch["valid_auc"] for epoch in history], color="tab:orange", label="validation")
+    aucs = np.array([epoch["valid_auc"] for epoch in history])
+    errors = np.array([epoch["valid_auc_error"] for epoch in history])
+    right.plot(epochs, aucs, color="tab:orange", label="validation")
+    low, high = aucs - errors, (aucs + errors).clip(max=1)
+    right.fill_between(epochs, low, high, color="tab:orange", alpha=0.2, label="95 % interval")
     right.set(xlabel="epoch", ylabel="AUC")
     for axes in (left, right):
         if not history:
             axes.set_title("not trained: epochs: 0")
             continue
-        axes.axvline(best_epoch(history), color="grey", linestyle=":", label="kept")
+        axes.axvline(kept_epoch(history), color="grey", linestyle=":", label="kept")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False)
     return closed(figure, "history")

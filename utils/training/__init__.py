@@ -12,7 +12,7 @@ from utils.training.loop import fit
 from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
 from utils.training.metrics import Metric, Metrics, error_rates, evaluate, retrieval_metrics
 from utils.training.retrieval import retrieval_rates
-from utils.training.stopping import best_epoch, stopped_early
+from utils.training.stopping import kept_epoch, stopped_early
 
 __all__ = [
     "Baseline",
@@ -25,7 +25,6 @@ __all__ = [
     "Reliability",
     "TrainingError",
     "auc_interval",
-    "best_epoch",
     "build_optimizer",
     "build_scaler",
     "calibration_error",
@@ -42,6 +41,7 @@ __all__ = [
     "interval",
     "interval_of_mean",
     "intervals",
+    "kept_epoch",
     "load_checkpoint",
     "pair_distances",
     "reliability",

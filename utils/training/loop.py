@@ -19,8 +19,8 @@ from utils.training.epoch import build_optimizer, build_scaler, check_finite, tr
 from utils.training.evaluation import pair_distances
 from utils.training.intervals import auc_interval
 from utils.training.losses import ContrastiveLoss
-from utils.training.runs import BEST, LAST, begin_run, find_run, make_current
-from utils.training.stopping import best_epoch, is_finished, lowering_patience, why_it_ended
+from utils.training.runs import BEST, LAST, find_run, folder_of, make_current
+from utils.training.stopping import is_finished, kept_epoch, lowering_patience, why_it_ended
 
 DRAWS = 100  # of the interval of the AUC after each epoch: enough for its width
 
@@ -29,13 +29,14 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     """Train as config.yml says; returns the history, one dict per epoch.
 
     Each epoch has train_loss, valid_loss, valid_auc, valid_auc_error (half the width of its 95 % interval),
-    learning_rate and seconds. The run has a folder of its own in `checkpoints_path`: its best.pt holds the epoch of the
-    highest validation AUC (of equals, the lowest validation loss), its last.pt the latest one.
+    learning_rate and seconds. The run has a folder of its own in `checkpoints_path`: its best.pt holds the epoch that
+    `kept_epoch` chooses, its last.pt the latest one.
 
     A finished run of the same settings and images is not trained again, unless `retrain: True`: its history is
-    returned. One that was killed, or whose `epochs` was raised, goes on from last.pt to the history of an uninterrupted
-    run. With `run` the history is that of the run of this name. With `epochs: 0` nothing is trained: the pretrained
-    backbone's own embedding is kept. A line says which of these it was, and why training ended.
+    returned. One that was killed goes on from last.pt to the history of an uninterrupted run, and so does, in a new
+    folder, one whose `epochs` was raised. With `run` the history is that of the run of this name. With `epochs: 0`
+    nothing is trained: the pretrained backbone's own embedding is kept. A line says which of these it was, and why
+    training ended.
 
     Raises TrainingError when the loss is not finite, CheckpointError when there is no run of the name `run`,
     ConfigError as `build_network` and `dilated` do, when a batch is too small to be shared by all processes, and when
@@ -63,7 +64,7 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     scaler = build_scaler(runtime)
     state = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     history = _resume(run, state) if run else []
-    folder = run.folder if run else from_first(begin_run(config.checkpoints_path, mark) if rank() == 0 else None)
+    folder = from_first(folder_of(run, config, mark) if rank() == 0 else None)
     while not is_finished(history, config):
         began = time.perf_counter()
         number = len(history) + 1
@@ -123,7 +124,7 @@ def _save(folder, history, distances, splits, state, config, mark):
         "classes": list(splits.folder.classes),
         "versions": {"torch": str(torch.__version__), "timm": timm.__version__},
     }
-    if not history or best_epoch(history) == len(history):
+    if not history or kept_epoch(history) == len(history):
         save_checkpoint(folder / BEST, content)
     for name, part in state.items():
         content[name] = part.state_dict()  # resuming needs the optimizer too
@@ -145,10 +146,10 @@ def _report(history, optimizer, config):
     epoch = history[-1]
     number = len(history)
     if config.hyperparameters.verbose:
-        best = "  best" if best_epoch(history) == number else ""
+        kept = "  kept" if kept_epoch(history) == number else ""
         print(
             f"Epoch {number}/{config.hyperparameters.epochs}: loss {epoch['train_loss']:.4f}, "
-            f"validation loss {epoch['valid_loss']:.4f}, AUC {epoch['valid_auc']:.4f}, {epoch['seconds']:.0f} s{best}"
+            f"validation loss {epoch['valid_loss']:.4f}, AUC {epoch['valid_auc']:.4f}, {epoch['seconds']:.0f} s{kept}"
         )
     rate = optimizer.param_groups[0]["lr"]
     if config.LRScheduler.verbose and rate != epoch["learning_rate"]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from utils.config import Config, ConfigError
-from utils.files import write_text
+from utils.files import atomic, write_text
 from utils.training.checkpoint import SPLIT_KEYS, CheckpointError, changed_since, digest, load_checkpoint
 from utils.training.stopping import is_finished, why_it_ended
 
@@ -26,6 +26,11 @@ class Run:
     history: list[dict]
     config: dict
     fingerprint: dict[str, str]
+
+    @property
+    def epochs(self) -> int:
+        """How many it was started for."""
+        return self.config["hyperparameters"]["epochs"]
 
 
 def find_run(config: Config, mark: dict) -> Run | None:
@@ -49,6 +54,21 @@ def find_run(config: Config, mark: dict) -> Run | None:
         print(f"Resuming after epoch {len(run.history)} of {run.folder}.")
     make_current(run.folder)
     return run
+
+
+def folder_of(run: Run | None, config: Config, mark: dict) -> Path:
+    """Where training writes: a new folder, or that of the run that it goes on with.
+
+    A run that has had all its epochs stays as it is: training goes on from it in a new folder.
+    """
+    if run is not None and len(run.history) < run.epochs:
+        return run.folder
+    folder = begin_run(config.checkpoints_path, mark)
+    if run is not None:
+        with atomic(folder / BEST) as file:
+            file.write((run.folder / BEST).read_bytes())
+        make_current(folder)
+    return folder
 
 
 def begin_run(checkpoints_path: Path, mark: dict) -> Path:
@@ -106,7 +126,7 @@ def _read(folder):
 def _goes_on(run, config):
     """Whether training may go on from this run; with `retrain`, not beyond the epochs that it was started for."""
     epochs = config.hyperparameters.epochs
-    if config.retrain and run.config["hyperparameters"]["epochs"] != epochs:
+    if config.retrain and run.epochs != epochs:
         return False
     return len(run.history) < epochs and not is_finished(run.history, config)
 

@@ -1,8 +1,9 @@
-"""Which epoch did best, how long to wait for a better one, and why training ended."""
+"""Which epoch did best and which is kept, how long to wait for a better one, and why training ended."""
 
 import math
 
 from utils.config import AUTO, Config, EarlyStopping
+from utils.training.intervals import Z
 
 STOPPING = 10  # epochs without an improvement that end training with `patience: auto`, where the AUC is certain
 LOWERING = 2  # the same that lower the learning rate
@@ -10,7 +11,7 @@ CERTAIN = 0.02  # half the width of the 95 % interval of an AUC, up to which it 
 
 
 def best_epoch(history) -> int:
-    """The number, from 1, of the epoch to keep: highest validation AUC, of equals the lowest validation loss."""
+    """The number, from 1, of the epoch of the highest validation AUC, of equals the lowest validation loss."""
     best = 1
     for number, epoch in enumerate(history, start=1):
         kept = history[best - 1]
@@ -19,6 +20,18 @@ def best_epoch(history) -> int:
         if higher or (equal and epoch["valid_loss"] < kept["valid_loss"]):
             best = number
     return best
+
+
+def kept_epoch(history) -> int:
+    """The number, from 1, of the epoch to keep: of those within one standard error of the highest AUC, the latest.
+
+    The highest of some noisy AUCs is lucky in part, and later epochs had lower learning rates (the one-standard-error
+    rule of Breiman et al. 1984, Classification and Regression Trees, section 3.4.3, with the most trained network in
+    place of the smallest tree).
+    """
+    best = history[best_epoch(history) - 1]
+    least = best["valid_auc"] - best["valid_auc_error"] / Z
+    return max(number for number, epoch in enumerate(history, start=1) if epoch["valid_auc"] >= least)
 
 
 def stopping_patience(history, setting: int | str) -> int:
