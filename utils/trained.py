@@ -125,7 +125,7 @@ class Trained:
     def load_splits(self) -> Splits:
         """The splits of the training run; one line says so if the image files have changed since."""
         splits = load_splits(self.config)
-        if images_digest(splits.folder) != self.images_digest:
+        if images_digest(splits) != self.images_digest:
             root = splits.folder.root
             print(f"The images in {root} have changed since training: test pairs may hold training images.")
         return splits

@@ -36,7 +36,7 @@ def test_a_run_has_a_folder_named_by_date_and_fingerprint(make_config):
     (name,) = run_names(config.checkpoints_path)
     date, time, digits = name.split("_")
     assert before <= real_datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S") <= real_datetime.now()
-    assert digits == runs.digest(fingerprint(config, load_splits(config).folder))[:12]
+    assert digits == runs.digest(fingerprint(config, load_splits(config)))[:12]
     folder = config.checkpoints_path / name
     assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt"}
     assert (config.checkpoints_path / "current").read_text() == f"{name}\n"
@@ -164,7 +164,7 @@ def test_what_a_killed_run_left_does_not_disturb(make_config, monkeypatch):
     config = make_config(ONE)
     first = fit(config)
     finished = current_run(config.checkpoints_path)
-    mark = fingerprint(config, load_splits(config).folder)
+    mark = fingerprint(config, load_splits(config))
     empty = runs.begin_run(config.checkpoints_path, mark)  # killed in its first epoch
     half = runs.begin_run(config.checkpoints_path, mark)
     shutil.copy(finished / "last.pt", half)  # without best.pt
@@ -262,12 +262,12 @@ def test_a_checkpoint_holds_the_validation_pairs_of_its_epoch(make_config):
 
 
 def test_weights_count_by_name_and_size_wherever_they_lie(make_config, tmp_path):
-    folder = load_splits(make_config()).folder
+    splits = load_splits(make_config())
     marks = []
     for place, content in (("a/w.pth", b"123"), ("b/w.pth", b"456"), ("a/v.pth", b"123"), ("c/w.pth", b"1234")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_bytes(content)
-        marks.append(fingerprint(make_config({"pretrained": str(tmp_path / place)}), folder)["settings"])
+        marks.append(fingerprint(make_config({"pretrained": str(tmp_path / place)}), splits)["settings"])
     assert marks[0] == marks[1]
     assert len(set(marks)) == 3
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from utils.config import Config, key_names
-from utils.data import ImageFolder
+from utils.data import Splits
 from utils.errors import UserError
 from utils.files import atomic
 
@@ -62,7 +62,7 @@ def load_checkpoint(path, device="cpu") -> dict:
     return content
 
 
-def fingerprint(config: Config, folder: ImageFolder) -> dict[str, str]:
+def fingerprint(config: Config, splits: Splits) -> dict[str, str]:
     """Digests of all that the course of a training run depends on: most settings; names and sizes of the images.
 
     A file of `pretrained` weights counts by its name and size, wherever it lies.
@@ -74,14 +74,16 @@ def fingerprint(config: Config, folder: ImageFolder) -> dict[str, str]:
     if isinstance(config.pretrained, Path):
         size = config.pretrained.stat().st_size if config.pretrained.is_file() else None
         settings["pretrained"] = [config.pretrained.name, size]
-    return {"settings": digest(settings), "images": images_digest(folder)}
+    return {"settings": digest(settings), "images": images_digest(splits)}
 
 
-def images_digest(folder: ImageFolder) -> str:
-    """Of the names and sizes of all images of a folder, wherever it lies."""
+def images_digest(splits: Splits) -> str:
+    """Of the names and sizes of all images that can be read, wherever their folder lies."""
+    folder = splits.folder
     below = len(str(folder.root)) + 1
     names = [path[below:].replace(os.sep, "/") for path in folder.paths]
     images = list(zip(names, folder.stats[:, 0].tolist(), strict=True))
+    images = [image for index, image in enumerate(images) if index not in splits.pixels.unreadable]
     return digest(images)
 
 

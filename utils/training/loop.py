@@ -46,7 +46,7 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     if config.hyperparameters.batch_size < 2 * world():
         raise ConfigError(f"hyperparameters.batch_size: must be at least {2 * world()} for {world()} processes")
     splits = splits or load_splits(config)
-    mark = fingerprint(config, splits.folder)
+    mark = fingerprint(config, splits)
     run = from_first(find_run(config, mark) if rank() == 0 else None)
     if run and (config.run or is_finished(run.history, config)):
         return run.history
