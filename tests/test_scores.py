@@ -1,0 +1,79 @@
+"""A score on its way from the validation pairs of a checkpoint to sentences, figures and metrics.json."""
+
+import json
+
+import numpy as np
+import pytest
+
+from utils import fit, load_trained, prepare_explanations, typical_pairs, write_metrics
+from utils.training import Baseline, choose_band, choose_threshold, fit_calibration
+
+
+@pytest.fixture
+def abstaining(make_config, prepared_checkpoints):
+    """The prepared network, which leaves pairs undecided."""
+    return load_trained(make_config({"checkpoints_path": str(prepared_checkpoints), "decision.abstain": 0.3}))
+
+
+def test_the_decision_can_change_without_training(make_config, prepared_checkpoints, abstaining):
+    pairs, distances = abstaining.validation
+    assert abstaining.threshold == choose_threshold(distances, pairs.labels)
+    assert abstaining.band == choose_band(distances, pairs, abstaining.threshold, 0.3)
+    at_rate = {"checkpoints_path": str(prepared_checkpoints), "decision": {"fmr": 0.4}}
+    strict = load_trained(make_config(at_rate))
+    assert (distances <= strict.threshold)[pairs.labels == 1].mean() <= 0.4
+    assert strict.band is None
+    assert "a false match rate of at most 0.4 on 18 validation pairs" in str(strict)
+
+
+def test_probabilities_are_kept_in_the_checkpoint(abstaining):
+    pairs, distances = abstaining.validation
+    anew = fit_calibration(distances, pairs, abstaining.config.seed)
+    np.testing.assert_array_equal(abstaining.prepared.calibration.probabilities, anew.probabilities)
+    said = abstaining.probabilities(np.array([0.0, 2.0]))
+    assert said[0] > 0.5 > said[1]
+
+
+def test_explanations_carry_probability_and_band(abstaining):
+    paths = abstaining.load_splits().folder.paths
+    explanation = abstaining.explain((paths[0], paths[1]), (paths[0], paths[-1]))
+    assert explanation.band == abstaining.band
+    expected = abstaining.probabilities(explanation.distance.cpu().numpy())
+    np.testing.assert_allclose(explanation.probability[:, 0], expected)
+    assert "of one class with probability" in explanation.sentence()
+
+
+def test_metrics_of_the_test_are_written_with_interval_and_meaning(abstaining):
+    splits = abstaining.load_splits()
+    distances = abstaining.distances(splits, splits.test_pairs)
+    write_metrics(abstaining, splits, distances, Baseline(None))
+    content = json.loads((abstaining.config.results_path / "metrics.json").read_text())
+    decided = (distances <= abstaining.band[0]) | (distances > abstaining.band[1])
+    assert content["undecided"]["value"] == pytest.approx(1 - decided.mean())
+    for name in ("auc", "calibration_error", "recall_at_1", "map_at_r"):
+        assert content[name]["low"] <= content[name]["value"] <= content[name]["high"]
+        assert content[name]["meaning"]
+    assert content["run"] == abstaining.folder.name
+    assert content["decision"]["abstain"] == 0.3
+
+
+def test_classes_held_out_are_scored_and_explained(make_config, tmp_path, tiny_data):
+    """Six classes, of which the network sees two; pairs and references are of the classes of their splits."""
+    for number, folder in enumerate(sorted(tiny_data.iterdir())):
+        for half in range(2):
+            target = tmp_path / "six" / f"{folder.name}_{half}"
+            target.mkdir(parents=True)
+            for file in sorted(folder.iterdir())[half::2]:
+                (target / f"{number}{file.name}").write_bytes(file.read_bytes())
+    config = make_config({"data_path": str(tmp_path / "six"), "split": "classes", "duplicate_radius": None})
+    fit(config)
+    trained = load_trained(config)
+    splits = trained.load_splits()
+    parts = [set(splits.folder.labels[part].tolist()) for part in (splits.train, splits.valid, splits.test)]
+    assert [len(part) for part in parts] == [2, 2, 2]
+    assert len(set.union(*parts)) == 6
+    ready = prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
+    seen = {splits.folder.classes[label] for label in parts[0]}
+    assert {name.split("/")[0] for name in ready.references.names} == seen
+    same, _ = typical_pairs(ready, splits)
+    assert ready.explain(same).evidence.any()
