@@ -20,8 +20,9 @@ ARROWS = {
     "explain": BASE | {"network"},
     "data": BASE,
     "training": BASE | {"data", "network"},
-    "trained": BASE | {"data", "network", "explain", "training"},
-    "trust": BASE | {"data", "network", "explain", "training", "trained"},
+    "prepared": BASE | {"network", "training"},
+    "trained": BASE | {"data", "network", "explain", "training", "prepared"},
+    "trust": BASE | {"data", "network", "explain", "training", "prepared", "trained"},
     "trust/faithfulness": BASE | {"network", "explain"},
     "trust/verdict": BASE | {"network", "explain", "trust"},
 }

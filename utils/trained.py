@@ -11,12 +11,12 @@ from utils.config import AUTO, Config, ExplanationSettings
 from utils.data import DataError, Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
 from utils.explain import Explanation, References, embed_explained, explain, measured, methods_of, name_of, only_pair
 from utils.files import write_text
-from utils.network import Calibration, SiameseNetwork, distance, evaluating, folded, paired
+from utils.network import SiameseNetwork, distance, evaluating, folded, paired
+from utils.prepared import Prepared
 from utils.runtime import Runtime, find_runtime
 from utils.training import (
     Baseline,
     CheckpointError,
-    Interval,
     Metrics,
     choose_band,
     choose_threshold,
@@ -33,47 +33,6 @@ from utils.training.runs import BEST, current_run
 
 BATCH = 16  # pairs that are explained together
 UNPREPARED = "Explanations are not prepared: `auto` stands for the last layer, and there are no references"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What explanations of a network rest on, measured once after training and kept in its checkpoint.
-
-    asked: method, layer and steps of the config then. layer, steps: what `auto` among them means, chosen on validation
-    pairs. gaps: insertion minus deletion of each choice tried. names, embeddings: of the reference images,
-    "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance to
-    probability.
-    """
-
-    asked: dict[str, str | int]
-    layer: str
-    steps: int
-    gaps: dict[str, float]
-    names: tuple[str, ...]
-    embeddings: torch.Tensor
-    auc: Interval
-    calibration: Calibration
-
-    @classmethod
-    def from_dict(cls, content: dict) -> "Prepared":
-        """The opposite of `dataclasses.asdict`."""
-        parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
-        return cls(**content | parts)
-
-    @property
-    def caution(self) -> str:
-        """What every figure says first of a network that may know nothing."""
-        if not self.auc.low <= 0.5 <= self.auc.high:
-            return ""
-        return f"BEWARE: this network may know nothing: its test AUC is {self.auc}, and 0.5 is guessing."
-
-    def __str__(self):
-        tried = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
-        measured_on = f"\nInsertion minus deletion on validation pairs: {tried}" if tried else ""
-        return (
-            f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.asked['method']}; "
-            f"test AUC {self.auc}{measured_on}"
-        )
 
 
 @dataclass(frozen=True)

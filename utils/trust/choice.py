@@ -9,8 +9,9 @@ import torch
 from utils.config import AUTO
 from utils.data import Splits
 from utils.explain import BY_PATH, References, embed_references, explain, measured
+from utils.prepared import Prepared
 from utils.runtime import progress
-from utils.trained import Prepared, Trained, keep
+from utils.trained import Trained, keep
 from utils.training import auc_interval, fit_calibration
 from utils.trust.faithfulness import insertion_deletion
 
