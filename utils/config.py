@@ -269,6 +269,8 @@ def load_config(path=None, changes=()) -> Config:
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
     try:
         content = _below(path.parent, yaml.safe_load(path.read_text(encoding="utf-8")))
+        if isinstance(content, dict) and "decision" in content:
+            content["decision"] = _decision(content["decision"])  # so that a change of one key leaves the others
         for change in changes:
             _change(content, *change.partition("=")[::2])
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,4 +1,4 @@
-"""A trained network with its threshold, from its checkpoint: image files in, distances and explanations out."""
+"""A trained network with its decision, from its checkpoint: image files in, distances and explanations out."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +28,7 @@ from utils.training import (
     retrieval_rates,
     save_checkpoint,
 )
-from utils.training.checkpoint import TRAINED_KEYS, changed_since, images_digest
+from utils.training.checkpoint import COURSE_KEYS, TRAINED_KEYS, changed_since, images_digest
 from utils.training.runs import BEST, current_run
 
 BATCH = 16  # pairs that are explained together
@@ -201,8 +201,10 @@ class Trained:
         ]
         if self.band is not None:
             low, high = self.band
-            most = f"{decision.abstain:.0%}"
-            lines.append(f"undecided from {low:.3f} to {high:.3f}, so that at most {most} of the decided are wrong")
+            most = f"so that at most {decision.abstain:.0%} of the decided are wrong"
+            lines.append(f"undecided from {max(low, 0):.3f} to {min(high, 2):.3f}, {most}")
+            if not np.isfinite(self.band).all():
+                lines.append("too few validation pairs to decide on one side or on both: raise abstain or valid_size")
         return "\n".join(lines)
 
     def __str__(self):
@@ -233,6 +235,8 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     then = content["config"]
     for change in changed_since(then, config, TRAINED_KEYS):
         print(f"{change}: the latter is used.")
+    for change in changed_since(then, config, COURSE_KEYS):
+        print(f"{change}: notebook 01 would train anew.")
     settings = config.model_dump(mode="json") | {key: then[key] for key in TRAINED_KEYS}
     config = Config.model_validate(settings).from_source(config.source)
     own = "embedding.weight" not in content["network"]  # the backbone's own embedding, with `epochs: 0`
@@ -287,9 +291,16 @@ def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, basel
 
     distances: float32 (P,), of the test pairs. The file also has the run, the rule of the decision, `frozen_auc`: that
     of the baseline, and `seconds`: training time up to the chosen epoch.
+
+    Raises CheckpointError for a network that was trained on other splits.
     """
     pairs = splits.test_pairs
     config = trained.config
+    if not _same(trained.validation[0], splits.valid_pairs):
+        raise CheckpointError(
+            f"{trained.folder} is a run with other splits: its training images may be among these test images. "
+            "Give each config a checkpoints_path of its own, or run notebook 01 from its beginning."
+        )
     metrics = evaluate(distances, pairs, trained.threshold, trained.band, trained.probabilities(distances), config.seed)
     embeddings = embed_images(trained.network, splits.pixels, splits.test, config, trained.runtime)
     found = retrieval_metrics(retrieval_rates(embeddings, splits.folder.labels[splits.test]))
@@ -302,6 +313,11 @@ def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, basel
     metrics = Metrics(metrics.metrics + found, facts)
     write_text(config.results_path / "metrics.json", json.dumps(metrics.as_dict(), indent=2) + "\n")
     return metrics
+
+
+def _same(pairs: Pairs, others: Pairs) -> bool:
+    """Whether both are the same pairs of images."""
+    return np.array_equal(pairs.first, others.first) and np.array_equal(pairs.second, others.second)
 
 
 def inference_pair(config: Config, default: tuple[str, str]) -> tuple[str, str]:
@@ -326,7 +342,8 @@ def _typical_pair(trained, splits, distances, label):
     pairs = splits.test_pairs
     same_up_to, different_from = trained.band or (trained.threshold, trained.threshold)
     decided = distances > different_from if label else distances <= same_up_to
-    candidates = np.flatnonzero(decided)
+    leaning = (distances > trained.threshold) == label
+    candidates = np.flatnonzero(decided if decided.any() else leaning)
     if not len(candidates):
         word = ("same", "different")[label]
         raise DataError(f'no test pair is decided "{word}" at the threshold {trained.threshold:.3f}: train longer.')

@@ -208,7 +208,9 @@ def test_images_that_cannot_be_read_are_passed_over(tmp_path):
 
 def test_byte_identical_files_are_one_group_without_a_look():
     folder = SimpleNamespace(contents=np.array([0, 1, 0, 3]))
-    assert near_duplicates(folder, None, None).tolist() == [0, 1, 0, 3]
+    assert near_duplicates(folder, SimpleNamespace(unreadable={}), None).tolist() == [0, 1, 0, 3]
+    empty = SimpleNamespace(unreadable={0: "is empty", 2: "is empty"})
+    assert near_duplicates(folder, empty, None).tolist() == [0, 1, 2, 3]  # two empty files are no copies of a picture
 
 
 def test_copies_stay_in_one_split(make_config, tmp_path):

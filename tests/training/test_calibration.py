@@ -83,13 +83,26 @@ def test_between_the_knots_it_is_linear_and_beyond_them_flat():
 
 
 def test_the_calibration_error_by_hand():
-    """Bins [0.2, 0.3) with 0.25 said and 1 of 2 found, [0.9, 1] with 0.95 said and 1 of 1 found."""
+    """Two same pairs weigh 3/4 each and one different pair 3/2. Bin [0.2, 0.3): 0.25 is said twice, of one same and one
+    different pair; bin [0.9, 1]: 0.95 of a same pair.
+    """
+    said_of = np.array([0.25, 0.25, 0.95])
     labels = np.array([0, 1, 0])
-    expected = 2 / 3 * 0.25 + 1 / 3 * 0.05
-    assert calibration_error(np.array([0.25, 0.25, 0.95]), labels) == pytest.approx(expected)
+    gaps = abs(0.75 * (0.25 - 1) + 1.5 * 0.25), 0.75 * 0.05
+    assert calibration_error(said_of, labels) == pytest.approx(sum(gaps) / 3)
     assert calibration_error(np.array([1.0, 0.0, 1.0]), labels) == 0
-    weights = np.array([0.0, 2.0, 1.0])
-    assert calibration_error(np.array([0.25, 0.25, 0.95]), labels, weights) == pytest.approx((2 * 0.25 + 0.05) / 3)
+    weights = np.array([0.0, 2.0, 1.0])  # 1.5 for each kind
+    assert calibration_error(said_of, labels, weights) == pytest.approx((1.5 * 0.25 + 1.5 * 0.05) / 3)
+    assert np.isnan(calibration_error(said_of, np.zeros(3, int)))
+
+
+def test_unequal_kinds_are_judged_as_if_they_were_equal():
+    """Nine different pairs to each same one: right probabilities stay right."""
+    distances, pairs = draw(sigmoid_truth, 40000)
+    same = np.flatnonzero(pairs.labels == 0)
+    rows = np.concatenate([same[: len(same) // 9], np.flatnonzero(pairs.labels == 1)])
+    error = calibration_error(sigmoid_truth(distances[rows]), pairs.labels[rows])
+    assert error < 0.02
 
 
 def test_reliability_tells_right_probabilities_from_overconfident_ones():

@@ -51,8 +51,9 @@ class Audit:
     told: list[Told]
 
     def identical(self) -> list[np.ndarray]:
-        """The members of each group of byte-identical files."""
-        return groups_of_several(self.folder.contents)
+        """The members of each group of byte-identical files that can be read."""
+        groups = groups_of_several(self.folder.contents)
+        return [group for group in groups if group[0] not in self.unreadable]
 
     def alike(self) -> list[np.ndarray]:
         """The members of each group of near-duplicates that are not all byte-identical."""
@@ -67,7 +68,8 @@ class Audit:
     def small_classes(self) -> dict[str, int]:
         """Classes of too few different images to be sure of two in validation and in test, and how many they have."""
         classes = len(self.folder.classes)
-        distinct = np.unique(self.duplicates * classes + self.folder.labels)
+        numbers = self.duplicates * classes + self.folder.labels
+        distinct = np.unique(np.delete(numbers, list(self.unreadable)))
         counts = np.bincount(distinct % classes, minlength=classes)
         return {self.folder.classes[label]: int(counts[label]) for label in np.flatnonzero(counts < SPLITTABLE)}
 

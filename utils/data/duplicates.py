@@ -27,11 +27,13 @@ PAIRS = 512  # compared at a time
 def near_duplicates(folder: ImageFolder, pixels: Decoder, radius: int | None, show=False) -> np.ndarray:
     """Groups of pictures that are copies of one another: int64 (N,), the index of the first image of each group.
 
-    Byte-identical files are of one group. So are images whose perceptual hashes, or the hash of one and that of the
-    other mirrored or cropped, differ in at most `radius` of 64 bits and whose pixels then agree (`same_picture`); and
-    whatever such pairs connect. radius: None for byte-identical files alone.
+    Byte-identical files that can be read are of one group. So are images whose perceptual hashes, or the hash of one
+    and that of the other mirrored or cropped, differ in at most `radius` of 64 bits and whose pixels then agree
+    (`same_picture`); and whatever such pairs connect. radius: None for byte-identical files alone.
     """
-    groups = folder.contents
+    groups = folder.contents.copy()
+    unreadable = list(pixels.unreadable)
+    groups[unreadable] = unreadable  # two empty files are no two copies of a picture
     if radius is None:
         return groups
     hashes = hashes_of(folder, pixels, show)

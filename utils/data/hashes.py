@@ -35,7 +35,8 @@ def hashes_of(folder: ImageFolder, pixels: Decoder, show=False) -> np.ndarray:
     if not isinstance(pixels, PixelCache):
         return _computed(pixels, show)
     file = pixels.file.with_suffix(".hashes")
-    keys = keys_of(folder)
+    keys = keys_of(folder).copy()
+    keys[list(pixels.unreadable)] = np.void(bytes(keys.itemsize))  # else one that is read later had no hash
     try:
         return _kept(file, keys)
     except (OSError, ValueError):  # none yet, damaged, or of files that have changed

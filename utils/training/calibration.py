@@ -56,6 +56,7 @@ def reliability(probabilities, pairs: Pairs, seed=0) -> Reliability:
     filled = counts > 0
 
     def shares(weights):
+        weights = _balanced(pairs.labels, weights)
         counted = np.bincount(bins, weights, BINS)[filled]
         kept = np.bincount(bins, weights * same, BINS)[filled]
         return np.divide(kept, counted, out=np.full(len(counted), np.nan), where=counted > 0)
@@ -73,20 +74,24 @@ def reliability(probabilities, pairs: Pairs, seed=0) -> Reliability:
 def calibration_error(probabilities, labels, weights=None) -> float:
     """Expected calibration error in [0, 1] (Guo et al. 2017, equation 3), with BINS bins of equal width.
 
-    probabilities: of "same", float (P,). labels: int (P,), 0 same. weights: of the pairs, float (P,).
+    probabilities: of "same", float (P,). labels: int (P,), 0 same. weights: of the pairs, float (P,). Both kinds are
+    made to weigh alike, as the probabilities are meant; NaN where one is missing.
     """
-    weights = np.ones(len(labels)) if weights is None else weights
-    if not weights.any():
-        return np.nan
-    gaps = np.bincount(_bins(probabilities), weights * (probabilities - (labels == 0)), BINS)
-    return float(np.abs(gaps).sum() / weights.sum())
+    weights = _balanced(labels, np.ones(len(labels)) if weights is None else weights)
+    return _error(probabilities, labels, weights)
 
 
 def chance_calibration_error(probabilities, seed=0, draws=200) -> float:
     """The mean calibration error that so many independent pairs would show if their probabilities were right."""
     random = np.random.default_rng(seed)
     labels = (random.random((draws, len(probabilities))) >= probabilities).astype(int)
-    return float(np.mean([calibration_error(probabilities, drawn) for drawn in labels]))
+    alike = np.ones(len(probabilities))
+    return float(np.mean([_error(probabilities, drawn, alike) for drawn in labels]))
+
+
+def _error(probabilities, labels, weights) -> float:
+    gaps = np.bincount(_bins(probabilities), weights * (probabilities - (labels == 0)), BINS)
+    return float(np.abs(gaps).sum() / weights.sum())
 
 
 def _bins(probabilities):
@@ -124,5 +129,12 @@ def _softened(labels, weights):
     if min(sums) == 0:
         return None, weights
     targets = np.where(kinds[0], (sums[0] + 1) / (sums[0] + 2), 1 / (sums[1] + 2))
-    balanced = weights * np.where(kinds[0], 1 / sums[0], 1 / sums[1]) * weights.sum() / 2
-    return targets, balanced
+    return targets, _balanced(labels, weights)
+
+
+def _balanced(labels, weights):
+    """Weights, float (P,), with which same and different pairs weigh alike; their sum stays. NaN without a kind."""
+    sums = [weights[labels == kind].sum() for kind in (0, 1)]
+    if min(sums) == 0:
+        return np.full(len(labels), np.nan)
+    return weights * np.where(labels == 0, 1 / sums[0], 1 / sums[1]) * weights.sum() / 2

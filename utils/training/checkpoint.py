@@ -27,6 +27,7 @@ FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
 SPLIT_KEYS = ("image", "number_of_iterations", "test_size", "valid_size", "seed")
 SPLIT_KEYS += ("split", "group_pattern", "duplicate_radius")
 TRAINED_KEYS = (*SPLIT_KEYS, "backbone_model", "embedding_size", "margin")  # ... and the network itself
+COURSE_KEYS = set(Config.model_fields) - FREE_KEYS - set(TRAINED_KEYS)  # the others that training depends on
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -90,14 +91,16 @@ def images_digest(splits: Splits) -> str:
 def changed_since(then: dict, config: Config, keys) -> list[str]:
     """A line for each setting below `keys` that had another value in the settings `then` of a training run."""
     now = config.model_dump(mode="json")
-    names = [name for name in key_names() if name.split(".")[0] in keys]
+    free = {f"hyperparameters.{name}" for name in FREE_HYPERPARAMETERS}
+    names = [name for name in key_names() if name.split(".")[0] in keys and name not in free]
     values = [(name, _value(now, name), _value(then, name)) for name in names]
     return [f"{name} is {new}, the network was trained with {old}" for name, new, old in values if new != old]
 
 
 def _value(settings, name):
-    """Of a nested key, by its dotted name."""
-    return reduce(getitem, name.split("."), settings)
+    """Of a nested key, by its dotted name; of a file of weights its name, wherever it lies."""
+    value = reduce(getitem, name.split("."), settings)
+    return Path(value).name if name == "pretrained" and isinstance(value, str) else value
 
 
 def digest(part) -> str:

@@ -35,19 +35,25 @@ def choose_threshold(distances, labels, decision: DecisionSettings | None = None
         return _middle_of_best(candidates, -(fmr + fnmr))
     if decision.rule == "eer":
         return _middle_of_best(candidates, -np.abs(fmr - fnmr))
-    if len(negatives) * decision.fmr < 1:
+    check_decision(labels, decision)
+    return float(candidates[fmr <= decision.fmr].max())
+
+
+def check_decision(labels, decision: DecisionSettings):
+    """Raises ConfigError where `decision.fmr` is asked for and below what one of the validation pairs can show."""
+    different = int((labels == 1).sum())
+    if decision.rule == "fmr" and different * decision.fmr < 1:
         raise ConfigError(
-            f"decision.fmr: {decision.fmr} is not to be had from {len(negatives)} different validation pairs: "
+            f"decision.fmr: {decision.fmr} is not to be had from {different} different validation pairs: "
             f"raise it, or have {math.ceil(1 / decision.fmr)} by raising valid_size or number_of_iterations"
         )
-    return float(candidates[fmr <= decision.fmr].max())
 
 
 def choose_band(distances, pairs: Pairs, threshold: float, wrong: float) -> tuple[float, float]:
     """Two distances: up to the first a pair is "same", beyond the second "different", between them undecided.
 
     So that at most a share `wrong` of the pairs decided "same", and of those decided "different", are wrong, on average
-    over validation sets. From the surest pair on, pairs are decided as long as their errors, and those of one more
+    over validation sets. From the surest pair on, the first run of pairs is decided whose errors, and those of one more
     image, are at most `wrong` of all: conformal risk control (Angelopoulos et al. 2022, section 2.1), with the pairs of
     an image in place of one. A side that too few pairs speak for is never decided: -inf or inf.
     """

@@ -55,10 +55,12 @@ def diagnose(trained, splits: Splits, distances: np.ndarray) -> str:
 
 
 def pairs_of_training(splits: Splits, config) -> Pairs:
-    """Pairs of as many training images as there are for validation, by the same rule."""
+    """Pairs of training images by the rule of validation, as many of each kind as there are there at most."""
     random = np.random.default_rng(config.seed)
-    images = random.permutation(splits.train)[: len(splits.valid)]
-    return draw_pairs(images, splits.folder.labels, config.number_of_iterations, random)
+    pairs = draw_pairs(splits.train, splits.folder.labels, config.number_of_iterations, random)
+    kinds = [random.permutation(np.flatnonzero(pairs.labels == kind)) for kind in (0, 1)]
+    chosen = np.concatenate([kind[: len(splits.valid_pairs) // 2] for kind in kinds])
+    return Pairs(pairs.first[chosen], pairs.second[chosen], pairs.labels[chosen])
 
 
 def measure(distances, pairs: Pairs, seed=0) -> Measured:

@@ -14,6 +14,7 @@ from utils.network import build_network, dilated, folded
 from utils.parallel import distributed, from_first, rank, world
 from utils.runtime import Runtime, seed_everything, start
 from utils.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from utils.training.decision import check_decision
 from utils.training.doctor import COLLAPSE_WARNING, COLLAPSED
 from utils.training.epoch import build_optimizer, build_scaler, check_finite, train_epoch
 from utils.training.evaluation import pair_distances
@@ -46,6 +47,7 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     if config.hyperparameters.batch_size < 2 * world():
         raise ConfigError(f"hyperparameters.batch_size: must be at least {2 * world()} for {world()} processes")
     splits = splits or load_splits(config)
+    check_decision(splits.valid_pairs.labels, config.decision)  # refused now, not after hours of training
     mark = fingerprint(config, splits)
     run = from_first(find_run(config, mark) if rank() == 0 else None)
     if run and (config.run or is_finished(run.history, config)):
@@ -113,7 +115,7 @@ def _validate(distances, pairs, config, number) -> dict:
 
 
 def _save(folder, history, distances, splits, state, config, mark):
-    """Write last.pt, and best.pt where this epoch is the best so far. distances: of the validation pairs."""
+    """Write last.pt, and best.pt where this epoch is kept. distances: of the validation pairs."""
     validation = {"distances": distances, **vars(splits.valid_pairs)}
     content = {
         "network": state["network"].state_dict(),

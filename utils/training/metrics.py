@@ -17,7 +17,7 @@ from utils.training.intervals import Interval, image_count, interval_of_mean, in
 
 FMRS = (0.1, 0.01, 0.001)
 ROUNDING = 1e-9  # of rates that should be equal
-HOW = "images are drawn anew, because pairs share them (utils/training/intervals.py)"
+HOW = "images are drawn anew, because pairs share them; in retrieval they are the queries of a fixed gallery"
 RETRIEVAL = {
     "recall_at_1": "share of test images whose nearest other test image is of their class",
     "r_precision": "share of its class among the R test images nearest to one, R being all others of its class",

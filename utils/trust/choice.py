@@ -33,6 +33,7 @@ def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray
     AUC comes with its interval. distances: float32 (P,), of the test pairs.
     """
     asked = trained.config.explanation.model_dump(include={"method", "layer", "steps"})
+    asked |= {"threshold": trained.threshold}  # decisions are what maps explain
     if trained.prepared is not None and trained.prepared.asked == asked:
         return trained
     files = [Path(splits.folder.paths[index]) for index in _references(splits)]
@@ -100,7 +101,7 @@ def _first_good(gaps: dict):
 def _references(splits) -> list[int]:
     """Training images, spread over each class."""
     labels = splits.folder.labels[splits.train]
-    each = max(OF_EACH_CLASS, math.ceil(REFERENCES / len(splits.folder.classes)))
+    each = max(OF_EACH_CLASS, math.ceil(REFERENCES / len(np.unique(labels))))
     chosen = []
     for label in range(len(splits.folder.classes)):
         members = splits.train[labels == label]
