@@ -5,7 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from utils import fit, load_trained, prepare_explanations, typical_pairs, write_metrics
+from utils import (
+    CheckpointError,
+    ConfigError,
+    fit,
+    load_config,
+    load_splits,
+    load_trained,
+    prepare_explanations,
+    typical_pairs,
+    write_metrics,
+)
 from utils.training import Baseline, choose_band, choose_threshold, fit_calibration
 
 
@@ -77,3 +87,33 @@ def test_classes_held_out_are_scored_and_explained(make_config, tmp_path, tiny_d
     assert {name.split("/")[0] for name in ready.references.names} == seen
     same, _ = typical_pairs(ready, splits)
     assert ready.explain(same).evidence.any()
+
+
+def test_a_network_of_other_splits_is_not_tested(make_config, abstaining):
+    """As when another run of the same folder has become the current one."""
+    others = load_splits(make_config({"seed": 5}))
+    distances = abstaining.distances(others, others.test_pairs)
+    with pytest.raises(CheckpointError, match="is a run with other splits: its training images may be among"):
+        write_metrics(abstaining, others, distances, Baseline(None))
+    assert not abstaining.config.results_path.exists()
+
+
+def test_settings_that_have_changed_since_are_named_with_both_values(make_config, prepared_checkpoints, capsys):
+    changes = {"hyperparameters.learning_rate": 0.5, "hyperparameters.verbose": False, "decision.rule": "eer"}
+    load_trained(make_config({"checkpoints_path": str(prepared_checkpoints), **changes}))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "trained" in line]
+    expected = "hyperparameters.learning_rate is 0.5, the network was trained with 0.001: notebook 01 would train anew."
+    assert lines == [expected]
+
+
+def test_a_change_of_one_key_leaves_a_rule_in_its_short_form(make_config, tmp_path):
+    make_config({"decision": "eer"}, "short.yml")
+    decision = load_config(tmp_path / "short.yml", ["decision.abstain=0.1"]).decision
+    assert (decision.rule, decision.abstain) == ("eer", 0.1)
+
+
+def test_a_rate_that_no_pair_can_show_is_refused_before_training(make_config):
+    config = make_config({"decision": {"fmr": 0.001}})
+    with pytest.raises(ConfigError, match=r"decision\.fmr: 0\.001 is not to be had from 9 different validation pairs"):
+        fit(config)
+    assert not config.checkpoints_path.exists()
