@@ -17,6 +17,7 @@ from utils.runtime import Runtime, find_runtime
 from utils.training import (
     Baseline,
     CheckpointError,
+    Metric,
     Metrics,
     choose_band,
     choose_threshold,
@@ -289,8 +290,8 @@ def keep(trained: Trained, prepared: Prepared) -> Trained:
 def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> Metrics:
     """All metrics of the test pairs and of the test images as a gallery, written to `results_path`/metrics.json.
 
-    distances: float32 (P,), of the test pairs. The file also has the run, the rule of the decision, `frozen_auc`: that
-    of the baseline, and `seconds`: training time up to the chosen epoch.
+    distances: float32 (P,), of the test pairs. The file also has the run, the rule of the decision, and
+    `seconds`: training time up to the chosen epoch.
 
     Raises CheckpointError for a network that was trained on other splits.
     """
@@ -304,9 +305,10 @@ def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, basel
     metrics = evaluate(distances, pairs, trained.threshold, trained.band, trained.probabilities(distances), config.seed)
     embeddings = embed_images(trained.network, splits.pixels, splits.test, config, trained.runtime)
     found = retrieval_metrics(retrieval_rates(embeddings, splits.folder.labels[splits.test]))
+    if baseline.auc is not None:
+        found += (Metric("frozen_auc", baseline.auc, "AUC of the pretrained backbone as it comes, before training"),)
     facts = metrics.facts | {
         "decision": config.decision.model_dump(),
-        "frozen_auc": baseline.auc,
         "seconds": round(trained.seconds, 1),
         "run": trained.folder.name,
     }

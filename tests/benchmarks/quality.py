@@ -65,7 +65,7 @@ def run_pretrained(folder, data_path, weights) -> tuple[list[Row], list[str]]:
         splits = load_splits(settings)
         ours, exact = _ours(splits, settings, PHOTOGRAPHS_BUDGET)
         theirs = {rate: _textbook(splits, settings, rate, PHOTOGRAPHS_BUDGET) for rate in rates}
-        frozen = frozen_baseline(settings, splits, start(settings)).auc
+        frozen = frozen_baseline(settings, splits, start(settings)).auc.value
         results.append({"seed": seed, "ours": ours, "exact": exact, "theirs": theirs, "frozen": frozen})
         print(results[-1], flush=True)
         rates = (max(results[0]["theirs"], key=results[0]["theirs"].get),)  # the better one, for the other seeds

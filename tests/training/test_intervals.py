@@ -1,5 +1,8 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from utils.data import Pairs, draw_pairs
 from utils.training.intervals import auc_interval, interval, interval_of_mean, intervals
@@ -74,6 +77,18 @@ def test_what_hardly_any_draw_can_measure_is_not_known():
 
     found = interval(measure, pairs)
     assert (found.value, round(found.low, 3), round(found.high, 3)) == (0.5, 0, 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), min_size=2, max_size=40))
+def test_the_auc_against_sklearn(scored):
+    """On a coarse grid, so that ties are common."""
+    distances, labels = np.array(scored).T
+    images = np.arange(2 * len(labels)).reshape(2, -1)
+    found = auc_interval(distances / 4, Pairs(images[0], images[1], labels), draws=2)
+    if len(set(labels)) == 1:
+        assert np.isnan(found.value)
+    else:
+        assert found.value == pytest.approx(roc_auc_score(labels, distances))
 
 
 def test_the_auc_and_the_mean():

@@ -45,7 +45,7 @@ def main():
         metrics = write_metrics(trained, splits, distances, baseline)
         print(trained.prepared)
         print(diagnose(trained, splits, distances))
-        print(f"Test AUC {metrics['auc'].interval} ({config.results_path}/metrics.json)")
+        print(f"{metrics}\nTest AUC {metrics['auc'].interval} ({config.results_path}/metrics.json)")
 
 
 if __name__ == "__main__":

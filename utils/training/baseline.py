@@ -3,25 +3,25 @@
 from dataclasses import dataclass
 
 import torch
-from sklearn.metrics import roc_auc_score
 
 from utils.config import Config
 from utils.data import Splits
 from utils.network import SiameseNetwork, folded
 from utils.runtime import Runtime
 from utils.training.evaluation import pair_distances
+from utils.training.intervals import Interval, auc_interval
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """auc: of the test pairs by the pretrained embedding before any training, in [0, 1]; None without such weights."""
+    """auc: of the test pairs by the pretrained embedding before any training; None without such weights."""
 
-    auc: float | None
+    auc: Interval | None
 
     def __str__(self):
         if self.auc is None:
             return "pretrained: False: there is no embedding before training"
-        return f"The pretrained backbone as it comes: test AUC {self.auc:.4f}"
+        return f"The pretrained backbone as it comes: test AUC {self.auc}"
 
 
 def frozen_baseline(config: Config, splits: Splits, runtime: Runtime) -> Baseline:
@@ -35,4 +35,4 @@ def frozen_baseline(config: Config, splits: Splits, runtime: Runtime) -> Baselin
         network = SiameseNetwork(config.backbone_model, None, config.pretrained, config.image.size)
     network = runtime.place(folded(network, runtime.dtype))
     distances = pair_distances(network, splits, splits.test_pairs, config, runtime)
-    return Baseline(float(roc_auc_score(splits.test_pairs.labels, distances)))
+    return Baseline(auc_interval(distances, splits.test_pairs, config.seed))

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, logit
-from sklearn.metrics import roc_auc_score
 
 from utils.data import Pairs
 
@@ -72,14 +71,16 @@ def interval_of_mean(values) -> Interval:
 
 
 def auc_interval(distances, pairs: Pairs, seed=0, draws=DRAWS) -> Interval:
-    """The AUC of pairs with its 95 % interval."""
-    labels = pairs.labels
+    """The AUC of pairs with its 95 % interval: the chance that a different pair lies farther apart than a same pair."""
+    _, places = np.unique(distances, return_inverse=True)  # sorted once: sklearn's roc_auc_score would in every draw
+    kinds = [pairs.labels == kind for kind in (0, 1)]
 
     def auc(weights):
-        counted = weights > 0
-        if len(np.unique(labels[counted])) < 2:
+        same, different = (np.bincount(places, weights * kind) for kind in kinds)
+        if not same.any() or not different.any():
             return np.nan
-        return roc_auc_score(labels[counted], distances[counted], sample_weight=weights[counted])
+        nearer = np.cumsum(same) - same / 2  # of equal distances, half count
+        return (different * nearer).sum() / (same.sum() * different.sum())
 
     return interval(auc, pairs, seed, draws)
 
