@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from utils.data import DataError
 from utils.explain import Explanation
 from utils.network import SiameseNetwork, distances_of
 
@@ -92,6 +93,17 @@ def explanation_of(network, images, factual, threshold=0.5, **carried):
     towards_different = torch.where(different, for_decision, against)
     towards_same = torch.where(different, against, for_decision)
     return Explanation(images, distances, threshold, towards_different, towards_same, **carried)
+
+
+def refusing(decode, ending):
+    """`cache.decode` as it would be if files whose path ends so could not be decoded."""
+
+    def refused(path, size):
+        if path.endswith(ending):
+            raise DataError(f"{path}: Permission denied")
+        return decode(path, size)
+
+    return refused
 
 
 def changed(settings, changes):

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from helpers import write_images
+from helpers import refusing, write_images
 from PIL import Image
 
 from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, runtime, saved
@@ -90,14 +90,7 @@ def decoding_threads(config, monkeypatch):
 
 
 def what_a_broken_image_does(config, monkeypatch):
-    real = cache.decode
-
-    def decode(path, size):
-        if path.endswith("red_0.png"):
-            raise DataError(f"{path}: damaged")
-        return real(path, size)
-
-    monkeypatch.setattr(cache, "decode", decode)
+    monkeypatch.setattr(cache, "decode", refusing(cache.decode, "red_0.png"))
     try:
         return len(load_splits(config).train)
     except DataError as error:

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import write_images
+from helpers import refusing, write_images
 from PIL import Image
 
 from utils.data import cache, unreadable
@@ -120,13 +120,7 @@ def test_one_that_was_repaired_is_taken_in(data, tmp_path, tried):
 def test_one_that_can_be_read_by_now_is_taken_in_though_the_file_is_the_same(data, tmp_path, monkeypatch, tried):
     """As when its permissions were wrong: neither size nor time of change tell."""
     real = cache.decode
-
-    def refused(path, size):
-        if path.endswith("3.png"):
-            raise DataError(f"{path}: Permission denied")
-        return real(path, size)
-
-    monkeypatch.setattr(cache, "decode", refused)
+    monkeypatch.setattr(cache, "decode", refusing(real, "3.png"))
     assert len(opened(data, tmp_path / "cache").unreadable) == 5
     monkeypatch.setattr(cache, "decode", real)
     tried.clear()

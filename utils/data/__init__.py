@@ -5,7 +5,7 @@ from utils.data.batches import deliver, draw_batches, draw_epoch, resident
 from utils.data.cache import Decoder, PixelCache, decode, keys_of, open_pixels
 from utils.data.differences import differences_folder, load_differences, make_differences
 from utils.data.duplicates import contradictions, groups_of_several, names_of, near_duplicates
-from utils.data.images import DataError, ImageFolder, read_header, read_image, scan
+from utils.data.images import DataError, ImageFolder, brightness_of, read_header, read_image, scan
 from utils.data.pairs import Pairs, Splits, draw_pairs, load_images, load_splits
 from utils.data.shapes import SAMPLE_FOLDER, ensure_sample, load_masks, make_sample, masks_folder
 from utils.data.splitting import groups_by_name, split, split_classes
@@ -22,6 +22,7 @@ __all__ = [
     "Splits",
     "Told",
     "audit",
+    "brightness_of",
     "contradictions",
     "decode",
     "deliver",

@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from utils.data.cache import Decoder
 from utils.data.duplicates import contradictions, groups_of_several, names_of
-from utils.data.images import SHOWN, ImageFolder, listed, read_header
+from utils.data.images import SHOWN, ImageFolder, brightness_of, listed, read_header
 from utils.data.splitting import SPLITTABLE
 
 UNEQUAL = 10  # times as many images as the smallest class
@@ -15,7 +15,6 @@ TELLING = 0.9  # AUC from which a property is said to tell a class
 ENOUGH = 20  # images of a class, and of the others: chance alone brings no AUC of TELLING (six standard deviations)
 FEW = 5  # groups named in one line; the figure shows more
 BLOCK = 64  # images read at a time
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CURES = {
     "brightness": "photograph all classes in like light, or let image.brightness vary it in training",
     "size in pixels": "the files of a class seem to have one source, and small ones stay blurred: mix the sources",
@@ -171,7 +170,7 @@ def _told_by_format(formats, inside):
 def _brightness(pixels, indices):
     """The mean brightness of images: float (B,), in [0, 255]."""
     parts = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
-    return np.concatenate([pixels[part].mean(axis=(1, 2)) @ LUMA for part in parts])
+    return np.concatenate([brightness_of(pixels[part]) for part in parts])
 
 
 def _images_of(groups):

@@ -18,6 +18,7 @@ EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff
 UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
 ORIENTATION = 0x0112  # the EXIF tag; from SIDEWAYS on, height and width change places
 SIDEWAYS = 5
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SUBFOLDERS = "subfolders"
 SHOWN = 20  # names listed in one message before "and N more"
 
@@ -136,6 +137,11 @@ def read_header(path) -> tuple[tuple[int, int], str]:
     with Image.open(path) as image:
         sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
         return image.size if sideways else image.size[::-1], image.format
+
+
+def brightness_of(pixels: np.ndarray) -> np.ndarray:
+    """The mean brightness of images uint8 (B, h, w, 3): float (B,), in [0, 255]."""
+    return pixels.mean(axis=(1, 2)) @ LUMA
 
 
 def listed(names, separator=", ", shown=SHOWN) -> str:

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from utils.data import Pairs
 from utils.network import Calibration
-from utils.training.intervals import Interval, image_count, interval, intervals
+from utils.training.intervals import Interval, image_count, intervals
 
 ENOUGH = 1000  # pairs from which on the shape of the curve is left open
 KNOTS = 201
@@ -55,20 +55,22 @@ def reliability(probabilities, pairs: Pairs, seed=0) -> Reliability:
     counts = np.bincount(bins, minlength=BINS)
     filled = counts > 0
 
-    def shares(weights):
+    def measure(weights):
+        error = calibration_error(probabilities, pairs.labels, weights)
         weights = _balanced(pairs.labels, weights)
         counted = np.bincount(bins, weights, BINS)[filled]
         kept = np.bincount(bins, weights * same, BINS)[filled]
-        return np.divide(kept, counted, out=np.full(len(counted), np.nan), where=counted > 0)
+        shares = np.divide(kept, counted, out=np.full(len(counted), np.nan), where=counted > 0)
+        return np.append(shares, error)
 
-    def error(weights):
-        return calibration_error(probabilities, pairs.labels, weights)
-
-    trials = np.minimum(counts[filled], image_count(pairs))
-    found, low, high = intervals(shares, pairs, seed, trials=trials)
+    images = image_count(pairs)
+    trials = np.append(np.minimum(counts[filled], images), images)
+    found = intervals(measure, pairs, seed, trials=trials)
+    error = Interval(*(float(part[-1]) for part in found))
+    shares = (part[:-1] for part in found)
     said = np.bincount(bins, probabilities, BINS)[filled] / counts[filled]
     by_chance = chance_calibration_error(probabilities, seed)
-    return Reliability(said, found, low, high, counts[filled], interval(error, pairs, seed), by_chance)
+    return Reliability(said, *shares, counts[filled], error, by_chance)
 
 
 def calibration_error(probabilities, labels, weights=None) -> float:

@@ -37,14 +37,14 @@ class Measured:
 def diagnose(trained, splits: Splits, distances: np.ndarray) -> str:
     """One paragraph on a network that `load_trained` gave: what seems wrong, or that nothing does.
 
-    distances: float32 (P,), of the test pairs. Training and validation pairs are measured here.
+    distances: float32 (P,), of the test pairs. Those of validation are in the checkpoint; training pairs are measured.
     """
+    seed = trained.config.seed
     training_pairs = pairs_of_training(splits, trained.config)
-    train, valid = (
-        measure(trained.distances(splits, pairs), pairs, trained.config.seed)
-        for pairs in (training_pairs, splits.valid_pairs)
-    )
-    test = measure(distances, splits.test_pairs, trained.config.seed)
+    valid_pairs, valid_distances = trained.validation
+    train = measure(trained.distances(splits, training_pairs), training_pairs, seed)
+    valid = measure(valid_distances, valid_pairs, seed)
+    test = measure(distances, splits.test_pairs, seed)
     margin = trained.config.margin if trained.history else None  # without training it meant nothing
     found = findings(train, valid, test, margin, len(splits.test), len(splits.folder.paths))
     text = " ".join(found) or (

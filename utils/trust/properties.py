@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as V
 
-from utils.data import load_masks, read_header, stored_size
+from utils.data import brightness_of, load_masks, read_header, stored_size
 from utils.trained import Trained
 
 EDGE = 0.1  # of the shorter side: how far the border reaches in
@@ -142,7 +142,7 @@ def _colour(gallery, where):
 
 
 def _brightness(gallery):
-    return gallery.pixels.mean(axis=(1, 2)) @ [[0.299], [0.587], [0.114]]  # ITU-R BT.601
+    return brightness_of(gallery.pixels)[:, None]
 
 
 def _aspect(gallery):
