@@ -79,6 +79,11 @@ class Explanation:
             return False
         return torch.equal(self.distance, other.distance) and torch.equal(self.evidence, other.evidence)
 
+    def of_same_pairs(self, other: "Explanation") -> bool:
+        """Whether both are of the same pairs, held against the same threshold."""
+        alike = (self.names, self.threshold) == (other.names, other.threshold)
+        return alike and torch.equal(self.images, other.images)
+
     @property
     def source(self) -> str:
         """Method, layer and details in words."""

@@ -35,6 +35,11 @@ def overlay(image, heatmap, opacity: float) -> np.ndarray:
     return (image + cover * (colours - image)).round().astype(np.uint8)
 
 
+def colour_table(name: str) -> np.ndarray:
+    """The colours of a colour map of Matplotlib, from 0 to 1: uint8 (256, 3)."""
+    return colormaps[name](np.arange(256), bytes=True)[:, :3]
+
+
 def photo(path) -> np.ndarray:
     """An image file for a figure, uint8 (H, W, 3), shrunk to SHOWN_PIXELS where it is larger."""
     image = read_image(path)

@@ -7,7 +7,6 @@ closed, so that a notebook cell that ends with it shows it once.
 import math
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation, only_pair
@@ -65,10 +64,8 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
     """
     explanations = {name: only_pair(verdict.explanation) for name, verdict in verdicts.items()}
     first = next(iter(explanations.values()))
-    for other in explanations.values():
-        alike = other.threshold == first.threshold and other.names == first.names
-        if not alike or not torch.equal(other.images, first.images):
-            raise ValueError("these verdicts are of different pairs: one figure shows one pair")
+    if not all(first.of_same_pairs(other) for other in explanations.values()):
+        raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(first)
     blocks = math.ceil(len(verdicts) / BLOCK)
     size = (2.0 * BLOCK, (2.0 * sum(_aspects(images)) + 0.7) * blocks + 0.8)

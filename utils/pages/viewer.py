@@ -1,0 +1,150 @@
+"""The viewer of a pair: both images, their heatmaps, and what each place matches in the other image."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from utils.explain import Counterfactual, Explanation, Matches, only_pair
+from utils.explain.matches import FAINT
+from utils.figures.drawing import OPACITY, SOLID, colour_table, file_name, photos, pixels
+from utils.network import similarity
+from utils.pages.html import Element, component, data_uri, packed
+from utils.trust import Verdict
+
+IMAGE_SIDE = 448  # pixels
+MAP_SIDE = 64  # cells of a heatmap along a side: finer than the layers that maps are read from
+PLACE_SIDE = 16  # cells of matches along a side: neighbouring places are added up to so many
+COLOURS = ("viridis", "cividis", "inferno", "turbo")  # the colour-blind see the order of all but the last
+KINDS = ("factual", "counterfactual")
+
+
+def view(explanations, verdicts=None, matches: Matches | None = None, change: Counterfactual | None = None) -> Element:
+    """A pair to look at in a notebook or a browser: move over one image, and the other lights up where it matches.
+
+    explanations: of one pair, or those of the same pair by several methods, by name; verdicts likewise, on these.
+    matches, change: of the same pair; without them the viewer does without. What is shown first is the method whose
+    explanation the matches are of. Below 2 MB for images of any size.
+
+    Raises ValueError when these are not all of the same one pair.
+    """
+    content = view_content(explanations, verdicts, matches, change)
+    first = next(iter(_by_name(explanations).values()))
+    return component("mountViewer", content, file_name("view", first), _title(first), ["viewer.js"], ["viewer.css"])
+
+
+def view_content(explanations, verdicts=None, matches=None, change=None) -> dict:
+    """The same as JSON, for the script function `mountViewer`."""
+    explanations = _by_name(explanations)
+    first = only_pair(next(iter(explanations.values())))
+    verdicts = {next(iter(explanations)): verdicts} if isinstance(verdicts, Verdict) else verdicts or {}
+    others = [*explanations.values(), *(verdict.explanation for verdict in verdicts.values())]
+    others += [part.explanation for part in (matches, change) if part is not None]
+    if not all(first.of_same_pairs(other) for other in others):
+        raise ValueError("these are of different pairs: one viewer shows one pair")
+    shown = [name for name, one in explanations.items() if matches is not None and one.same_as(matches.explanation)]
+    return {
+        "title": _title(first),
+        "sentence": first.sentence(),
+        "similarity": first.similarity.item(),
+        "least": similarity(torch.tensor(first.threshold)).item(),
+        "right": first.right(),
+        "images": [_image_content(first, number, image) for number, image in enumerate(photos(first))],
+        "methods": [_method_content(name, one, verdicts.get(name)) for name, one in explanations.items()],
+        "first": shown[0] if shown else next(iter(explanations)),
+        "colours": {name: packed(colour_table(name)) for name in COLOURS},
+        "opacity": OPACITY,
+        "solid": SOLID,
+        "matches": matches and _matches_content(matches),
+        "change": change and _change_content(change),
+    }
+
+
+def _by_name(explanations) -> dict[str, Explanation]:
+    return {explanations.method: explanations} if isinstance(explanations, Explanation) else explanations
+
+
+def _title(explanation):
+    name1, name2 = explanation.names[0]
+    return f"{name1} and {name2}"
+
+
+def _image_content(explanation, number, image):
+    classes = explanation.classes and explanation.classes[0]
+    height, width = image.shape[:2]
+    return {
+        "name": explanation.names[0][number],
+        "class": classes and classes[number],
+        "height": height,
+        "width": width,
+        "source": data_uri(image, IMAGE_SIDE),
+    }
+
+
+def _method_content(name, explanation, verdict):
+    """The maps of a method, coarse, in 256 steps; what is said of them."""
+    lean = explanation.lean()
+    other = "same" if lean == "different" else "different"
+    maps = {kind: _coarse(getattr(explanation, kind)[0], MAP_SIDE) for kind in KINDS}
+    height, width = maps["factual"].shape[1:]
+    return {
+        "name": name,
+        "source": explanation.source,
+        "headings": {"factual": f'what speaks for "{lean}"', "counterfactual": f'what speaks for "{other}"'},
+        "verdict": verdict and verdict.sentence().splitlines()[0],
+        "verdicts": verdict and verdict.sentence().splitlines()[1:],
+        "height": height,
+        "width": width,
+        "maps": {kind: [packed(_bytes(one)) for one in both] for kind, both in maps.items()},
+        "blank": {
+            kind: [None if one.any() else explanation.cause_of_blank(0, image) for image, one in enumerate(both)]
+            for kind, both in maps.items()
+        },
+    }
+
+
+def _matches_content(matches):
+    """All pairs of cells, each the sum over its places, as int16 steps of `scale`."""
+    places = matches.places.float().cpu().numpy()  # (h, w, h, w)
+    height, width = places.shape[:2]
+    down, across = (-(-side // PLACE_SIDE) for side in (height, width))  # places a cell
+    rows, columns = np.arange(0, height, down), np.arange(0, width, across)
+    for axis, starts in enumerate((rows, columns, rows, columns)):
+        places = np.add.reduceat(places, starts, axis=axis)
+    scale = float(np.abs(places).max()) / 32767 or 1.0
+    return {
+        "rows": [*(rows / height).tolist(), 1],
+        "columns": [*(columns / width).tolist(), 1],
+        "values": packed((places / scale).round().astype(np.int16)),
+        "scale": scale,
+        "faint": FAINT,
+        "cosine": matches.cosine,
+        "residual": matches.residual,
+        "layer": matches.layer,
+    }
+
+
+def _change_content(change):
+    """Both images before and after at the network's own resolution, so that only the change differs."""
+    explanation = change.explanation
+    regions = _coarse(change.regions.float(), MAP_SIDE)
+    return {
+        "sentence": change.sentence(),
+        "flipped": change.flipped,
+        "before": [data_uri(image, IMAGE_SIDE) for image in pixels(explanation.images[0], explanation)],
+        "after": [data_uri(image, IMAGE_SIDE) for image in pixels(change.edited, explanation)],
+        "similarities": [change.before, change.after],
+        "height": regions.shape[1],
+        "width": regions.shape[2],
+        "regions": [packed((one > 0.5).numpy().astype(np.uint8)) for one in regions],
+    }
+
+
+def _coarse(maps, side):
+    """Maps (2, H, W), float32 on the CPU, of at most `side` cells along each side."""
+    size = [min(length, side) for length in maps.shape[-2:]]
+    return F.interpolate(maps[None].float().cpu(), size=size, mode="area")[0]
+
+
+def _bytes(values):
+    """Values in [0, 1] as uint8."""
+    return (255 * values.clamp(0, 1)).round().byte().numpy()
