@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,6 +16,12 @@ from utils.files import write_text
 LOSSLESS_SIDE = 160  # pixels: smaller images are kept to the bit
 JPEG_QUALITY = 88
 HERE = Path(__file__).parent
+UNPACK = """async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).json();
+}
+"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -57,17 +64,18 @@ def page(title: str, body: str) -> str:
 def component(mount: str, content: dict, name: str, title: str, scripts, styles) -> Element:
     """An Element that the script function `mount(root, content)` fills, in a shadow root, where no style gets in.
 
-    content: JSON; what is in it is data to the script, never markup. scripts, styles: files of this folder.
+    content: JSON, which is compressed; what is in it is data to the script, never markup. scripts, styles: files of
+    this folder.
     """
-    data = script_json(content)
+    data = packed(np.frombuffer(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9), np.uint8))
     digest = hashlib.blake2b(data.encode(), digest_size=8).hexdigest()
     script = "\n".join(source(file) for file in scripts)
     style = script_json("\n".join(source(file) for file in styles))
     still = f"{escape(title)}: this view needs scripts; the figure beside it does not."
     html = (
         f'<div data-view="{digest}" data-lm-suppress-shortcuts="true">{still}</div>\n'
-        f"<script>(() => {{\n{script}\n"
-        f"const style = {style};\nconst content = {data};\n"
+        f"<script>(async () => {{\n{script}\n{UNPACK}"
+        f"const style = {style};\nconst content = await unpack('{data}');\n"
         f"for (const host of document.querySelectorAll('[data-view=\"{digest}\"]')) {{\n"
         "  if (host.shadowRoot) continue;\n"
         "  const root = host.attachShadow({mode: 'open'});\n"

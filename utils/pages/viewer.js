@@ -131,10 +131,10 @@ function mountViewer(root, content) {
     choice("kind", "show ", kinds, kinds.map((kind) => words[kind])),
     element("label", {}, ["opacity ", opacity]),
     choice("colours", "colours ", Object.keys(content.colours)),
-    button("hide", "hide map (h)", () => set({ hidden: !state.hidden })),
-    ...(content.change ? [button("before", "before or after (b)", () => toggleChange())] : []),
-    button("in", "zoom in (+)", () => zoom(2)),
-    button("out", "zoom out (-)", () => zoom(0.5)),
+    button("hide", "hide (h)", () => set({ hidden: !state.hidden })),
+    ...(content.change ? [button("before", "before/after (b)", () => toggleChange())] : []),
+    button("in", "zoom +", () => zoom(2)),
+    button("out", "zoom -", () => zoom(0.5)),
   ]);
 
   // The two images, each with a canvas over it.
@@ -353,7 +353,7 @@ function mountViewer(root, content) {
 
   function draw() {
     for (const select of controls.querySelectorAll("select")) select.value = state[select.name];
-    controls.querySelector("[name=hide]").textContent = state.hidden ? "show map (h)" : "hide map (h)";
+    controls.querySelector("[name=hide]").textContent = state.hidden ? "show (h)" : "hide (h)";
     drawPair();
     drawBar();
     place();
