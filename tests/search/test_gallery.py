@@ -1,0 +1,116 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import write_images
+
+from utils import DataError, gallery, most_similar
+from utils.data import read_image
+
+
+def distances_by_loops(trained, path, paths):
+    with torch.no_grad():
+        one = trained.network(trained.load_images(path))[0].double()
+        others = [trained.network(trained.load_images(other))[0].double() for other in paths]
+    return [float((one - other).norm()) for other in others]
+
+
+def test_the_test_images_are_the_gallery_and_hits_are_the_nearest(trained):
+    images = gallery(trained)
+    splits = trained.load_splits()
+    assert images.paths == tuple(splits.folder.paths[index] for index in splits.test)
+    assert images.classes == tuple(Path(path).parent.name for path in images.paths)
+    hits = most_similar(trained, images.paths[0], 3, images)
+    others = images.paths[1:]
+    apart = distances_by_loops(trained, images.paths[0], others)
+    order = sorted(range(len(others)), key=lambda index: apart[index])[:3]
+    assert [pair[1] for pair in hits.paths] == [others[index] for index in order]
+    assert hits.distance.tolist() == pytest.approx(sorted(apart)[:3], abs=1e-3)
+    assert {pair[0] for pair in hits.paths} == {images.paths[0]}
+    assert hits.classes[0] == tuple(Path(path).parent.name for path in hits.paths[0])
+
+
+def test_neither_the_image_nor_a_copy_of_its_file_is_a_hit(trained, tmp_path):
+    write_images(tmp_path / "deep" / "er", 4)
+    write_images(tmp_path / "flat", 3, seed=1)
+    query = tmp_path / "flat" / "0.png"
+    shutil.copy(query, tmp_path / "copy.png")
+    images = gallery(trained, tmp_path)
+    assert len(images) == 8
+    assert "copy.png" in images.names
+    hits = most_similar(trained, query, 20, images)
+    assert len(hits) == 6
+    assert all(Path(path).read_bytes() != query.read_bytes() for _, path in hits.paths)
+
+
+def test_a_planted_near_copy_is_found_first(trained, tmp_path):
+    from PIL import Image
+
+    path = gallery(trained).paths[0]
+    folder = tmp_path / "some"
+    write_images(folder, 12)
+    Image.fromarray(read_image(path)).save(folder / "near.jpg", quality=95)
+    hits = most_similar(trained, path, 1, gallery(trained, folder))
+    assert Path(hits.paths[0][1]).name == "near.jpg"
+
+
+def test_embeddings_are_computed_once_until_an_image_changes(trained, tmp_path, monkeypatch):
+    folder = tmp_path / "some"
+    write_images(folder, 5)
+    first = gallery(trained, folder)
+    calls = []
+    network = type(trained.network)
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda self, images: calls.append(1) or forward(self, images))
+    again = gallery(trained, folder)
+    assert not calls
+    assert isinstance(again.embeddings, np.memmap)
+    assert again.paths == first.paths
+    assert np.array_equal(again.embeddings, first.embeddings)
+    write_images(folder, 1, seed=9)  # another 0.png
+    changed = gallery(trained, folder)
+    assert calls
+    assert not np.array_equal(changed.embeddings[0], first.embeddings[0])
+    assert np.allclose(changed.embeddings[1:], first.embeddings[1:], atol=1e-5)
+
+
+def test_what_cannot_be_decoded_is_left_out_and_named(trained, tmp_path):
+    write_images(tmp_path / "a", 3)
+    (tmp_path / "a" / "broken.png").write_bytes(b"no image")
+    for _ in range(2):  # computed, and as kept
+        images = gallery(trained, tmp_path)
+        assert len(images) == 3
+        assert "broken.png" in str(images)
+        assert np.isfinite(images.embeddings).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing", "names"])
+def test_a_kept_file_that_is_damaged_is_made_anew(trained, tmp_path, damage):
+    write_images(tmp_path / "a", 3)
+    first = gallery(trained, tmp_path)
+    (file,) = (trained.config.cache_path / "embeddings").glob("*.npy")
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:100])
+    elif damage == "missing":
+        file.unlink()
+    else:
+        file.with_suffix(".json").write_text("{")
+    assert np.array_equal(gallery(trained, tmp_path).embeddings, first.embeddings)
+
+
+def test_folders_that_cannot_be_searched(trained, tmp_path):
+    with pytest.raises(DataError, match="absent is not a folder"):
+        gallery(trained, tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        gallery(trained, tmp_path / "empty")
+    (tmp_path / "empty" / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="none of its 1 images can be decoded"):
+        gallery(trained, tmp_path / "empty")
+    write_images(tmp_path / "one", 1)
+    with pytest.raises(DataError, match="no image besides"):
+        most_similar(trained, tmp_path / "one" / "0.png", 1, gallery(trained, tmp_path / "one"))
+    with pytest.raises(ValueError, match="at least 1"):
+        most_similar(trained, tmp_path / "one" / "0.png", 0)

@@ -1,0 +1,88 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from utils import most_uncertain, scores_table, surest, worst_mistakes
+from utils.trust import judge
+
+COUNT = 4
+
+
+@pytest.fixture
+def known(trained, monkeypatch):
+    """The trained network with made-up distances of the test pairs, its splits, and these."""
+    splits = trained.load_splits()
+    distances = np.random.default_rng(0).uniform(0, 2, len(splits.test_pairs)).astype(np.float32)
+    monkeypatch.setattr(type(trained), "distances", lambda *_: distances)
+    return replace(trained, threshold=0.8), splits, distances
+
+
+def files_of(splits, index):
+    return splits.folder.paths[splits.test_pairs.first[index]], splits.folder.paths[splits.test_pairs.second[index]]
+
+
+def beyond(distance, threshold):
+    """Share of the way from the threshold to the end of its side."""
+    return (distance - threshold) / (2 - threshold) if distance > threshold else (threshold - distance) / threshold
+
+
+def test_mistakes_by_plain_loops(known):
+    trained, splits, distances = known
+    wrong = [
+        index
+        for index, (apart, label) in enumerate(zip(distances, splits.test_pairs.labels, strict=True))
+        if (apart > 0.8) != bool(label)
+    ]
+    wrong.sort(key=lambda index: -beyond(distances[index], 0.8))
+    found = worst_mistakes(trained, splits, COUNT)
+    assert list(found.paths) == [files_of(splits, index) for index in wrong[:COUNT]]
+
+
+def test_surest_and_most_uncertain_by_plain_loops(known):
+    trained, splits, distances = known
+    order = sorted(range(len(distances)), key=lambda index: beyond(distances[index], 0.8))
+    assert list(most_uncertain(trained, splits, COUNT).paths) == [files_of(splits, index) for index in order[:COUNT]]
+    assert list(surest(trained, splits, COUNT).paths) == [files_of(splits, index) for index in order[::-1][:COUNT]]
+
+
+def test_an_undecided_pair_is_no_mistake(known):
+    trained, splits, distances = known
+    banded = replace(trained, band=(0.3, 1.5))
+    found = set(worst_mistakes(banded, splits, len(distances)).paths)
+    decided = [index for index, apart in enumerate(distances) if apart <= 0.3 or apart > 1.5]
+    wrong = [index for index in decided if (distances[index] > 0.8) != bool(splits.test_pairs.labels[index])]
+    assert found == {files_of(splits, index) for index in wrong}
+
+
+def test_where_nothing_is_wrong_there_is_no_mistake(known, monkeypatch):
+    trained, splits, _ = known
+    right = 2 * splits.test_pairs.labels.astype(np.float32)
+    monkeypatch.setattr(type(trained), "distances", lambda *_: right)
+    assert len(worst_mistakes(trained, splits, COUNT)) == 0
+    assert scores_table(worst_mistakes(trained, splits, COUNT)).empty
+
+
+def test_the_table_says_what_the_explanation_says(prepared):
+    splits = prepared.load_splits()
+    explanation = prepared.explain(*splits.files(splits.test_pairs, 3))
+    verdict = judge(prepared.network, explanation)
+    rows = scores_table(explanation, verdict).reset_index().to_dict("records")
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    for index, row in enumerate(rows):
+        assert (row["image 1"], row["image 2"]) == explanation.names[index]
+        assert row["similarity"] == pytest.approx(explanation.similarity[index].item(), abs=1e-4)
+        assert row["probability"] == pytest.approx(explanation.probability[index, 0].item(), abs=1e-4)
+        assert row["decision"] == explanation.decision(index)
+        assert row["right"] == ("yes" if explanation.right(index) else "no")
+        assert row["map of pair"] == verdict.word(index)
+
+
+def test_what_is_known_of_no_pair_has_no_column(trained, tmp_path):
+    from helpers import write_images
+
+    write_images(tmp_path, 2)
+    table = scores_table(trained.explain((tmp_path / "0.png", tmp_path / "1.png")))
+    assert "right" not in table
+    assert "class 1" not in table
+    assert "probability" not in table

@@ -1,0 +1,168 @@
+"""A gallery: image files with their embeddings, computed once and kept, and the search among them."""
+
+import filecmp
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.data import DataError, Decoder, evaluation_transform, stored_size
+from utils.data.images import EXTENSIONS
+from utils.explain import Explanation
+from utils.files import atomic, write_text
+from utils.network import evaluating
+from utils.search.nearest import nearest
+from utils.trained import Trained
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery:
+    """N images of a folder as a network sees them.
+
+    root: the folder. paths: N files below it. embeddings: float32 (N, D), of length 1, memory-mapped where they are
+    kept on disk. unreadable: files that could not be decoded, with the cause; they are not among the N.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    embeddings: np.ndarray
+    unreadable: dict[str, str]
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __str__(self):
+        lines = [f"{len(self)} images of {self.root}, embedded in {self.embeddings.shape[1]} dimensions"]
+        lines += [f"left out: {path}: {cause}" for path, cause in self.unreadable.items()]
+        return "\n".join(lines)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files below `root`, as "class/file" where there is a folder for each class."""
+        return tuple(Path(path).relative_to(self.root).as_posix() for path in self.paths)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The folder below `root` that each image lies in; "" for those in `root` itself."""
+        return tuple(name.rpartition("/")[0] for name in self.names)
+
+    def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest images to each query, as `utils.search.nearest.nearest` finds them."""
+        return nearest(self.embeddings, queries, count)
+
+
+def gallery(trained: Trained, source=None) -> Gallery:
+    """The images of a folder and all below it, or, without one, the test images of the run, as a Gallery.
+
+    Embeddings are kept under `cache_path`, of these files and this network: they are computed again when one changes.
+    Images that cannot be decoded are left out, and named in `unreadable`.
+
+    Raises DataError for a folder that is missing or holds no image that can be decoded.
+    """
+    if source is None:
+        splits = trained.load_splits()
+        root, paths = splits.folder.root, [splits.folder.paths[index] for index in splits.test]
+    else:
+        root, paths = Path(source), _images_below(Path(source))
+    folder = trained.config.cache_path
+    if folder is None:
+        names, embeddings, unreadable = _embedded(trained, root, paths)
+    else:
+        stem = folder / "embeddings" / _digest(trained, root, paths)
+        names, embeddings, unreadable = _kept(stem) or _keep(stem, *_embedded(trained, root, paths))
+    if not names:
+        raise DataError(f"{root}: none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}")
+    return Gallery(root, tuple(str(root / name) for name in names), embeddings, unreadable)
+
+
+def most_similar(trained: Trained, image, count=5, images: Gallery | None = None) -> Explanation:
+    """The pairs of an image file and each of the `count` images nearest to it, nearest first, explained.
+
+    images: the gallery to search, the test images by default. The image itself is no hit, nor is a copy of its file.
+
+    Raises DataError for an image that cannot be decoded, and where the gallery has no other image; ValueError for a
+    count below 1.
+    """
+    if count < 1:
+        raise ValueError(f"count: {count} is refused: at least 1 image is looked for")
+    images = images or gallery(trained)
+    with evaluating(trained.network), torch.no_grad():
+        query = trained.network(trained.load_images(image)).float().cpu().numpy()  # (1, D)
+    hits = _others(images, str(image), query, count)
+    if not hits:
+        raise DataError(f"{images.root} has no image besides {image}: name a folder of more images")
+    return trained.explain(*((str(image), path) for path in hits))
+
+
+def _others(images, image, query, count) -> list[str]:
+    """The `count` nearest files of other content than the image."""
+    asked = count + 1
+    while True:
+        (found,) = images.nearest(query, asked)[0]
+        hits = [images.paths[index] for index in found if not filecmp.cmp(image, images.paths[index], shallow=False)]
+        if len(hits) >= count or asked >= len(images):
+            return hits[:count]
+        asked *= 2
+
+
+def _images_below(root) -> list[str]:
+    """All image files of a folder and below, sorted."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder: name a folder of images.")
+    below = [Path(place) / name for place, _, names in os.walk(root) for name in names]
+    paths = sorted(str(path) for path in below if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."))
+    if not paths:
+        raise DataError(f"{root} holds no image: name a folder with some, {', '.join(sorted(EXTENSIONS))}.")
+    return paths
+
+
+def _digest(trained, root, paths) -> str:
+    """What stands for the files, as they are now, and the network."""
+    digest = hashlib.blake2b(digest_size=12)
+    digest.update(repr((str(root.resolve()), trained.config.image.model_dump(), str(trained.runtime.dtype))).encode())
+    for path in paths:
+        stat = os.stat(path)
+        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    for values in trained.network.state_dict().values():
+        digest.update(values.float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _embedded(trained, root, paths):
+    """Names below the root, embeddings float32 (N, D) and causes of all that can, and cannot, be decoded."""
+    config = trained.config
+    transform = evaluation_transform(config.image)
+    decoder = Decoder(paths, stored_size(config.image), config.hyperparameters.num_workers)
+    blocks = []
+    with evaluating(trained.network):
+        for pixels in decoder.blocks(lambda index: None, config.hyperparameters.verbose):
+            images = trained.runtime.place(transform(torch.from_numpy(pixels)))
+            blocks.append(trained.network(images).float().cpu())
+    readable = [index for index in range(len(paths)) if index not in decoder.unreadable]
+    names = [Path(paths[index]).relative_to(root).as_posix() for index in readable]
+    unreadable = {paths[index]: cause for index, cause in sorted(decoder.unreadable.items())}
+    return names, torch.cat(blocks)[readable].numpy(), unreadable
+
+
+def _kept(stem: Path):
+    """What `_keep` has written, embeddings memory-mapped; None where it is not there, or not whole."""
+    try:
+        content = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        embeddings = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    names = content["names"]
+    return (names, embeddings, content["unreadable"]) if len(names) == len(embeddings) else None
+
+
+def _keep(stem: Path, names, embeddings, unreadable):
+    """Write them below `cache_path` and hand them on."""
+    with atomic(stem.with_suffix(".npy")) as file:
+        np.save(file, embeddings, allow_pickle=False)
+    write_text(stem.with_suffix(".json"), json.dumps({"names": names, "unreadable": unreadable}))
+    return names, embeddings, unreadable

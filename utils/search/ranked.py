@@ -1,0 +1,55 @@
+"""Test pairs by how sure the network is of them: worst mistakes, surest and most uncertain decisions."""
+
+import numpy as np
+
+from utils.data import Splits
+from utils.explain import Explanation
+from utils.trained import Trained
+
+
+def worst_mistakes(trained: Trained, splits: Splits, count=6) -> Explanation:
+    """The test pairs decided wrongly that lie farthest beyond the threshold, worst first, explained.
+
+    At most `count`, and none where no mistake was made. A pair that is left undecided is no mistake.
+    """
+    beyond, decided = _beyond(trained, splits)
+    wrong = decided & ((beyond > 0) != splits.test_pairs.labels)
+    return _explained(trained, splits, _first(-np.abs(beyond), wrong, count))
+
+
+def surest(trained: Trained, splits: Splits, count=6) -> Explanation:
+    """The test pairs that lie farthest beyond the threshold on either side, rightly decided or not, surest first."""
+    beyond, decided = _beyond(trained, splits)
+    return _explained(trained, splits, _first(-np.abs(beyond), decided, count))
+
+
+def most_uncertain(trained: Trained, splits: Splits, count=6) -> Explanation:
+    """The test pairs nearest to the threshold, the nearest first."""
+    beyond, _ = _beyond(trained, splits)
+    return _explained(trained, splits, _first(np.abs(beyond), np.ones(len(beyond), bool), count))
+
+
+def _beyond(trained, splits):
+    """How far each test pair lies beyond the threshold, as a share of what is possible on its side: float (P,), from -1
+    (one embedding, "same") to 1 (opposite ones, "different"); and whether it is decided, bool (P,).
+    """
+    distances = trained.distances(splits, splits.test_pairs)
+    threshold = trained.threshold
+    room = np.where(distances > threshold, 2 - threshold, threshold)
+    same_up_to, different_from = trained.band or (threshold, threshold)
+    decided = (distances <= same_up_to) | (distances > different_from)
+    return (distances - threshold) / room, decided
+
+
+def _first(values, chosen, count):
+    """The `count` chosen pairs of the lowest values, as indices."""
+    order = np.argsort(values, kind="stable")
+    return order[chosen[order]][:count]
+
+
+def _explained(trained, splits, indices) -> Explanation:
+    pairs, paths = splits.test_pairs, splits.folder.paths
+    files = [(paths[pairs.first[index]], paths[pairs.second[index]]) for index in indices]
+    if not files:
+        return trained.explain((paths[pairs.first[0]], paths[pairs.second[0]]))[:0]
+    return trained.explain(*files)
