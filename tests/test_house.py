@@ -23,6 +23,7 @@ ARROWS = {
     "prepared": BASE | {"network", "training"},
     "trained": BASE | {"data", "network", "explain", "training", "prepared"},
     "trust": BASE | {"data", "network", "explain", "training", "prepared", "trained"},
+    "search": BASE | {"data", "network", "explain", "training", "prepared", "trained", "trust"},
     "trust/faithfulness": BASE | {"network", "explain"},
     "trust/verdict": BASE | {"network", "explain", "trust"},
 }
@@ -76,7 +77,7 @@ def test_no_circle_among_files():
 
 def test_every_place_of_the_house_is_known():
     places = {path.stem for path in (ROOT / "utils").iterdir() if path.suffix == ".py" or path.is_dir()}
-    on_top = {"figures", "notebooks"}
+    on_top = {"figures", "pages", "notebooks"}
     assert places - {"__init__", "__pycache__"} == {place for place in ARROWS if "/" not in place} | on_top
 
 

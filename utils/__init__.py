@@ -78,6 +78,16 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "table",
         "write_table",
     ),
+    "search": (
+        "Gallery",
+        "dataset_map",
+        "gallery",
+        "most_similar",
+        "most_uncertain",
+        "scores_table",
+        "surest",
+        "worst_mistakes",
+    ),
     "figures": (
         "augmentation_figure",
         "counterfactual_figure",
@@ -85,6 +95,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "distances_figure",
         "duplicates_figure",
         "figure",
+        "grid_figure",
         "history_figure",
         "images_figure",
         "matches_figure",
@@ -99,6 +110,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "shortcuts_figure",
         "suspects_figure",
     ),
+    "pages": ("PairChooser", "grid", "plane", "report", "view"),
 }
 __all__ = [name for names in PUBLIC.values() for name in names]
 

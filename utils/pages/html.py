@@ -103,15 +103,15 @@ def packed(values: np.ndarray) -> str:
 
 
 def data_uri(image: np.ndarray, side: int) -> str:
-    """An image, uint8 (H, W, 3) RGB, as a data URI; shrunk to `side` pixels where its longer side is longer.
+    """An image, uint8 (H, W, 3) RGB, as a data URI: JPEG, shrunk to `side` pixels where its longer side is longer.
 
-    PNG up to LOSSLESS_SIDE, else JPEG.
+    PNG where it is not shrunk and no longer than LOSSLESS_SIDE.
     """
     scale = side / max(image.shape[:2])
+    lossless = scale >= 1 and max(image.shape[:2]) <= LOSSLESS_SIDE
     if scale < 1:
         height, width = (max(round(scale * length), 1) for length in image.shape[:2])
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    lossless = max(image.shape[:2]) <= LOSSLESS_SIDE
     ending, options = (".png", []) if lossless else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     encoded = cv2.imencode(ending, image[..., ::-1], options)[1]
     kind = "png" if lossless else "jpeg"

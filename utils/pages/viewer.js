@@ -24,6 +24,18 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+// A heatmap, laid over a canvas. look: its colours as bytes, its opacity, and the share from which on it is solid.
+function drawHeatmap(canvas, map, height, width, look) {
+  const small = new ImageData(width, height);
+  bytesOf(map).forEach((value, index) => {
+    small.data.set(look.colours.subarray(3 * value, 3 * value + 3), 4 * index);
+    small.data[4 * index + 3] = 255 * look.opacity * Math.min(value / 255 / look.solid, 1);
+  });
+  const made = element("canvas", { width, height });
+  made.getContext("2d").putImageData(small, 0, 0);
+  canvas.getContext("2d").drawImage(made, 0, 0, canvas.width, canvas.height);
+}
+
 // The cell, counted from 0, that a share in [0, 1) of a side lies in; edges: 0, ..., 1.
 function cellAt(share, edges) {
   const after = edges.findIndex((edge) => share < edge);
@@ -194,18 +206,6 @@ function mountViewer(root, content) {
     return state.opacity * Math.min(share / content.solid, 1);
   }
 
-  function drawMap(canvas, map, height, width) {
-    const values = bytesOf(map);
-    const small = new ImageData(width, height);
-    values.forEach((value, index) => {
-      small.data.set(colourOf(value / 255), 4 * index);
-      small.data[4 * index + 3] = 255 * cover(value / 255);
-    });
-    const made = element("canvas", { width, height });
-    made.getContext("2d").putImageData(small, 0, 0);
-    canvas.getContext("2d").drawImage(made, 0, 0, canvas.width, canvas.height);
-  }
-
   // Cells in colours that are shares of `strongest`; where that is next to nothing, none.
   function drawCells(canvas, values, strongest) {
     if (strongest <= content.matches.faint * matches.strongest) return;
@@ -274,7 +274,8 @@ function mountViewer(root, content) {
         const strongest = Float32Array.from({ length: matches.cells }, (_, one) => matches.strongestOf(number, one));
         drawCells(canvas, strongest, matches.strongest);
       } else {
-        drawMap(canvas, method.maps[state.kind][number], method.height, method.width);
+        const look = { colours: colours[state.colours], opacity: state.opacity, solid: content.solid };
+        drawHeatmap(canvas, method.maps[state.kind][number], method.height, method.width, look);
         const blank = method.blank[state.kind][number];
         if (blank) caption.lastChild.textContent = blank;
       }

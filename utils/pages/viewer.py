@@ -29,7 +29,7 @@ def view(explanations, verdicts=None, matches: Matches | None = None, change: Co
     """
     content = view_content(explanations, verdicts, matches, change)
     first = next(iter(_by_name(explanations).values()))
-    return component("mountViewer", content, file_name("view", first), _title(first), ["viewer.js"], ["viewer.css"])
+    return component("mountViewer", content, file_name("view", first), content["title"], ["viewer.js"], ["viewer.css"])
 
 
 def view_content(explanations, verdicts=None, matches=None, change=None) -> dict:
