@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 
 from utils.data import Splits, audit
+from utils.explain import decompose
 from utils.figures.decision import distances_figure, reliability_figure, roc_figure
-from utils.figures.explanations import figure
 from utils.figures.shortcuts import shortcuts_figure
 from utils.figures.training import history_figure
 from utils.pages.grid import grid
@@ -20,6 +20,16 @@ from utils.trained import Trained, typical_pairs
 from utils.training import Metrics, diagnose, reliability
 from utils.trust import Row, Shortcuts, Suspects, judge, table
 
+WHAT = (
+    "A Siamese network says how alike two images are, as a similarity from 0 to 1. It has learnt from pairs of images "
+    "of one class and of different classes; heatmaps over both images show what speaks for its decision and against it."
+)
+FAITHFUL = (
+    "Insertion minus deletion: how much more of the decision the strongest pixels of a map carry than they leave "
+    "behind; near 0, any other pixels would do. Faithful are maps that carry at least half of what hiding everything changes, "
+    "more than random maps and a map of the image's centre."
+)
+COLUMNS = ["both images", "each image", "share of span", "faithful: pairs, images"]  # of the table of methods
 MISTAKES = 6
 FEW_FAITHFUL = 0.5  # of pairs
 WIDE = 0.05  # of an AUC's interval, from end to end
@@ -50,9 +60,9 @@ def report(
     rows = [row for row in comparison if row.default] or comparison[:1]
     sections = {
         "What to beware of": _list(cautions(trained, metrics, rows[0], shortcuts, found)),
-        "What this is": _paragraphs(str(trained)),
+        "What this is": _paragraphs(f"{WHAT}\n{trained}"),
         "Images": _paragraphs(str(found)) + _table(splits.table()),
-        "Training": _paragraphs(diagnose(trained, splits, distances)) + _history(trained),
+        "Training": _paragraphs(" ".join(diagnose(trained, splits, distances).split())) + _history(trained),
         "Score": _table(_metrics(metrics)) + "".join(map(_image, curves)),
         "Explanations": _explanations(trained, splits, comparison),
         "Worst mistakes": grid(worst_mistakes(trained, splits, MISTAKES), trained.network).html,
@@ -88,13 +98,12 @@ def cautions(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcuts,
 
 
 def _explanations(trained, splits, comparison):
-    """The faithfulness of all methods, and a typical pair of each decision: still, and to look at."""
-    parts = [_table(table(comparison))]
+    """The faithfulness of all methods, and a typical pair of each decision."""
+    parts = [_paragraphs(FAITHFUL), _table(table(comparison)[COLUMNS])]
     for pair in typical_pairs(trained, splits):
         explanation = trained.explain(pair)
         verdict = judge(trained.network, explanation, trained.config.seed)
-        viewer = view(explanation, verdict)
-        parts.append(_image(figure(explanation, verdict)) + viewer.html)
+        parts.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
     return "".join(parts)
 
 
@@ -132,7 +141,8 @@ def _list(sentences):
 def _table(frame: pd.DataFrame):
     if frame.empty:
         return ""
-    return f'<div class="wide">{frame.to_html(border=0, na_rep="", float_format="{:.3f}".format)}</div>'
+    named = frame.reset_index(names=frame.index.name or "")
+    return f'<div class="wide">{named.to_html(index=False, border=0, na_rep="", float_format="{:.3f}".format)}</div>'
 
 
 def _image(drawn):
@@ -140,4 +150,4 @@ def _image(drawn):
     file = io.BytesIO()
     drawn.savefig(file, format="png", dpi=80)
     text = base64.b64encode(file.getvalue()).decode()
-    return f'<p><img alt="{escape(drawn.get_label())}" src="data:image/png;base64,{text}"></p>'
+    return f'<img alt="{escape(drawn.get_label())}" src="data:image/png;base64,{text}">'
