@@ -1,9 +1,11 @@
-# `make run` and `make test` need only python3 (3.11 or newer): they set up .venv themselves.
+# `make run` and `make test` need only python3 (3.11 or newer): they set up .venv themselves. In the conda environment of
+# environment.yml they use that one. Each target is one python command, for machines without make: README.md.
 PYTHON ?= python3
 CONFIG ?= config.yml
 SET ?=
-NOTEBOOKS = 01.Train_Siamese_model.ipynb 02.Inferences.ipynb
-READY = .venv/ready
+ENVIRONMENT = $(if $(filter pytorch_siamese,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX),.venv)
+READY = $(if $(filter .venv,$(ENVIRONMENT)),.venv/ready)
+RUN = $(ENVIRONMENT)/bin/python
 
 DATA ?= Data/Shapes
 BUDGET ?= 240
@@ -12,37 +14,41 @@ WEIGHTS ?=
 PAIRS ?= 128
 CHECKPOINTS ?=
 
-.PHONY: run test benchmark faithfulness notebooks lab lint
+.PHONY: run test test-browser browser benchmark faithfulness notebooks lab lint
 
-run: $(READY)  ## execute both notebooks; executed copies, figures and metrics go to results_path
-	.venv/bin/python -m utils.notebooks $(NOTEBOOKS) --config $(CONFIG) --set $(SET)
+run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a report go to results_path
+	$(RUN) -m utils.notebooks --config $(CONFIG) --set $(SET)
 
 test: $(READY)  ## run all tests, then ruff
-	.venv/bin/python -m pytest -q
+	$(RUN) -m pytest -q
 	$(MAKE) --no-print-directory lint
 
+test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium
+	$(RUN) -m pytest -q tests/browser
+
+browser: $(READY)  ## what test-browser needs, besides Debian's package chromium, or Chrome
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+
 benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
-	.venv/bin/python -c 'from utils import ensure_sample; ensure_sample("$(DATA)")'
-	PYTHONPATH=. .venv/bin/python tests/benchmarks --data $(DATA) --budget $(BUDGET) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	$(RUN) -c 'from utils import ensure_sample; ensure_sample("$(DATA)")'
+	PYTHONPATH=. $(RUN) tests/benchmarks --data $(DATA) --budget $(BUDGET) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 faithfulness: $(READY)  ## how faithful heatmaps are, beside their peers: to results/faithfulness.md
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
-	PYTHONPATH=. .venv/bin/python tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	PYTHONPATH=. $(RUN) tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
 
-notebooks: $(READY)  ## refresh the committed notebooks and the figure of the README
-	rm -f results/explanation_same_*.png
-	.venv/bin/python -m utils.notebooks --inplace $(NOTEBOOKS)
-	cp results/explanation_same_*_contrastive_*.png .github/explanation.png
+notebooks: $(READY)  ## refresh the committed notebooks
+	$(RUN) -m utils.notebooks --inplace
 
-lab: $(READY)  ## open JupyterLab
-	SIAMESE_CONFIG=$(CONFIG) .venv/bin/jupyter lab
+lab: $(READY)  ## open copies of the notebooks in JupyterLab
+	$(RUN) -m utils.notebooks --lab --config $(CONFIG)
 
 lint: $(READY)  ## check the code with ruff
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
 
-$(READY): requirements.txt
+.venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"{sys.executable} is Python {sys.version.split()[0]}; 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

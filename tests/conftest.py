@@ -1,6 +1,10 @@
 """Shared fixtures: a tiny dataset that can be learned, configs for it, and the devices of this machine."""
 
+import os
 import shutil
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, also by processes that tests start
 
 import numpy as np
 import pytest

@@ -1,8 +1,11 @@
 import ast
 import json
+import os
 import random
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -11,7 +14,7 @@ from helpers import ROOT
 from utils import notebooks
 from utils.config import load_config
 
-NOTEBOOKS = [ROOT / "01.Train_Siamese_model.ipynb", ROOT / "02.Inferences.ipynb"]
+NOTEBOOKS = sorted(ROOT.glob(notebooks.NOTEBOOKS))
 
 
 def code_cells(notebook):
@@ -42,7 +45,7 @@ def test_committed_notebooks_are_executed_in_order(path):
     assert path.stat().st_size < 2_000_000
 
 
-def test_both_notebooks_run_on_any_dataset(make_config, tmp_path):
+def test_all_notebooks_run_on_any_dataset(make_config, tmp_path):
     make_config({"hyperparameters.epochs": 5})
     committed = [path.read_bytes() for path in NOTEBOOKS]
     command = [sys.executable, "-m", "utils.notebooks", "--config", str(tmp_path / "config.yml"), *map(str, NOTEBOOKS)]
@@ -52,7 +55,9 @@ def test_both_notebooks_run_on_any_dataset(make_config, tmp_path):
     metrics = json.loads((results / "metrics.json").read_text())
     assert "Epoch 5/5" in run.stdout  # progress on the terminal
     assert f"Test AUC {metrics['auc']['value']:.4f}" in run.stdout.splitlines()[-3]
-    assert str(results / "02.Inferences.html") in run.stdout.splitlines()[-2]
+    assert all(str(results / f"{path.stem}.html") in run.stdout.splitlines()[-2] for path in NOTEBOOKS)
+    assert str(results / "report.html") in run.stdout.splitlines()[-2]
+    assert "\r" not in run.stdout  # progress bars would draw over themselves, which a file shows as one long line
     assert [path.read_bytes() for path in NOTEBOOKS] == committed
     names = {path.name for path in results.iterdir()}
     assert {path.name for path in NOTEBOOKS} | {f"{path.stem}.html" for path in NOTEBOOKS} <= names
@@ -63,6 +68,52 @@ def test_both_notebooks_run_on_any_dataset(make_config, tmp_path):
         executed = nbformat.read(results / path.name, as_version=4)
         assert all(cell.outputs for cell in code_cells(executed))  # every cell shows something
         assert not any(output.get("name") == "stderr" for cell in code_cells(executed) for output in cell.outputs)
+
+
+def test_bars_are_left_out_where_no_one_looks_on(capsys):
+    client = notebooks.LiveClient(nbformat.v4.new_notebook())
+    for text in ("Epoch 1\n\rTraining:  50%", "\rTraining: 100%", "\r            \rEpoch", " 2\nEnd\n"):
+        client.repeat(text)
+    assert capsys.readouterr().out == "Epoch 1\nEpoch 2\nEnd\n"
+
+
+def test_lab_opens_copies_and_keeps_those_that_were_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "mine.yml")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / NOTEBOOKS[0].name).write_text("mine")
+    started = []
+
+    def run(command, env, check):
+        started.append((command, env))
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(notebooks.subprocess, "run", run)
+    assert notebooks.open_lab(NOTEBOOKS) == 3
+    ((command, environment),) = started
+    assert command[1:] == ["-m", "jupyter", "lab", "notebooks"]
+    assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)  # `utils` is found from the copies' folder
+    assert environment[notebooks.CONFIG_VARIABLE] == str(tmp_path / "mine.yml")
+    assert (tmp_path / "notebooks" / NOTEBOOKS[0].name).read_text() == "mine"
+    for path in NOTEBOOKS[1:]:
+        assert (tmp_path / "notebooks" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_exported_pages_load_nothing(tmp_path):
+    for path in NOTEBOOKS:
+        notebooks.write(nbformat.read(path, as_version=4), tmp_path / "page.html")
+        page = (tmp_path / "page.html").read_text()
+        assert not re.findall(r"""(?:src|href)=["']https?:[^"']*|import\(["']https?:[^"']*""", page)
+
+
+@pytest.mark.parametrize(("name", "python"), [("pytorch_siamese", "/some/where/bin/python"), ("", ".venv/bin/python")])
+def test_each_target_is_a_python_command_of_the_environment_in_use(name, python):
+    environment = os.environ | {"CONDA_DEFAULT_ENV": name, "CONDA_PREFIX": "/some/where"}
+    for target, module in {"run": "utils.notebooks", "lab": "utils.notebooks", "test": "pytest"}.items():
+        command = ["make", "--dry-run", "--no-print-directory", "--old-file", "requirements.txt", target]
+        lines = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+        assert f"{python} -m {module}" in lines
+        assert name == "" or ".venv" not in lines
 
 
 def test_a_failing_notebook_says_why_and_leaves_nothing(make_config, tmp_path, monkeypatch):

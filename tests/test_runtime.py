@@ -1,8 +1,11 @@
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 
 from utils import runtime
 from utils.config import ConfigError
@@ -71,11 +74,18 @@ def test_autocast_and_memory_format(device):
             assert module(placed).dtype == dtype
 
 
-def test_progress_bar_only_where_wanted(capsys):
+def test_progress_bar_only_where_wanted(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert list(runtime.progress(range(3), "Counting", show=False)) == [0, 1, 2]
     assert capsys.readouterr().out == ""
     assert list(runtime.progress(range(3), "Counting", show=True)) == [0, 1, 2]
     assert "Counting" in capsys.readouterr().out
+
+
+def test_a_file_gets_no_progress_bar():
+    code = "from utils.runtime import progress; print(list(progress(range(3), 'Counting', show=True)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout == "[0, 1, 2]\n"
 
 
 def test_float16_is_refused_on_the_cpu(make_config):

@@ -94,6 +94,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "det_figure",
         "distances_figure",
         "duplicates_figure",
+        "explain_folder",
         "figure",
         "grid_figure",
         "history_figure",

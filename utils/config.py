@@ -29,6 +29,7 @@ AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
+CONFIG_FILE = "config.yml"  # without it
 WORDS = {"path_type": "should be a path", "missing": "missing; add it", "model_type": "should hold `key: value` lines"}
 
 
@@ -266,7 +267,7 @@ def load_config(path=None, changes=()) -> Config:
     Relative paths are relative to the folder of the file; those in `changes` to the current folder.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
     """
-    path = Path(path or os.environ.get(CONFIG_VARIABLE) or "config.yml")
+    path = Path(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     try:
         content = _below(path.parent, yaml.safe_load(path.read_text(encoding="utf-8")))
         if isinstance(content, dict) and "decision" in content:

@@ -124,5 +124,9 @@ def seed_everything(seed: int):
 
 
 def progress(iterable, text: str, show: bool, total=None):
-    """A progress bar that vanishes when done; on stdout, because notebooks paint stderr red."""
-    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=not (show and FIRST))
+    """A progress bar that vanishes when done, on a terminal and in notebooks, which paint stderr red: on stdout.
+
+    A file or a pipe gets none: a bar draws over itself, which there would be one long line.
+    """
+    drawn = sys.stdout.isatty() or "ipykernel" in sys.modules
+    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=not (show and FIRST and drawn))

@@ -22,6 +22,15 @@ def files_of(splits, index):
     return splits.folder.paths[splits.test_pairs.first[index]], splits.folder.paths[splits.test_pairs.second[index]]
 
 
+def once(splits, order):
+    """The first of each two images, in whichever order they stand."""
+    kept = []
+    for index in order:
+        if not any(set(files_of(splits, index)) == set(files_of(splits, other)) for other in kept):
+            kept.append(index)
+    return kept
+
+
 def beyond(distance, threshold):
     """Share of the way from the threshold to the end of its side."""
     return (distance - threshold) / (2 - threshold) if distance > threshold else (threshold - distance) / threshold
@@ -36,14 +45,24 @@ def test_mistakes_by_plain_loops(known):
     ]
     wrong.sort(key=lambda index: -beyond(distances[index], 0.8))
     found = worst_mistakes(trained, splits, COUNT)
-    assert list(found.paths) == [files_of(splits, index) for index in wrong[:COUNT]]
+    assert list(found.paths) == [files_of(splits, index) for index in once(splits, wrong)[:COUNT]]
 
 
 def test_surest_and_most_uncertain_by_plain_loops(known):
     trained, splits, distances = known
     order = sorted(range(len(distances)), key=lambda index: beyond(distances[index], 0.8))
-    assert list(most_uncertain(trained, splits, COUNT).paths) == [files_of(splits, index) for index in order[:COUNT]]
-    assert list(surest(trained, splits, COUNT).paths) == [files_of(splits, index) for index in order[::-1][:COUNT]]
+    nearest, farthest = (once(splits, indices)[:COUNT] for indices in (order, order[::-1]))
+    assert list(most_uncertain(trained, splits, COUNT).paths) == [files_of(splits, index) for index in nearest]
+    assert list(surest(trained, splits, COUNT).paths) == [files_of(splits, index) for index in farthest]
+
+
+def test_two_images_are_shown_once(known):
+    trained, splits, distances = known
+    found = most_uncertain(trained, splits, len(distances)).paths
+    assert len({frozenset(pair) for pair in found}) == len(found)
+    assert {frozenset(pair) for pair in found} == {
+        frozenset(files_of(splits, index)) for index in range(len(distances))
+    }
 
 
 def test_an_undecided_pair_is_no_mistake(known):
@@ -52,7 +71,7 @@ def test_an_undecided_pair_is_no_mistake(known):
     found = set(worst_mistakes(banded, splits, len(distances)).paths)
     decided = [index for index, apart in enumerate(distances) if apart <= 0.3 or apart > 1.5]
     wrong = [index for index in decided if (distances[index] > 0.8) != bool(splits.test_pairs.labels[index])]
-    assert found == {files_of(splits, index) for index in wrong}
+    assert {frozenset(pair) for pair in found} == {frozenset(files_of(splits, index)) for index in wrong}
 
 
 def test_where_nothing_is_wrong_there_is_no_mistake(known, monkeypatch):

@@ -9,6 +9,7 @@ from utils.config import LAST
 from utils.explain.explanation import Explanation, embed_explained, only_pair
 from utils.explain.hiding import blurred
 from utils.network import Explainable, evaluating
+from utils.runtime import progress
 
 EXACT = 5e-3  # of the length of the vectors: what the parts may miss by rounding, TF32 and bfloat16 included
 
@@ -170,7 +171,7 @@ def _integrated(network, starts, ends, vectors, layer, steps):
         between = between.flatten(0, 1).requires_grad_()
         dimensions = network.project_features(between, layer).sum(dim=0)  # (D,), of all steps and both images at once
     parts = []
-    for one in dimensions:
+    for one in progress(dimensions, "Matches", show=steps > 1):
         (slopes,) = torch.autograd.grad(one, between, retain_graph=True)
         slope = slopes.unflatten(0, (steps, 2)).to(change.dtype).mean(dim=0)  # (2, C, h, w)
         parts.append((change * slope).sum(dim=1))

@@ -10,6 +10,7 @@ from utils.figures.explanations import (
     methods_figure,
     sanity_figure,
 )
+from utils.figures.folder import explain_folder
 from utils.figures.grid import grid_figure
 from utils.figures.matches import matches_figure, point_figure
 from utils.figures.shortcuts import shortcuts_figure
@@ -22,6 +23,7 @@ __all__ = [
     "det_figure",
     "distances_figure",
     "duplicates_figure",
+    "explain_folder",
     "figure",
     "grid_figure",
     "history_figure",

@@ -18,7 +18,7 @@ COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
 SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
 SHOWN_PIXELS = 768  # longest side of an image in a figure
-INLINE_DPI = 80  # of figures in notebooks, whose size it holds down; files have more
+INLINE_DPI = 72  # of figures in notebooks, whose size it holds down; files have more
 NAME_LENGTH = 40  # characters of an image's name in the name of a file
 
 

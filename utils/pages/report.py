@@ -26,8 +26,8 @@ WHAT = (
 )
 FAITHFUL = (
     "Insertion minus deletion: how much more of the decision the strongest pixels of a map carry than they leave "
-    "behind; near 0, any other pixels would do. Faithful are maps that carry at least half of what hiding everything changes, "
-    "more than random maps and a map of the image's centre."
+    "behind; near 0, any other pixels would do. Faithful are maps that carry at least half of what hiding "
+    "everything changes, more than random maps and a map of the image's centre."
 )
 COLUMNS = ["both images", "each image", "share of span", "faithful: pairs, images"]  # of the table of methods
 MISTAKES = 6

@@ -14,19 +14,19 @@ def worst_mistakes(trained: Trained, splits: Splits, count=6) -> Explanation:
     """
     beyond, decided = _beyond(trained, splits)
     wrong = decided & ((beyond > 0) != splits.test_pairs.labels)
-    return _explained(trained, splits, _first(-np.abs(beyond), wrong, count))
+    return _explained(trained, splits, _first(splits.test_pairs, -np.abs(beyond), wrong, count))
 
 
 def surest(trained: Trained, splits: Splits, count=6) -> Explanation:
     """The test pairs that lie farthest beyond the threshold on either side, rightly decided or not, surest first."""
     beyond, decided = _beyond(trained, splits)
-    return _explained(trained, splits, _first(-np.abs(beyond), decided, count))
+    return _explained(trained, splits, _first(splits.test_pairs, -np.abs(beyond), decided, count))
 
 
 def most_uncertain(trained: Trained, splits: Splits, count=6) -> Explanation:
     """The test pairs nearest to the threshold, the nearest first."""
     beyond, _ = _beyond(trained, splits)
-    return _explained(trained, splits, _first(np.abs(beyond), np.ones(len(beyond), bool), count))
+    return _explained(trained, splits, _first(splits.test_pairs, np.abs(beyond), np.ones(len(beyond), bool), count))
 
 
 def _beyond(trained, splits):
@@ -41,10 +41,16 @@ def _beyond(trained, splits):
     return (distances - threshold) / room, decided
 
 
-def _first(values, chosen, count):
-    """The `count` chosen pairs of the lowest values, as indices."""
-    order = np.argsort(values, kind="stable")
-    return order[chosen[order]][:count]
+def _first(pairs, values, chosen, count):
+    """The `count` chosen pairs of the lowest values, as indices; of two images that are a pair twice, the first."""
+    found = {}
+    for index in np.argsort(values, kind="stable").tolist():
+        images = frozenset((int(pairs.first[index]), int(pairs.second[index])))
+        if chosen[index]:
+            found.setdefault(images, index)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def _explained(trained, splits, indices) -> Explanation:

@@ -10,6 +10,7 @@ from utils.config import ImageSettings
 from utils.data import Splits, evaluation_transform, to_pixels
 from utils.explain import Explanation, References, embed_references
 from utils.network import SiameseNetwork, fully_random, paired, randomised
+from utils.runtime import progress
 from utils.trained import Trained
 
 SHIFT = 2  # pixels
@@ -62,10 +63,12 @@ def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str,
     """The curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
     images = trained.load_pairs(*pairs[:PROBED])
     reference_images = trained.load_references() if trained.prepared else None
+    asked = [name for name in methods if name != "occlusion"]
     return {
-        name: sanity_curve(method, trained.network, images, trained.threshold, reference_images, trained.config.seed)
-        for name, method in methods.items()
-        if name != "occlusion"
+        name: sanity_curve(
+            methods[name], trained.network, images, trained.threshold, reference_images, trained.config.seed
+        )
+        for name in progress(asked, "Methods", trained.config.hyperparameters.verbose)
     }
 
 

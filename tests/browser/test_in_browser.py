@@ -1,0 +1,268 @@
+"""Pages in a real browser: `make test-browser`. SCREENSHOTS=folder keeps pictures of what was opened."""
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from helpers import ROOT
+
+from utils import counterfactual, dataset_map, decompose, gallery, grid, judge, plane, view
+from utils.notebooks import NOTEBOOKS, write
+from utils.pages.html import page
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if BROWSER is None:
+    pytest.skip("no Chromium here: make test-browser says what is needed", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
+
+FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+LAPTOP = {"width": 1366, "height": 768}
+PHONE = {"width": 390, "height": 844}
+HOSTILE = "<img src=x onerror=alert(1)>.jpg", "</script><script>alert(1)</script>.jpg"
+PIXELS = """(number) => {
+  const canvas = document.querySelector("[data-view]").shadowRoot.querySelector(`[data-image="${number}"] canvas`);
+  return [canvas.width, canvas.height, ...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+}"""
+
+
+@dataclass
+class Opened:
+    """A page in the browser, with all that it complained about, asked a host for, and opened."""
+
+    page: object
+    faults: list[str]
+
+    def canvas(self, number) -> np.ndarray:
+        """The pixels over image 1 or 2, uint8 (H, W, 4)."""
+        width, height, *pixels = self.page.evaluate(PIXELS, number)
+        return np.array(pixels, np.uint8).reshape(height, width, 4)
+
+    def move_to(self, number, y, x):
+        """Move over a place of an image, both in [0, 1]."""
+        box = self.page.locator(f"[data-image='{number}'] .stage").first.bounding_box()
+        self.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+    def shown(self) -> str:
+        return self.page.locator(".shown").first.inner_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        opened = started.chromium.launch(executable_path=BROWSER, args=FLAGS + root)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """open_page(path) opens a file and keeps a picture of it where SCREENSHOTS says; any fault fails the test."""
+    everything = []
+
+    def opened(path: Path, viewport=LAPTOP, picture=""):
+        tab = browser.new_page(viewport=viewport)
+        faults = []
+        everything.append(faults)
+        tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        tab.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else faults.append(asked.url))
+        tab.goto(path.as_uri())
+        tab.wait_for_timeout(300)
+        if picture and os.environ.get("SCREENSHOTS"):
+            tab.screenshot(path=Path(os.environ["SCREENSHOTS"], f"{picture}_{viewport['width']}.png"))
+        return Opened(tab, faults)
+
+    yield opened
+    assert [fault for faults in everything for fault in faults] == []
+
+
+@pytest.fixture
+def pair(prepared):
+    """A pair with all that a viewer shows."""
+    splits = prepared.load_splits()
+    explanation = prepared.explain(splits.files(splits.test_pairs, 1)[0])
+    matches = decompose(prepared.network, explanation, "layer2", steps=4)
+    change = counterfactual(prepared.network, explanation, prepared.references)
+    return explanation, judge(prepared.network, explanation), matches, change
+
+
+@pytest.fixture
+def viewer(pair, open_page, tmp_path):
+    return open_page(saved(view(*pair), tmp_path))
+
+
+def saved(element, folder):
+    element.saved(folder)
+    return folder / f"{element.name}.html"
+
+
+def test_the_other_image_lights_up_where_it_matches(viewer, pair):
+    _, _, matches, _ = pair
+    height, width = matches.bias1.shape  # no more than the cells of the viewer
+    places = matches.places.numpy()
+    strongest = places.max()
+    for number in (1, 2):
+        by_place = places if number == 1 else places.transpose(2, 3, 0, 1)
+        y, x = np.unravel_index(by_place.reshape(height * width, -1).max(axis=1).argmax(), (height, width))
+        viewer.move_to(number, (y + 0.5) / height, (x + 0.5) / width)
+        lit = viewer.canvas(3 - number)[..., 3].astype(int)
+        rows, columns = lit.shape
+        expected = np.unravel_index(by_place[y, x].argmax(), (height, width))
+        middle = [
+            int((place + 0.5) * side / count)
+            for place, side, count in zip(expected, lit.shape, (height, width), strict=True)
+        ]
+        assert lit[tuple(middle)] == lit.max() > 0
+        dark = np.argwhere(by_place[y, x] < 0)
+        for row, column in dark:
+            assert lit[int((row + 0.5) * rows / height), int((column + 0.5) * columns / width)] == 0
+        assert f"{strongest:.4f}" in viewer.page.locator(".matched").inner_text()
+    viewer.page.mouse.move(2, 2)
+    assert "No place" in viewer.page.locator(".matched").inner_text()
+
+
+def test_the_map_is_that_of_the_explanation(viewer, pair):
+    explanation, *_ = pair
+    heatmap = explanation.factual[0, 0].numpy()
+    shown = viewer.canvas(1)[..., 3].astype(float)
+    rows = ((np.arange(heatmap.shape[0]) + 0.5) / heatmap.shape[0] * shown.shape[0]).astype(int)
+    columns = ((np.arange(heatmap.shape[1]) + 0.5) / heatmap.shape[1] * shown.shape[1]).astype(int)
+    cover = 255 * 0.6 * np.clip(heatmap / 0.25, 0, 1)
+    assert np.corrcoef(shown[np.ix_(rows, columns)].ravel(), cover.ravel())[0, 1] > 0.97
+
+
+def test_keys_slider_and_zoom(viewer):
+    viewer.page.locator("[data-image='1'] .stage").focus()
+    factual = viewer.canvas(1)
+    viewer.page.keyboard.press("c")
+    assert not np.array_equal(viewer.canvas(1), factual)
+    viewer.page.keyboard.press("f")
+    assert np.array_equal(viewer.canvas(1), factual)
+    viewer.page.keyboard.press("h")
+    assert not viewer.canvas(1).any()
+    viewer.page.keyboard.press("h")
+    viewer.page.locator("[name=opacity]").fill("0.2")
+    assert viewer.canvas(1)[..., 3].max() < factual[..., 3].max()
+    viewer.page.locator("[name=colours]").select_option("inferno")
+    assert not np.array_equal(viewer.canvas(1)[..., :3], factual[..., :3])
+    layers = viewer.page.locator(".layer")
+    viewer.page.locator("[data-image='2'] .stage").focus()
+    viewer.page.keyboard.press("+")
+    transforms = [layers.nth(index).evaluate("layer => layer.style.transform") for index in range(2)]
+    assert transforms[0] == transforms[1]
+    assert "scale(2)" in transforms[0]
+    viewer.page.keyboard.press("0")
+    assert "scale(1)" in layers.first.evaluate("layer => layer.style.transform")
+    viewer.page.keyboard.press("m")
+    assert "strongest match of each place" in viewer.shown()
+
+
+def test_before_and_after_the_change(viewer, pair):
+    *_, change = pair
+    viewer.page.locator("[data-image='1'] .stage").focus()
+    viewer.page.keyboard.press("b")
+    assert f"after: similarity {change.after:.3f}" in viewer.shown()
+    sources = viewer.page.locator("figure img").evaluate_all("images => images.map(image => image.src)")
+    viewer.page.keyboard.press("b")
+    assert f"before: similarity {change.before:.3f}" in viewer.shown()
+    assert viewer.page.locator("figure img").evaluate_all("images => images.map(image => image.src)") != sources
+
+
+def test_a_place_is_asked_for_by_keys_and_said(viewer):
+    stage = viewer.page.locator("[data-image='1'] .stage")
+    stage.focus()
+    viewer.page.keyboard.press("ArrowRight")
+    assert "This place of image 1" in viewer.page.locator("[aria-live]").inner_text()
+    viewer.page.keyboard.press("Escape")
+    assert "No place" in viewer.page.locator("[aria-live]").inner_text()
+    assert "image 1" in stage.get_attribute("aria-label")
+
+
+def test_hostile_names_are_shown_as_they_are(pair, open_page, tmp_path):
+    explanation, *_ = pair
+    named = replace(explanation, names=(HOSTILE,), classes=(HOSTILE,))
+    for element in (view(named), grid(named)):
+        opened = open_page(saved(element, tmp_path))
+        if element.name.startswith("pairs"):
+            opened.page.locator(".tile").click()
+        captions = opened.page.locator("figcaption").all_inner_texts()
+        assert all(name in caption for name, caption in zip(HOSTILE, captions, strict=True))
+
+
+def test_a_tile_opens_its_viewer_and_escape_closes_it(prepared, open_page, tmp_path):
+    splits = prepared.load_splits()
+    explanation = prepared.explain(*splits.files(splits.test_pairs, 3))
+    opened = open_page(saved(grid(explanation, prepared.network), tmp_path), picture="grid")
+    opened.page.locator(".tile").nth(1).focus()
+    opened.page.keyboard.press("Enter")
+    dialog = opened.page.locator("dialog[open]")
+    assert explanation[1].names[0][0] in dialog.inner_text()
+    opened.move_to(1, 0.5, 0.5)
+    assert "This place of image 1" in dialog.locator(".matched").inner_text()
+    opened.page.mouse.move(2, 2)
+    opened.page.keyboard.press("Escape")
+    assert dialog.count() == 0
+
+
+def test_two_points_of_the_map_are_a_pair(prepared, open_page, tmp_path):
+    images = gallery(prepared)
+    opened = open_page(saved(plane(prepared, images, dataset_map(images.embeddings)), tmp_path), picture="map")
+    points = opened.page.locator("svg path[role=button]")
+    assert points.count() == len(images)
+    for number in (0, 3):
+        points.nth(number).focus()
+        assert images.names[number] in opened.page.locator(".hovered").inner_text()
+        opened.page.keyboard.press("Enter")
+    explanation = prepared.explain((images.paths[0], images.paths[3]))
+    said = opened.page.locator(".pair").inner_text()
+    assert f'decided "{explanation.decision()}"' in said
+    assert float(said.split("Similarity ")[1].split()[0]) == pytest.approx(explanation.similarity.item(), abs=0.002)
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_the_viewer_fits_the_screen(pair, open_page, tmp_path, viewport):
+    opened = open_page(saved(view(*pair), tmp_path), viewport, "viewer")
+    boxes = [opened.page.locator(f"[data-image='{number}'] .stage").bounding_box() for number in (1, 2)]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= viewport["width"] for box in boxes)
+    assert all(box["y"] + box["height"] <= viewport["height"] for box in boxes)
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
+@pytest.mark.parametrize("path", sorted(ROOT.glob(NOTEBOOKS)), ids=lambda path: path.stem)
+def test_executed_notebooks_ask_no_host_and_their_viewers_work(path, viewport, open_page, tmp_path):
+    write(nbformat.read(path, as_version=4), tmp_path / "notebook.html")
+    opened = open_page(tmp_path / "notebook.html", viewport, path.stem)
+    views = opened.page.locator("[data-view]")
+    assert all(views.evaluate_all("hosts => hosts.map(host => host.shadowRoot.childElementCount > 1)"))
+    if path.name.startswith("02"):
+        opened.page.locator("[data-image='1'] .stage").scroll_into_view_if_needed()
+        opened.move_to(1, 0.5, 0.5)
+        assert "This place of image 1" in opened.page.locator(".matched").inner_text()
+
+
+def test_a_page_may_load_nothing(open_page, tmp_path):
+    """What a page asks for against its policy is seen here: this test fails where the others look away."""
+    (tmp_path / "page.html").write_text(page("title", '<img src="https://example.org/image.png">'))
+    opened = open_page(tmp_path / "page.html")
+    assert opened.faults
+    opened.faults.clear()
+
+
+def test_pixels_are_read_as_they_are(open_page, tmp_path):
+    """`canvas` sees what a script has drawn."""
+    script = "canvas.getContext('2d').fillRect(0, 0, 2, 1)"
+    body = (
+        "<div data-view><template shadowrootmode=open><div data-image=1><canvas width=4 height=3></canvas></div>"
+        f"</template></div><script>const canvas = document.querySelector('div').shadowRoot.querySelector('canvas'); "
+        f"{script}</script>"
+    )
+    (tmp_path / "page.html").write_text(page("title", body))
+    assert open_page(tmp_path / "page.html").canvas(1)[..., 3].tolist() == [[255, 255, 0, 0], [0] * 4, [0] * 4]

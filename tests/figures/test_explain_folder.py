@@ -1,0 +1,116 @@
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import write_images
+
+from utils import DataError, explain_folder
+from utils.figures.folder import pairs_of
+from utils.search.__main__ import main
+
+
+@pytest.fixture
+def pairs(trained):
+    splits = trained.load_splits()
+    return splits.files(splits.test_pairs, 5)
+
+
+def test_files_hold_what_the_explanations_say(trained, pairs, tmp_path):
+    table = explain_folder(trained, pairs, tmp_path / "out", judged=True)
+    explanation = trained.explain(*pairs)
+    assert pd.read_csv(tmp_path / "out" / "scores.csv")["distance"].tolist() == table["distance"].tolist()
+    for index, row in enumerate(table.to_dict("records")):
+        assert (row["image 1"], row["image 2"]) == explanation.names[index]
+        assert row["distance"] == pytest.approx(explanation.distance[index].item(), abs=1e-3)
+        assert row["decision"] == explanation.decision(index)
+        assert row["map of pair"]
+        with np.load(tmp_path / "out" / f"{row['files']}.npz", allow_pickle=False) as content:
+            assert np.allclose(content["factual"], explanation.factual[index].numpy(), atol=2e-2)
+            assert np.allclose(content["counterfactual"], explanation.counterfactual[index].numpy(), atol=2e-2)
+        picture = cv2.imread(str(tmp_path / "out" / f"{row['files']}.png"))
+        assert picture.shape == (224, 2 * round(224 * 48 / 40), 3)
+
+
+def test_a_killed_run_goes_on_and_a_pair_is_explained_once(trained, pairs, tmp_path, monkeypatch):
+    whole = explain_folder(trained, pairs, tmp_path / "whole")
+    explain_folder(trained, pairs[:2], tmp_path / "out")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
+    asked = []
+    explain = type(trained).explain
+    monkeypatch.setattr(type(trained), "explain", lambda self, *some: asked.extend(some) or explain(self, *some))
+    table = explain_folder(trained, pairs, tmp_path / "out")
+    assert asked == pairs[2:]
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert table["files"].tolist() == whole["files"].tolist()
+    assert table["distance"].tolist() == pytest.approx(whole["distance"].tolist(), abs=1e-3)
+
+
+def test_maps_made_otherwise_are_not_mixed(trained, pairs, tmp_path):
+    explain_folder(trained, pairs[:1], tmp_path / "out")
+    content = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(DataError, match="made otherwise \\(threshold\\): name another folder"):
+        explain_folder(replace(trained, threshold=0.1), pairs, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == content
+
+
+def test_an_image_that_cannot_be_decoded_has_a_line_that_says_why(trained, pairs, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    asked = [*pairs[:2], (str(broken), pairs[0][1])]
+    table = explain_folder(trained, asked, tmp_path / "out")
+    assert table["error"].notna().tolist() == [False, False, True]
+    assert "broken.png" in table["error"][2]
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 2
+    strict = replace(trained, config=trained.config.model_copy(update={"unreadable": "stop"}))
+    with pytest.raises(DataError, match=r"broken\.png"):
+        explain_folder(strict, asked, tmp_path / "strict")
+
+
+def test_pairs_of_a_csv_file_and_of_two_folders(tmp_path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 3)
+    csv = tmp_path / "pairs.csv"
+    csv.write_text("image1,image2\na/0.png,b/2.png\n")
+    assert pairs_of(csv) == [(str(tmp_path / "a" / "0.png"), str(tmp_path / "b" / "2.png"))]
+    assert len(pairs_of((tmp_path / "a", tmp_path / "b"))) == 6
+    assert len(pairs_of((tmp_path / "a", tmp_path / "a"))) == 2  # no image beside itself
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("image1,other\na,b\n", "no column image2"),
+        ("image1,image2\n", "holds no pair"),
+        ("image1,image2\na,b\na,\n", "line 3: a file is missing"),
+        ("", "cannot be read as a CSV file"),
+    ],
+)
+def test_a_csv_file_that_cannot_be_used(tmp_path, text, cause):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(DataError, match=cause):
+        pairs_of(tmp_path / "pairs.csv")
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name, cause in (("empty", "holds no image"), ("absent", "is not a folder")):
+        with pytest.raises(DataError, match=cause):
+            pairs_of((tmp_path / name, tmp_path / name))
+
+
+def test_command_line(make_config, checkpoints, pairs, tmp_path, monkeypatch, capsys):
+    make_config({"checkpoints_path": str(checkpoints)})
+    lines = "\n".join(f"{one},{two}" for one, two in pairs[:2])
+    (tmp_path / "pairs.csv").write_text(f"image1,image2\n{lines}\n")
+    command = ["search", "--config", str(tmp_path / "config.yml"), "--pairs", str(tmp_path / "pairs.csv")]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
+    main()
+    assert "2 pairs" in capsys.readouterr().out
+    made_by = json.loads((tmp_path / "out" / "made_by.json").read_text())
+    assert made_by["run"] == Path(made_by["run"]).name
+    assert len(pd.read_csv(tmp_path / "out" / "scores.csv")) == 2

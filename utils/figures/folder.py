@@ -1,0 +1,179 @@
+"""Many pairs to files: maps as pictures and numbers, scores in one table; a run that was stopped goes on."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from utils.data import DataError
+from utils.data.images import EXTENSIONS
+from utils.explain import Explanation
+from utils.figures.drawing import OPACITY, overlay, photos
+from utils.files import atomic, write_text
+from utils.runtime import progress
+from utils.search import scores_table
+from utils.trained import BATCH, Trained
+from utils.trust import judge
+
+MADE_BY = "made_by.json"  # what all maps of a folder were made by
+SCORES = "scores.csv"
+HEIGHT = 224  # pixels of the images in a picture
+WRITERS = 2  # threads, at work while the network is
+
+
+@dataclass(frozen=True)
+class Job:
+    """One pair and the name of its files."""
+
+    pair: tuple[str, str]
+    name: str
+
+
+def explain_folder(trained: Trained, pairs, folder, judged=False) -> pd.DataFrame:
+    """Explain many pairs of image files by the method of config.yml, to files of `folder`; returns their scores.
+
+    pairs: a CSV file with columns image1 and image2, paths relative to it; or two folders: every image of the first
+    beside every image of the second; or tuples of two paths. judged: also a verdict on each map, which takes up to 108
+    network passes a pair.
+
+    Of each pair there are <name>.png, both images with their factual maps, and <name>.npz: `factual` and
+    `counterfactual`, float16 (2, H, W), and `row`, its line of scores.csv as JSON. A pair that is there already is not
+    explained again; a pair with an image that cannot be decoded has a line that says why, unless `unreadable: stop`.
+
+    Raises DataError for a CSV file or folders without pairs, and where `folder` holds maps of another network or other
+    settings: nothing is overwritten.
+    """
+    folder = Path(folder)
+    jobs = [Job(pair, _name(pair)) for pair in pairs_of(pairs)]
+    _claim(folder, trained, judged)
+    waiting = [job for job in jobs if not (folder / f"{job.name}.npz").exists()]
+    failed = {}
+    show = trained.config.hyperparameters.verbose
+    with ThreadPoolExecutor(WRITERS) as pool, progress(jobs, "Pairs", show) as bar:
+        bar.update(len(jobs) - len(waiting))
+        written = []
+        for start in range(0, len(waiting), BATCH):
+            part = waiting[start : start + BATCH]
+            for explained in _explained(trained, part, failed):
+                written += _written(pool, trained, explained, folder, judged)
+            bar.update(len(part))
+        for one in written:
+            one.result()  # raises what a writer has met
+    rows = [_row(folder, job, failed) for job in jobs]
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
+    write_text(folder / SCORES, table.to_csv(index=False))
+    return table
+
+
+def pairs_of(source) -> list[tuple[str, str]]:
+    """The pairs of a CSV file, of two folders, or as they are. Raises DataError where there are none."""
+    if isinstance(source, str | Path):
+        return _pairs_of_csv(Path(source))
+    source = list(source)
+    if len(source) == 2 and all(isinstance(one, str | Path) for one in source):
+        first, second = (_images_of(Path(one)) for one in source)
+        return [pair for pair in product(first, second) if pair[0] != pair[1]]
+    return [(str(one), str(two)) for one, two in source]
+
+
+def _pairs_of_csv(path):
+    try:
+        table = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as a CSV file of pairs: {error}") from error
+    for column in ("image1", "image2"):
+        if column not in table:
+            raise DataError(f"{path} has no column {column}: name the two files of each pair in image1 and image2.")
+    for line, row in enumerate(table[["image1", "image2"]].isna().any(axis=1), start=2):
+        if row:
+            raise DataError(f"{path}, line {line}: a file is missing; each line names two.")
+    if table.empty:
+        raise DataError(f"{path} holds no pair: add lines of two files.")
+    pairs = table[["image1", "image2"]].to_numpy()
+    return [(str(path.parent / one), str(path.parent / two)) for one, two in pairs]
+
+
+def _images_of(folder):
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: name two folders of images.")
+    paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    if not paths:
+        raise DataError(f"{folder} holds no image: name two folders of images.")
+    return paths
+
+
+def _name(pair):
+    """A name of files that tells pairs apart: both stems and a digest of both paths."""
+    digest = hashlib.blake2b("\0".join(map(str, pair)).encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    stems = ["".join(letter if letter.isalnum() else "_" for letter in Path(path).stem)[:24] for path in pair]
+    return "_".join([*stems, digest])
+
+
+def _claim(folder, trained, judged):
+    """Note in the folder what its maps are made by. Raises DataError where that is something else already."""
+    made_by = {
+        "run": trained.folder.name,
+        "threshold": trained.threshold,
+        "judged": judged,
+        "explanation": trained.settings.model_dump(mode="json"),
+    }
+    note = folder / MADE_BY
+    if not note.exists():
+        write_text(note, json.dumps(made_by, indent=2))
+        return
+    there = json.loads(note.read_text(encoding="utf-8"))
+    changed = [key for key in made_by if there.get(key) != made_by[key]]
+    if changed:
+        raise DataError(f"{folder} holds maps that were made otherwise ({', '.join(changed)}): name another folder.")
+
+
+def _explained(trained, jobs, failed):
+    """The explanations of jobs, and these: all in one, or, where an image cannot be decoded, one by one."""
+    try:
+        return [(trained.explain(*(job.pair for job in jobs)), jobs)]
+    except DataError as error:
+        if trained.config.unreadable == "stop":
+            raise
+        if len(jobs) == 1:
+            failed[jobs[0].name] = str(error)
+            return []
+    return [found for job in jobs for found in _explained(trained, [job], failed)]
+
+
+def _written(pool, trained, explained, folder, judged):
+    """Writers at work on each pair of a batch."""
+    explanation, jobs = explained
+    verdict = judge(trained.network, explanation, trained.config.seed) if judged else None
+    rows = scores_table(explanation, verdict).to_dict("records")
+    return [
+        pool.submit(_write, folder, job.name, explanation[index], row)
+        for index, (job, row) in enumerate(zip(jobs, rows, strict=True))
+    ]
+
+
+def _write(folder, name, explanation: Explanation, row):
+    """The picture first: where the numbers are, a pair is done."""
+    sides = []
+    for image, heatmap in zip(photos(explanation), explanation.factual[0].cpu(), strict=True):
+        width = max(round(HEIGHT * image.shape[1] / image.shape[0]), 1)
+        sides.append(overlay(cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA), heatmap, OPACITY))
+    picture = cv2.imencode(".png", np.hstack(sides)[..., ::-1])[1]
+    with atomic(folder / f"{name}.png") as file:
+        file.write(picture.tobytes())
+    maps = {kind: getattr(explanation, kind)[0].half().cpu().numpy() for kind in ("factual", "counterfactual")}
+    with atomic(folder / f"{name}.npz") as file:
+        np.savez(file, row=np.array(json.dumps(row)), **maps)
+
+
+def _row(folder, job, failed):
+    """The line of a pair in scores.csv."""
+    if job.name in failed:
+        return {"image 1": job.pair[0], "image 2": job.pair[1], "error": failed[job.name]}
+    with np.load(folder / f"{job.name}.npz", allow_pickle=False) as content:
+        return json.loads(str(content["row"])) | {"files": job.name}
