@@ -66,8 +66,7 @@ def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, pa
     config = make_config({**changes, "hyperparameters.batch_size": 11})  # 11: shares of unequal size
     run = launch(processes, "gradients", tmp_path / "config.yml", tmp_path / "result.pt")
     assert run.returncode == 0, run.stderr
-    rounding = 1e-5 if backbone == "resnet18" else 1e-2  # maps of one place are normalised by next to nothing
-    for dtype, tolerance in ((torch.float32, rounding), (torch.float64, 1e-12)):
+    for dtype, tolerance in ((torch.float32, 1e-2), (torch.float64, 1e-12)):  # a float32 near 0 may be on either side
         found = torch.load(tmp_path / "result.pt", weights_only=True)[str(dtype)]
         expected = gradients(config, start(config), dtype)
         assert found["loss"] == pytest.approx(expected["loss"], abs=tolerance)

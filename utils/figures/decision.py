@@ -40,7 +40,7 @@ def roc_figure(distances, labels, threshold: float):
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
     axes.set(xlabel="same pairs called different", ylabel="different pairs called different", aspect="equal")
-    axes.legend(frameon=False, loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return closed(figure, "roc")
 
 

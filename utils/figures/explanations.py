@@ -18,6 +18,7 @@ MOST_PAIRS = 8  # in one figure
 FAINT = 0.2  # a map that stays below is told in words too
 BLOCK = 4  # methods side by side
 NAME = 34  # characters of a small name that fit it
+TALLEST = 6.0  # inches of both images of a pair: with the title, what a laptop's screen shows
 COLUMN = 30  # characters that fit a column of 2.4 inches
 
 
@@ -47,7 +48,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     if explanation.undecided.any():
         kinds = KINDS
     shown = [photos(pair) for pair in explanation]
-    heights = [2.2 * sum(_aspects(images)) + 1.6 for images in shown]
+    heights = [min(2.2 * sum(_aspects(images)), TALLEST) + 1.6 for images in shown]
     size = (2.4 * (1 + len(kinds)) + 0.8, sum(heights))
     drawn = plt.figure(figsize=size, layout="constrained")
     panels = drawn.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -78,14 +79,18 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
     for number, (name, explanation) in enumerate(explanations.items()):
         block, column = divmod(number, BLOCK)
         upper, lower = grid[2 * block : 2 * block + 2, column]
-        for axes, image, heatmap in zip((upper, lower), images, explanation.factual[0].cpu(), strict=True):
+        for row, axes in enumerate((upper, lower)):
             axes.set_axis_on()
-            show(axes, overlay(image, heatmap, opacity))
+            heatmap = explanation.factual[0, row].cpu()
+            show(axes, overlay(images[row], heatmap, opacity))
+            if not heatmap.any():
+                _say_on(axes, explanation.cause_of_blank(0, row))
         verdict = verdicts[name]
         upper.set_title(wrapped(name, 24), fontsize=9)
         gap, span = verdict.gap.decisive[0], verdict.span.decisive[0]
         said = f"insertion - deletion {gap:+.3f} of {span:.3f}\n{verdict.word()}"
         lower.set_xlabel(wrapped(said, COLUMN), fontsize=8)
+    drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=grid, label="share of the image's strongest evidence", shrink=0.5)
     drawn.suptitle(heading(first, "factual maps of all methods", COLUMN * 3), fontsize=10)
     return closed(drawn, file_name("methods", first))
 
@@ -138,6 +143,12 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
     if verdict is not None:
         lines.append(verdict.sentence())
     panel.suptitle(wrapped("\n".join(lines), COLUMN * columns), fontsize=11)
+
+
+def _say_on(axes, text):
+    """Words in the middle of an image, on a light ground."""
+    ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    axes.text(0.5, 0.5, wrapped(text, 20), transform=axes.transAxes, ha="center", va="center", fontsize=7, bbox=ground)
 
 
 def _aspects(images):

@@ -32,7 +32,7 @@ def history_figure(history):
             continue
         axes.axvline(kept_epoch(history), color="grey", linestyle=":", label="kept")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # never on the curves
     return closed(figure, "history")
 
 

@@ -152,7 +152,7 @@ def table(rows: list[Row]) -> pd.DataFrame:
         line["other partner: same, another class"] = f"{row.partner_same:.2f}, {row.partner:.2f}"
         line["disturbed"] = f"{row.stable:.2f}"
         line["sum misses"] = "" if row.missed is None else f"{row.missed:.3f}"
-        line["time"] = f"{row.seconds_per_pair / quickest:.1f}"
+        line["time (quickest: 1)"] = f"{row.seconds_per_pair / quickest:.1f}"
         lines.append(line)
     return pd.DataFrame(lines).set_index("method")
 
