@@ -196,6 +196,12 @@ function mountViewer(root, content) {
   ]);
   root.append(body);
 
+  // The image as it is, before the change, at the network's resolution, or after it; null where that is the same.
+  function sourceOf(number, changed) {
+    const before = (changed && changed.before[number]) || content.images[number].source;
+    return (changed && state.after && changed.after[number]) || before;
+  }
+
   // Drawing.
   function colourOf(share) {
     const index = 3 * Math.round(255 * Math.min(Math.max(share, 0), 1));
@@ -258,7 +264,7 @@ function mountViewer(root, content) {
     views.forEach(({ canvas, picture, caption }, number) => {
       canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
       const changed = state.kind === "change" && content.change;
-      const source = changed ? content.change[state.after ? "after" : "before"][number] : content.images[number].source;
+      const source = sourceOf(number, changed);
       if (picture.getAttribute("src") !== source) picture.src = source;
       caption.lastChild.textContent = method.verdicts && !changed ? method.verdicts[number] : "";
       if (asked && state.point.image === number) {

@@ -42,20 +42,21 @@ def view_content(explanations, verdicts=None, matches=None, change=None) -> dict
     if not all(first.of_same_pairs(other) for other in others):
         raise ValueError("these are of different pairs: one viewer shows one pair")
     shown = [name for name, one in explanations.items() if matches is not None and one.same_as(matches.explanation)]
+    images = [_image_content(first, number, image) for number, image in enumerate(photos(first))]
     return {
         "title": _title(first),
         "sentence": first.sentence(),
         "similarity": first.similarity.item(),
         "least": similarity(torch.tensor(first.threshold)).item(),
         "right": first.right(),
-        "images": [_image_content(first, number, image) for number, image in enumerate(photos(first))],
+        "images": images,
         "methods": [_method_content(name, one, verdicts.get(name)) for name, one in explanations.items()],
         "first": shown[0] if shown else next(iter(explanations)),
         "colours": {name: packed(colour_table(name)) for name in COLOURS},
         "opacity": OPACITY,
         "solid": SOLID,
         "matches": matches and _matches_content(matches),
-        "change": change and _change_content(change),
+        "change": change and _change_content(change, [image["source"] for image in images]),
     }
 
 
@@ -123,15 +124,20 @@ def _matches_content(matches):
     }
 
 
-def _change_content(change):
-    """Both images before and after at the network's own resolution, so that only the change differs."""
+def _change_content(change, sources):
+    """Both images before and after at the network's own resolution, so that only the change differs.
+
+    None before where that is the source shown anyway, and None after where nothing was changed.
+    """
     explanation = change.explanation
+    before = [data_uri(image, IMAGE_SIDE) for image in pixels(explanation.images[0], explanation)]
+    after = [data_uri(image, IMAGE_SIDE) for image in pixels(change.edited, explanation)]
     regions = _coarse(change.regions.float(), MAP_SIDE)
     return {
         "sentence": change.sentence(),
         "flipped": change.flipped,
-        "before": [data_uri(image, IMAGE_SIDE) for image in pixels(explanation.images[0], explanation)],
-        "after": [data_uri(image, IMAGE_SIDE) for image in pixels(change.edited, explanation)],
+        "before": [None if one == source else one for one, source in zip(before, sources, strict=True)],
+        "after": [None if one == two else one for one, two in zip(after, before, strict=True)],
         "similarities": [change.before, change.after],
         "height": regions.shape[1],
         "width": regions.shape[2],
