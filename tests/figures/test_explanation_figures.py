@@ -217,12 +217,24 @@ def test_every_method_is_shown_once(paths, count):
         f"method {number}": verdict_on(explanation_of(torch.randn(1, 2, 8, 8), paths), gap=number / 10)
         for number in range(count)
     }
-    shown = [axes for axes in methods_figure(verdicts).axes if axes.axison]
+    shown = [axes for axes in methods_figure(verdicts).axes if axes.axison and axes.get_label() != "<colorbar>"]
     assert [axes.get_title() for axes in shown if axes.get_title()] == list(verdicts)
     assert len(shown) == 2 * count
     labels = [axes.get_xlabel() for axes in shown if axes.get_xlabel()]
     for number, label in enumerate(labels):
         assert f"{number / 10:+.3f}" in label
+
+
+def test_a_blank_map_of_a_method_says_why(paths):
+    verdicts = {"blind": verdict_on(explanation_of(torch.zeros(1, 2, 8, 8), paths))}
+    said = [text.get_text() for axes in methods_figure(verdicts).axes for text in axes.texts]
+    assert len(said) == 2
+    assert all("does not react" in text.replace("\n", " ") for text in said)
+
+
+def test_portrait_photographs_fit_a_screen():
+    tall = figure(explanation_of(torch.randn(1, 2, 160, 90)))
+    assert tall.get_figheight() * 72 < 600  # pixels of a cell's output that a laptop shows
 
 
 def test_methods_of_different_pairs_are_refused(paths):

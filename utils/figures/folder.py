@@ -23,7 +23,9 @@ from utils.trust import judge
 
 MADE_BY = "made_by.json"  # what all maps of a folder were made by
 SCORES = "scores.csv"
-HEIGHT = 224  # pixels of the images in a picture
+HEIGHT = 224  # pixels of the images in a picture, at most
+QUICK = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+KINDS = ("factual", "counterfactual")
 WRITERS = 2  # threads, at work while the network is
 
 
@@ -151,23 +153,25 @@ def _written(pool, trained, explained, folder, judged):
     explanation, jobs = explained
     verdict = judge(trained.network, explanation, trained.config.seed) if judged else None
     rows = scores_table(explanation, verdict).to_dict("records")
+    maps = {kind: getattr(explanation, kind).half().cpu().numpy() for kind in KINDS}
     return [
-        pool.submit(_write, folder, job.name, explanation[index], row)
+        pool.submit(_write, folder / job.name, explanation[index], row, {kind: maps[kind][index] for kind in KINDS})
         for index, (job, row) in enumerate(zip(jobs, rows, strict=True))
     ]
 
 
-def _write(folder, name, explanation: Explanation, row):
+def _write(stem, explanation: Explanation, row, maps):
     """The picture first: where the numbers are, a pair is done."""
+    images = photos(explanation)
+    height = min(HEIGHT, *(image.shape[0] for image in images))
     sides = []
-    for image, heatmap in zip(photos(explanation), explanation.factual[0].cpu(), strict=True):
-        width = max(round(HEIGHT * image.shape[1] / image.shape[0]), 1)
-        sides.append(overlay(cv2.resize(image, (width, HEIGHT), interpolation=cv2.INTER_AREA), heatmap, OPACITY))
-    picture = cv2.imencode(".png", np.hstack(sides)[..., ::-1])[1]
-    with atomic(folder / f"{name}.png") as file:
+    for image, heatmap in zip(images, maps["factual"], strict=True):
+        width = max(round(height * image.shape[1] / image.shape[0]), 1)
+        sides.append(overlay(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), heatmap, OPACITY))
+    picture = cv2.imencode(".png", np.hstack(sides)[..., ::-1], QUICK)[1]
+    with atomic(f"{stem}.png") as file:
         file.write(picture.tobytes())
-    maps = {kind: getattr(explanation, kind)[0].half().cpu().numpy() for kind in ("factual", "counterfactual")}
-    with atomic(folder / f"{name}.npz") as file:
+    with atomic(f"{stem}.npz") as file:
         np.savez(file, row=np.array(json.dumps(row)), **maps)
 
 
