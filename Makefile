@@ -24,7 +24,7 @@ test: $(READY)  ## run all tests, then ruff
 	$(MAKE) --no-print-directory lint
 
 test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium
-	$(RUN) -m pytest -q tests/browser
+	$(RUN) -m pytest -q -rs tests/browser
 
 browser: $(READY)  ## what test-browser needs, besides Debian's package chromium, or Chrome
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt

@@ -10,14 +10,30 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from utils import counterfactual, dataset_map, decompose, gallery, grid, judge, plane, view
+from utils import (
+    compare,
+    counterfactual,
+    dataset_map,
+    decompose,
+    find_shortcuts,
+    find_suspects,
+    frozen_baseline,
+    gallery,
+    grid,
+    judge,
+    methods_of,
+    plane,
+    report,
+    view,
+    write_metrics,
+)
 from utils.notebooks import NOTEBOOKS, write
 from utils.pages.html import page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if BROWSER is None:
-    pytest.skip("no Chromium here: make test-browser says what is needed", allow_module_level=True)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
+    pytest.skip("no browser: install Debian's package chromium, or Chrome", allow_module_level=True)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser does")
 
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 LAPTOP = {"width": 1366, "height": 768}
@@ -75,7 +91,7 @@ def open_page(browser, tmp_path):
         tab.goto(path.as_uri())
         tab.wait_for_timeout(300)
         if picture and os.environ.get("SCREENSHOTS"):
-            tab.screenshot(path=Path(os.environ["SCREENSHOTS"], f"{picture}_{viewport['width']}.png"))
+            tab.screenshot(path=Path(os.environ["SCREENSHOTS"], f"{picture}_{viewport['width']}.png"), full_page=True)
         return Opened(tab, faults)
 
     yield opened
@@ -246,6 +262,33 @@ def test_executed_notebooks_ask_no_host_and_their_viewers_work(path, viewport, o
         opened.page.locator("[data-image='1'] .stage").scroll_into_view_if_needed()
         opened.move_to(1, 0.5, 0.5)
         assert "This place of image 1" in opened.page.locator(".matched").inner_text()
+
+
+def test_a_tap_lights_the_match_and_leaves_it_lit(pair, browser, tmp_path):
+    path = saved(view(*pair), tmp_path)
+    tab = browser.new_context(viewport=PHONE, has_touch=True).new_page()
+    tab.goto(path.as_uri())
+    tab.locator("[data-image='1'] .stage").tap()
+    tab.wait_for_timeout(100)
+    assert "This place of image 1" in tab.locator(".matched").inner_text()
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_the_report_asks_no_host_and_its_viewers_work(prepared, open_page, tmp_path, viewport):
+    splits = prepared.load_splits()
+    distances = prepared.distances(splits, splits.test_pairs)
+    baseline = frozen_baseline(prepared.config, splits, prepared.runtime)
+    metrics = write_metrics(prepared, splits, distances, baseline)
+    methods = {prepared.method: methods_of(prepared.settings)[prepared.method]}
+    rows = compare(methods, prepared, splits.files(splits.test_pairs, 4), splits)
+    parts = find_suspects(prepared, splits), find_shortcuts(prepared, splits)
+    path = saved(report(prepared, splits, distances, metrics, rows, *parts), tmp_path)
+    opened = open_page(path, viewport, "report")
+    assert opened.page.locator("h2").first.inner_text() == "What to beware of"
+    opened.page.locator("[data-image='1'] .stage").first.scroll_into_view_if_needed()
+    opened.move_to(1, 0.5, 0.5)
+    assert "This place of image 1" in opened.page.locator(".matched").first.inner_text()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
 
 def test_a_page_may_load_nothing(open_page, tmp_path):

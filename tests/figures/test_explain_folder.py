@@ -1,3 +1,4 @@
+import copy
 import json
 import sys
 from dataclasses import replace
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import write_images
 
 from utils import DataError, explain_folder
@@ -50,6 +52,24 @@ def test_a_killed_run_goes_on_and_a_pair_is_explained_once(trained, pairs, tmp_p
     assert table["distance"].tolist() == pytest.approx(whole["distance"].tolist(), abs=1e-3)
 
 
+def test_a_changed_image_is_explained_anew(trained, tmp_path):
+    write_images(tmp_path / "a", 2)
+    pair = str(tmp_path / "a" / "0.png"), str(tmp_path / "a" / "1.png")
+    before = explain_folder(trained, [pair], tmp_path / "out")
+    write_images(tmp_path / "a", 1, size=(40, 40), seed=7)  # another 0.png
+    after = explain_folder(trained, [pair], tmp_path / "out")
+    assert before["distance"][0] != after["distance"][0]
+
+
+def test_maps_of_other_weights_are_not_mixed(trained, pairs, tmp_path):
+    explain_folder(trained, pairs[:1], tmp_path / "out")
+    other = copy.deepcopy(trained.network)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    with pytest.raises(DataError, match="made otherwise \\(network\\)"):
+        explain_folder(replace(trained, network=other), pairs[:1], tmp_path / "out")
+
+
 def test_maps_made_otherwise_are_not_mixed(trained, pairs, tmp_path):
     explain_folder(trained, pairs[:1], tmp_path / "out")
     content = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
@@ -86,11 +106,14 @@ def test_pairs_of_a_csv_file_and_of_two_folders(tmp_path):
     [
         ("image1,other\na,b\n", "no column image2"),
         ("image1,image2\n", "holds no pair"),
-        ("image1,image2\na,b\na,\n", "line 3: a file is missing"),
-        ("", "cannot be read as a CSV file"),
+        ("image1,image2\n\na/0.png,a/1.png\na/0.png,\n", "line 4: image2 is empty"),
+        ("image1,image2\na/0.png,absent.png\n", r"line 2: image2 absent\.png is no file"),
+        ("", "no column image1"),
+        ("image1,image2\n\0,a", "no file"),
     ],
 )
 def test_a_csv_file_that_cannot_be_used(tmp_path, text, cause):
+    write_images(tmp_path / "a", 2)
     (tmp_path / "pairs.csv").write_text(text)
     with pytest.raises(DataError, match=cause):
         pairs_of(tmp_path / "pairs.csv")

@@ -86,7 +86,7 @@ def test_what_cannot_be_decoded_is_left_out_and_named(trained, tmp_path):
         assert np.isfinite(images.embeddings).all()
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "names"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "{", "{}", "[]"])
 def test_a_kept_file_that_is_damaged_is_made_anew(trained, tmp_path, damage):
     write_images(tmp_path / "a", 3)
     first = gallery(trained, tmp_path)
@@ -96,7 +96,7 @@ def test_a_kept_file_that_is_damaged_is_made_anew(trained, tmp_path, damage):
     elif damage == "missing":
         file.unlink()
     else:
-        file.with_suffix(".json").write_text("{")
+        file.with_suffix(".json").write_text(damage)
     assert np.array_equal(gallery(trained, tmp_path).embeddings, first.embeddings)
 
 

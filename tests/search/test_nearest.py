@@ -43,6 +43,31 @@ def test_a_planted_copy_is_first_and_its_distance_is_not_lost_to_rounding():
     assert distances[0, 0] == pytest.approx(3e-4, rel=0.05)
 
 
+@pytest.mark.parametrize("search", [_by_blocks, None], ids=["alone", "exact"])
+def test_very_near_neighbours_are_told_apart(search):
+    """Inner products in float32 alone cannot; the distances can."""
+    query = unit_vectors(1, 128, seed=3)
+    wrong = 0
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        aside = random.normal(size=(200, 128))
+        aside -= (aside @ query[0].astype(float))[:, None] * query.astype(float)
+        aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+        near = (query + random.uniform(1e-5, 4e-4, 200)[:, None] * aside).astype(np.float32)
+        embeddings = np.concatenate([near, unit_vectors(300, 128, seed + 50)])
+        found = search(embeddings, query, 5) if search else nearest(embeddings, query, 5)[0]
+        wrong += set(found[0].tolist()) != set(by_loops(embeddings, query[0].astype(float), 5)[0])
+    assert wrong == 0 if search is None else wrong > 5
+
+
+@pytest.mark.parametrize("block", [7, 300, BLOCK])
+def test_of_equal_embeddings_the_first_come_first(block, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", block)
+    embeddings = unit_vectors(2000, 16)
+    embeddings[[5, 50, 500, 1500, 1900]] = embeddings[5]
+    assert nearest(embeddings, embeddings[[5]], 3)[0].tolist() == [[5, 50, 500]]
+
+
 def test_more_than_there_are_gives_all():
     indices, distances = nearest(unit_vectors(4), unit_vectors(2, seed=1), 9)
     assert indices.shape == distances.shape == (2, 4)

@@ -74,6 +74,13 @@ def test_an_undecided_pair_is_no_mistake(known):
     assert {frozenset(pair) for pair in found} == {frozenset(files_of(splits, index)) for index in wrong}
 
 
+@pytest.mark.parametrize("find", [worst_mistakes, surest, most_uncertain])
+def test_no_pair_cannot_be_looked_for(known, find):
+    trained, splits, _ = known
+    with pytest.raises(ValueError, match="at least 1 pair"):
+        find(trained, splits, 0)
+
+
 def test_where_nothing_is_wrong_there_is_no_mistake(known, monkeypatch):
     trained, splits, _ = known
     right = 2 * splits.test_pairs.labels.astype(np.float32)

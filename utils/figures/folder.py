@@ -1,6 +1,6 @@
 """Many pairs to files: maps as pictures and numbers, scores in one table; a run that was stopped goes on."""
 
-import hashlib
+import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ from utils.figures.drawing import OPACITY, overlay, photos
 from utils.files import atomic, write_text
 from utils.runtime import progress
 from utils.search import scores_table
+from utils.search.gallery import files_digest, network_digest
 from utils.trained import BATCH, Trained
 from utils.trust import judge
 
+COLUMNS = ("image1", "image2")  # of a CSV file of pairs
 MADE_BY = "made_by.json"  # what all maps of a folder were made by
 SCORES = "scores.csv"
 HEIGHT = 224  # pixels of the images in a picture, at most
@@ -85,20 +87,24 @@ def pairs_of(source) -> list[tuple[str, str]]:
 
 
 def _pairs_of_csv(path):
+    """The pairs of a CSV file, whose paths are relative to its folder."""
     try:
-        table = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or ()
+            lines = [(reader.line_num, row) for row in reader]
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a CSV file of pairs: {error}") from error
-    for column in ("image1", "image2"):
-        if column not in table:
+    for column in COLUMNS:
+        if column not in names:
             raise DataError(f"{path} has no column {column}: name the two files of each pair in image1 and image2.")
-    for line, row in enumerate(table[["image1", "image2"]].isna().any(axis=1), start=2):
-        if row:
-            raise DataError(f"{path}, line {line}: a file is missing; each line names two.")
-    if table.empty:
+    if not lines:
         raise DataError(f"{path} holds no pair: add lines of two files.")
-    pairs = table[["image1", "image2"]].to_numpy()
-    return [(str(path.parent / one), str(path.parent / two)) for one, two in pairs]
+    for number, row in lines:
+        for column in COLUMNS:
+            if not row[column] or not (path.parent / row[column]).is_file():
+                raise DataError(f"{path}, line {number}: {column} {row[column] or 'is empty and'} is no file.")
+    return [tuple(str(path.parent / row[column]) for column in COLUMNS) for _, row in lines]
 
 
 def _images_of(folder):
@@ -111,16 +117,16 @@ def _images_of(folder):
 
 
 def _name(pair):
-    """A name of files that tells pairs apart: both stems and a digest of both paths."""
-    digest = hashlib.blake2b("\0".join(map(str, pair)).encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    """A name of files that tells pairs apart, and a file from what it was before it changed."""
     stems = ["".join(letter if letter.isalnum() else "_" for letter in Path(path).stem)[:24] for path in pair]
-    return "_".join([*stems, digest])
+    return "_".join([*stems, files_digest(pair)])
 
 
 def _claim(folder, trained, judged):
     """Note in the folder what its maps are made by. Raises DataError where that is something else already."""
     made_by = {
         "run": trained.folder.name,
+        "network": network_digest(trained),
         "threshold": trained.threshold,
         "judged": judged,
         "explanation": trained.settings.model_dump(mode="json"),

@@ -26,6 +26,7 @@ def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element
     probabilities = trained.probabilities(steps)
     places = coordinates[shown] - coordinates[shown].min(axis=0)
     places = places / max(places.max(), 1e-12)  # one scale for both axes
+    places += (1 - places.max(axis=0)) / 2  # the shorter one in the middle
     points = [
         {
             "name": images.names[index],

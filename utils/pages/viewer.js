@@ -413,7 +413,9 @@ function mountViewer(root, content) {
         dragged = null;
       });
     }
-    stage.addEventListener("pointerleave", () => set({ point: null }));
+    stage.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") set({ point: null }); // a finger leaves when it is lifted
+    });
     stage.addEventListener("keydown", (event) => {
       const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
       const step = steps[event.key];

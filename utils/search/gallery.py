@@ -72,7 +72,8 @@ def gallery(trained: Trained, source=None) -> Gallery:
     if folder is None:
         names, embeddings, unreadable = _embedded(trained, root, paths)
     else:
-        stem = folder / "embeddings" / _digest(trained, root, paths)
+        own = files_digest([str(root.resolve()), *paths])
+        stem = folder / "embeddings" / f"{own}_{network_digest(trained)}"
         names, embeddings, unreadable = _kept(stem) or _keep(stem, *_embedded(trained, root, paths))
     if not names:
         raise DataError(f"{root}: none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}")
@@ -120,15 +121,24 @@ def _images_below(root) -> list[str]:
     return paths
 
 
-def _digest(trained, root, paths) -> str:
-    """What stands for the files, as they are now, and the network."""
-    digest = hashlib.blake2b(digest_size=12)
-    digest.update(repr((str(root.resolve()), trained.config.image.model_dump(), str(trained.runtime.dtype))).encode())
-    for path in paths:
-        stat = os.stat(path)
-        digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode(errors="surrogateescape"))
+def network_digest(trained: Trained) -> str:
+    """What stands for the network: its weights and how images are given to it."""
+    digest = hashlib.blake2b(
+        repr((trained.config.image.model_dump(), str(trained.runtime.dtype))).encode(), digest_size=12
+    )
     for values in trained.network.state_dict().values():
         digest.update(values.float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def files_digest(paths) -> str:
+    """What stands for files as they are now: their paths, sizes and times of change; a missing one for itself."""
+    digest = hashlib.blake2b(digest_size=12)
+    for path in paths:
+        digest.update(os.fsencode(path))
+        if os.path.exists(path):
+            stat = os.stat(path)
+            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
     return digest.hexdigest()
 
 
@@ -154,10 +164,10 @@ def _kept(stem: Path):
     try:
         content = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
         embeddings = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        names, unreadable = content["names"], content["unreadable"]
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    names = content["names"]
-    return (names, embeddings, content["unreadable"]) if len(names) == len(embeddings) else None
+    return (names, embeddings, unreadable) if len(names) == len(embeddings) else None
 
 
 def _keep(stem: Path, names, embeddings, unreadable):

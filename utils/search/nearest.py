@@ -5,31 +5,34 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from utils.network import distance
-
 BLOCK = 65_536  # embeddings at once: 32 MB of 128 dimensions
+SPARE = 16  # more than are asked for: an inner product tells very near embeddings apart too coarsely
+ROUNDING = 4e-6  # of a squared distance that is made from an inner product in float32
 
 
 def nearest(embeddings: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` embeddings nearest to each query, nearest first: indices int64 and distances float32, (Q, count).
+    """The `count` embeddings nearest to each query, nearest first, of equally near ones the first: indices int64 and
+    distances float32, (Q, count).
 
     embeddings: float32 (N, D), of length 1, also memory-mapped: they are read block by block. queries: float32 (Q, D),
     of length 1. Fewer than `count` where there are fewer.
 
-    The result is exact, by one matrix product a block. Where faiss or usearch is installed its exact search is taken
-    instead. Beyond some millions, build an approximate index of theirs from `Gallery.embeddings`.
+    The result is exact: candidates come from one matrix product a block, or from the exact search of faiss or usearch
+    where one is installed, and are ordered by their distances in float64. Beyond some millions, build an approximate
+    index of theirs from `Gallery.embeddings`.
     """
     count = min(count, len(embeddings))
-    if find_spec("faiss"):
-        found = _by_faiss(embeddings, queries, count)
-    elif find_spec("usearch"):
-        found = _by_usearch(embeddings, queries, count)
-    else:
-        found = _by_blocks(embeddings, queries, count)
-    vectors = torch.from_numpy(np.array(embeddings[found]))  # (Q, count, D)
-    apart = distance(vectors, torch.from_numpy(queries)[:, None])  # an inner product near 1 is too coarse
-    order = apart.argsort(dim=1, stable=True)
-    return np.take_along_axis(found, order.numpy(), axis=1), apart.gather(1, order).numpy()
+    search = _by_faiss if find_spec("faiss") else _by_usearch if find_spec("usearch") else _by_blocks
+    asked = min(count + SPARE, len(embeddings))
+    while True:
+        found = search(embeddings, queries, asked)  # (Q, asked)
+        apart = np.linalg.norm(embeddings[found].astype(np.float64) - queries[:, None], axis=2)
+        order = np.lexsort((found, apart), axis=1)
+        found, apart = (np.take_along_axis(values, order, axis=1) for values in (found, apart))
+        left_out = apart[:, -1] ** 2 - apart[:, count - 1] ** 2  # what was not found is no nearer than the last
+        if asked == len(embeddings) or (left_out > ROUNDING).all():
+            return found[:, :count], apart[:, :count].astype(np.float32)
+        asked = min(2 * asked, len(embeddings))
 
 
 def _by_blocks(embeddings, queries, count):

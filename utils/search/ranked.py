@@ -43,6 +43,8 @@ def _beyond(trained, splits):
 
 def _first(pairs, values, chosen, count):
     """The `count` chosen pairs of the lowest values, as indices; of two images that are a pair twice, the first."""
+    if count < 1:
+        raise ValueError(f"count: {count} is refused: at least 1 pair is looked for")
     found = {}
     for index in np.argsort(values, kind="stable").tolist():
         images = frozenset((int(pairs.first[index]), int(pairs.second[index])))
