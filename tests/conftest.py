@@ -6,17 +6,13 @@ import shutil
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, also by processes that tests start
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import ROOT, changed
-from PIL import Image
+from helpers import changed, tiny_images, tiny_settings
 
 from utils import fit, load_config, load_trained, prepare_explanations
 from utils.runtime import seed_everything
-
-COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}
 
 
 @pytest.fixture(autouse=True)
@@ -35,12 +31,8 @@ def device(request):
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory):
     """Three classes of ten noisy images, 40 pixels high and 48 wide, told apart by their colour."""
-    root, random = tmp_path_factory.mktemp("tiny") / "Data", np.random.default_rng(0)
-    for name, colour in COLOURS.items():
-        (root / name).mkdir(parents=True)
-        for number in range(10):
-            pixels = np.clip(random.normal(colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{name}_{number}.png")
+    root = tmp_path_factory.mktemp("tiny") / "Data"
+    tiny_images(root)
     return root
 
 
@@ -48,24 +40,6 @@ def tiny_data(tmp_path_factory):
 def settings(tiny_data, tmp_path):
     """The shipped config.yml as a dict, made tiny and quick."""
     return tiny_settings(tiny_data, tmp_path)
-
-
-def tiny_settings(tiny_data, folder):
-    content = yaml.safe_load((ROOT / "config.yml").read_text())
-    content |= {
-        "data_path": str(tiny_data),
-        "checkpoints_path": str(folder / "checkpoints"),
-        "results_path": str(folder / "results"),
-        "cache_path": str(folder / "cache"),
-        "test_size": 0.3,
-        "valid_size": 0.3,
-        "embedding_size": 8,
-        "precision": "float32",
-        "cuda": False,
-    }
-    content["image"]["size"] = [32, 40]
-    content["hyperparameters"] |= {"epochs": 2, "batch_size": 8}
-    return content
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from utils.explain import Explanation
 from utils.network import SiameseNetwork, distances_of
 
 ROOT = Path(__file__).parent.parent
+COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}  # of the tiny dataset
 CHEQUERED = (24, 30)  # height and width of the images of `different_pairs`
 
 
@@ -131,3 +132,32 @@ def drawn(figure) -> np.ndarray:
     file = io.BytesIO()
     figure.savefig(file)
     return np.asarray(Image.open(file).convert("RGB"))
+
+
+def tiny_images(root):
+    """Three classes of ten noisy images, 40 pixels high and 48 wide, told apart by their colour."""
+    random = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = np.clip(random.normal(colour, 40, (40, 48, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{name}_{number}.png")
+
+
+def tiny_settings(tiny_data, folder):
+    """The shipped config.yml as a dict, made tiny and quick, with its files in `folder`."""
+    content = yaml.safe_load((ROOT / "config.yml").read_text())
+    content |= {
+        "data_path": str(tiny_data),
+        "checkpoints_path": str(folder / "checkpoints"),
+        "results_path": str(folder / "results"),
+        "cache_path": str(folder / "cache"),
+        "test_size": 0.3,
+        "valid_size": 0.3,
+        "embedding_size": 8,
+        "precision": "float32",
+        "cuda": False,
+    }
+    content["image"]["size"] = [32, 40]
+    content["hyperparameters"] |= {"epochs": 2, "batch_size": 8}
+    return content
