@@ -3,9 +3,15 @@
 config <- network <- explain <- trust, and config <- data <- training <- trained; utils/README.md has the map.
 """
 
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+
+from utils.errors import end_quietly
+
+if sys.argv[:1] == ["-m"]:  # while Python looks for the module of a command
+    end_quietly()
 
 import torch
 

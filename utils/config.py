@@ -24,12 +24,17 @@ from pydantic import (
 
 from utils.errors import UserError
 from utils.registry import backbone_name, normalization_of
+from utils.text import printable
+from utils.yamlfile import load_yaml
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 CONFIG_FILE = "config.yml"  # without it
+LARGEST = 1_000_000  # bytes of a config file
+SHOWN = 12  # errors of one file
+WIDEST = 120  # characters of a value in an error
 WORDS = {"path_type": "should be a path", "missing": "missing; add it", "model_type": "should hold `key: value` lines"}
 
 
@@ -51,14 +56,14 @@ def _auto(value):
 
 def _pretrained(value):
     if isinstance(value, bool | str):
-        return Path(value) if isinstance(value, str) else value
+        return Path(value).expanduser() if isinstance(value, str) else value
     raise ValueError("should be True, False or the path of a file of weights")
 
 
 def _count_or_auto(value, least=1):
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST):
         return value
-    raise ValueError(f"should be auto or a whole number from {least} on")
+    raise ValueError(f"should be auto or a whole number from {least} to {MOST}")
 
 
 def _decision(value):
@@ -75,7 +80,7 @@ def _pattern(value):
         return None
     try:
         groups = re.compile(value).groups
-    except (re.error, TypeError) as error:
+    except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"should be a regular expression: {error}") from error
     if groups != 1:
         raise ValueError("should hold one group in parentheses: what it catches names the group of a file")
@@ -83,16 +88,18 @@ def _pattern(value):
 
 
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
+Rate = Annotated[Number, Field(gt=0, le=100)]
+Factor = Annotated[Number, Field(ge=0, le=10)]
 Share = Annotated[Number, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=32, le=4096)]
 Between = Annotated[Number, Field(gt=0, lt=1)]
-FilePath = Annotated[Path, Field(strict=False)]
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
 Method = Literal[
     "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
 ]
-PerChannel = Annotated[tuple[Number, Number, Number], Field(strict=False)]
+Mean = Annotated[Number, Field(ge=-10, le=10)]
+Deviation = Annotated[Number, Field(ge=1e-4, le=100)]
+MOST = 100_000  # steps or epochs to wait
 
 
 class Section(BaseModel):
@@ -112,45 +119,45 @@ class Section(BaseModel):
 
 
 class Normalization(Section):
-    mean: PerChannel
-    std: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)]
+    mean: Annotated[tuple[Mean, Mean, Mean], Field(strict=False)]
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
 
 
 class ImageSettings(Section):
-    size: Annotated[tuple[Annotated[int, Field(ge=32)], Annotated[int, Field(ge=32)]], Field(strict=False)]
+    size: Annotated[tuple[Side, Side], Field(strict=False)]
     normalization: Annotated[Normalization | None, BeforeValidator(_auto)] = None  # None until the whole is read
     Channels: Literal[1, 3]
     HorizontalFlip: Share
     VerticalFlip: Share
     RandomRotationDegrees: Annotated[Number, Field(ge=0, le=180)]
-    brightness: NotNegative
-    contrast: NotNegative
-    saturation: NotNegative
+    brightness: Factor
+    contrast: Factor
+    saturation: Factor
     hue: Annotated[Number, Field(ge=0, le=0.5)]
     RandomCropScale: Annotated[Number, Field(gt=0, le=1)] = 1.0  # not in the paper's repository
 
 
 class Hyperparameters(Section):
-    epochs: Annotated[int, Field(ge=0)]
+    epochs: Annotated[int, Field(ge=0, le=MOST)]
     verbose: bool
-    batch_size: Annotated[int, Field(ge=2)]
-    num_workers: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2, le=MOST)]
+    num_workers: Annotated[int, Field(ge=0, le=1024)]
     optimizer: Literal["Adam", "AdamW", "SGD"]
-    learning_rate: Positive
-    weight_decay: NotNegative
+    learning_rate: Rate
+    weight_decay: Annotated[Number, Field(ge=0, le=100)]
     momentum: Annotated[Number, Field(ge=0, lt=1)]
     nesterov: bool
-    max_norm: Positive | None
+    max_norm: Annotated[Number, Field(gt=0, le=1e6)] | None
 
 
 class EarlyStopping(Section):
     patience: Annotated[int | str, PlainValidator(_count_or_auto)]
-    min_delta: NotNegative
+    min_delta: Share
 
 
 class LRScheduler(Section):
     patience: Annotated[int | str, PlainValidator(partial(_count_or_auto, least=0))]
-    min_lr: NotNegative
+    min_lr: Annotated[Number, Field(ge=0, le=100)]
     factor: Between
     verbose: bool
 
@@ -166,7 +173,7 @@ class ExplanationSettings(Section):
     layer: str = AUTO
     output_stride: Literal[8, 16, 32] = 32
     steps: Annotated[int | str, PlainValidator(_count_or_auto)] = AUTO
-    test_pairs: Count = 32
+    test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 32
     opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
 
 
@@ -179,7 +186,7 @@ class Config(Section):
     """The whole of config.yml; what each key does is said in the comments of the file itself."""
 
     data_path: FilePath
-    number_of_iterations: Count
+    number_of_iterations: Annotated[int, Field(ge=1, le=10_000)]
     backbone_model: Annotated[str, AfterValidator(backbone_name)]
     pretrained: Annotated[bool | Path, PlainValidator(_pretrained)]
     checkpoints_path: FilePath
@@ -191,18 +198,19 @@ class Config(Section):
     LRScheduler: LRScheduler
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     cuda: bool
-    gpu: Annotated[int, Field(ge=0)]
+    gpu: Annotated[int, Field(ge=0, le=1023)]
     # the keys from here on are not in the paper's repository
     split: Literal["images", "classes", "groups"] = "images"
     group_pattern: Annotated[str | None, PlainValidator(_pattern)] = None
     duplicate_radius: Annotated[int, Field(ge=0, le=16)] | None = 6
     unreadable: Literal["skip", "stop"] = "skip"
+    max_megapixels: Annotated[Number, Field(gt=0, le=100_000)] = 100.0
     retrain: bool = False
     run: str | None = None
     decision: Annotated[DecisionSettings, BeforeValidator(_decision)] = DecisionSettings()
     backbone_training: Literal["full", "last", "frozen"] = "full"
-    backbone_rate: Positive = 1.0
-    embedding_size: Count = 128
+    backbone_rate: Rate = 1.0
+    embedding_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     margin: Annotated[Number, Field(gt=0, le=2)] = 1.0
     pairs: Literal["batch", "paper"] = "batch"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -247,6 +255,8 @@ class Config(Section):
             raise ValueError("inference: name both image1 and image2, or neither for a pair of the test split")
         if self.split == "groups" and self.group_pattern is None:
             raise ValueError("split: groups needs group_pattern, say '^[a-z]+_([0-9]+)_' for rose_12_front.jpg")
+        if self.LRScheduler.min_lr > settings.learning_rate:
+            raise ValueError("LRScheduler.min_lr: must not be above hyperparameters.learning_rate")
         if not settings.epochs and not self.pretrained:
             raise ValueError("hyperparameters.epochs: 0 needs `pretrained`, or the network knows nothing")
         return self
@@ -267,19 +277,34 @@ def load_config(path=None, changes=()) -> Config:
     Relative paths are relative to the folder of the file; those in `changes` to the current folder.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
     """
-    path = Path(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
-    try:
-        content = _below(path.parent, yaml.safe_load(path.read_text(encoding="utf-8")))
-        if isinstance(content, dict) and "decision" in content:
-            content["decision"] = _decision(content["decision"])  # so that a change of one key leaves the others
-        for change in changes:
-            _change(content, *change.partition("=")[::2])
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    path = Path(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE).expanduser()
+    content = _below(path.parent, _read(path))
+    if isinstance(content, dict) and "decision" in content:
+        content["decision"] = _decision(content["decision"])  # so that a change of one key leaves the others
+    for change in changes:
+        _change(content, *change.partition("=")[::2])
     try:
         return Config.model_validate(content).from_source(_source(path, changes))
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())) from error
+        lines = [f"{path}: {_explain(problem)}" for problem in error.errors()[:SHOWN]]
+        more = error.error_count() - len(lines)
+        raise ConfigError("\n".join(lines + [f"and {more} more"] * (more > 0))) from error
+
+
+def _read(path):
+    """What a config file holds: nested dicts, lists and plain values."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: is no file")
+        if path.stat().st_size > LARGEST:
+            raise ConfigError(f"{path}: is larger than {LARGEST} bytes, so it is no config file")
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {_shortened(str(error), 500)}") from error
+
+
+def _shortened(text, most=WIDEST):
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _below(folder, content):
@@ -291,13 +316,13 @@ def _below(folder, content):
     for section, keys in ((content, PATHS), (content.get("inference"), ("image1", "image2"))):
         if isinstance(section, dict):
             given = [key for key in keys if isinstance(section.get(key), str)]
-            section |= {key: os.path.normpath(folder / section[key]) for key in given}
+            section |= {key: os.path.normpath(folder / os.path.expanduser(section[key])) for key in given}
     return content
 
 
 def _source(path, changes):
     """The file and the changes to it, in one line."""
-    return " ".join(f"{path}{' with ' if changes else ''}{', '.join(changes)}".split())
+    return printable(" ".join(f"{path}{' with ' if changes else ''}{', '.join(changes)}".split()))
 
 
 def _change(content, key, value):
@@ -311,7 +336,10 @@ def _change(content, key, value):
         if not isinstance(content.get(section), dict):
             content[section] = {}
         content = content[section]
-    content[name] = yaml.safe_load(value)
+    try:
+        content[name] = load_yaml(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{'.'.join([*sections, name])}: its value cannot be read as YAML: {error}") from error
 
 
 def key_names(section=Config, prefix="") -> list[str]:
@@ -326,11 +354,11 @@ def key_names(section=Config, prefix="") -> list[str]:
 
 def _explain(problem: dict, section=Config) -> str:
     """One line for one pydantic error: key path, value, what is allowed."""
-    key = ".".join(map(str, problem["loc"])) or "settings"
+    key = _shortened(".".join(map(str, problem["loc"])) or "settings")
     message = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, [*key_names(section), *section.model_fields], n=1, cutoff=0.5)
         hint = f"did you mean {near[0].removeprefix(key.rpartition('.')[0] + '.')}?" if near else None
         return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names(section))}"
-    value = "" if isinstance(problem["input"], dict | list) else f" {problem['input']!r} is refused:"
+    value = "" if isinstance(problem["input"], dict | list) else f" {_shortened(repr(problem['input']))} is refused:"
     return f"{key}:{value} {message}"

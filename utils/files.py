@@ -1,10 +1,21 @@
 """Files are written whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
+
+from utils.errors import UserError
+
+SEAL = 4  # bytes of a checksum
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class FileError(UserError, OSError):
+    """A file cannot be written; the message names it, the cause and the cure."""
 
 
 @contextmanager
@@ -12,19 +23,31 @@ def atomic(path):
     """A binary file to write into; it appears under `path` when the block ends, and not at all if the block fails.
 
     Written under a temporary name in the same folder, which is created where it lacks, flushed to the disk and moved
-    into place: whoever reads `path` finds the old file or the new one. Raises OSError when it cannot be written.
+    into place: whoever reads `path` finds the old file or the new one. Raises FileError when it cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    size = 0
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             yield file
+            size = file.tell()
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise FileError(_unwritten(path, error, size)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def leftovers(folder: Path, name: str) -> list[Path]:
+    """The temporary files that processes which were killed left in a folder when they wrote the file of this name.
+
+    Whoever asks must know that no process is writing it now.
+    """
+    return [path for path in folder.glob(f".{name}.*") if path.suffix[1:].isdigit()]
 
 
 @contextmanager
@@ -48,6 +71,63 @@ def whole_folders(targets: dict[str, Path], cure: str):
 
 
 def write_text(path, text: str):
-    """Write `text` to `path`, UTF-8, whole or not at all."""
+    """Write `text` to `path`, UTF-8, whole or not at all; what is no text, of a file's name, as its code."""
     with atomic(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="backslashreplace"))
+
+
+def write_sealed(path, content: bytes):
+    """Write `content` to `path`, whole, with its checksum behind it."""
+    with atomic(path) as file:
+        file.write(content)
+        file.write(_seal(content))
+
+
+def read_sealed(path) -> bytes:
+    """What `write_sealed` wrote. Raises OSError for a file that is missing, ValueError for one that is damaged."""
+    content = Path(path).read_bytes()
+    if content[-SEAL:] != _seal(content[:-SEAL]):
+        raise ValueError(f"{path} is damaged")
+    return content[:-SEAL]
+
+
+def check_writable(folder: Path, key: str):
+    """Raises FileError, naming the key of config.yml, where no file can be written into the folder, which is made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"tried")
+    except OSError as error:
+        raise FileError(f"{key}: {_unwritten(folder, error)} Set another folder.") from error
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes in words."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _seal(content) -> bytes:
+    """The checksum of all bytes."""
+    return zlib.crc32(content).to_bytes(SEAL)
+
+
+def _unwritten(path, error, size=0) -> str:
+    """Why nothing could be written, and what to do where there is no room."""
+    cause = f"{path} cannot be written: {error.strerror or error}."
+    if error.errno not in FULL:
+        return cause
+    room = f"{megabytes(shutil.disk_usage(_existing(path)).free)} are free there"
+    needed = f", {megabytes(size)} are needed" if size else ""
+    return f"{cause} {room[0].upper()}{room[1:]}{needed}: make room and run the same again."
+
+
+def _existing(path):
+    return next(parent for parent in (path, *path.parents) if parent.is_dir())
+
+
+def _remove(path):
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG):
+            raise

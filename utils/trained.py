@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.config import AUTO, Config, ExplanationSettings
-from utils.data import DataError, Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
+from utils.config import AUTO, Config, ConfigError, ExplanationSettings
+from utils.data import Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
 from utils.explain import Explanation, References, embed_explained, explain, measured, methods_of, name_of, only_pair
 from utils.files import write_text
 from utils.network import SiameseNetwork, distance, evaluating, folded, paired
@@ -23,14 +23,15 @@ from utils.training import (
     choose_threshold,
     embed_images,
     evaluate,
-    load_checkpoint,
     pair_distances,
     retrieval_metrics,
     retrieval_rates,
     save_checkpoint,
 )
-from utils.training.checkpoint import COURSE_KEYS, TRAINED_KEYS, changed_since, images_digest
-from utils.training.runs import BEST, current_run
+from utils.training.checkpoint import COURSE_KEYS, TRAINED_KEYS, changed_since, damaged, images_digest
+from utils.training.claim import claimed
+from utils.training.contents import load_run
+from utils.training.runs import BEST, run_to_load
 
 BATCH = 16  # pairs that are explained together
 UNPREPARED = "Explanations are not prepared: `auto` stands for the last layer, and there are no references"
@@ -96,7 +97,7 @@ class Trained:
         Raises DataError for an image that cannot be decoded.
         """
         size = stored_size(self.config.image)
-        pixels = np.stack([decode(path, size) for path in paths])  # (N, h, w, 3)
+        pixels = np.stack([decode(path, size, self.config.max_megapixels) for path in paths])  # (N, h, w, 3)
         return self.runtime.place(evaluation_transform(self.config.image)(torch.from_numpy(pixels)))
 
     def load_pairs(self, *pairs) -> torch.Tensor:
@@ -231,8 +232,9 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     be loaded, ConfigError when `explanation.layer` is no layer of the backbone.
     """
     runtime = runtime or find_runtime(config)
-    folder = current_run(config.checkpoints_path, config.run)
-    content = load_checkpoint(folder / BEST, runtime.device)
+    folder = run_to_load(config)
+    path = folder / BEST
+    content = load_run(path, runtime.device)
     then = content["config"]
     for change in changed_since(then, config, TRAINED_KEYS):
         print(f"{change}: the latter is used.")
@@ -248,13 +250,13 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     try:
         network.load_state_dict(content["network"])
     except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder / BEST} is of an earlier version of this project, whose backbones were "
-            "others: run 01.Train_Siamese_model.ipynb again."
-        ) from error
+        cause = "its network is another one, perhaps of an earlier version of this project, whose backbones were others"
+        raise damaged(path, cause) from error
     if config.explanation.layer != AUTO:
         network.check_layer(config.explanation.layer)
     prepared = content.get("prepared")
+    if prepared:
+        _check_prepared(prepared, network, path)
     pairs, distances = _validation(content)
     threshold = choose_threshold(distances, pairs.labels, config.decision)
     abstain = config.decision.abstain
@@ -273,6 +275,16 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     )
 
 
+def _check_prepared(prepared, network, path):
+    """Raises CheckpointError for a layer that the network does not have, and references of another length."""
+    try:
+        network.check_layer(prepared["layer"])
+    except ConfigError as error:
+        raise damaged(path, f"prepared.layer: {error}") from error
+    if prepared["embeddings"].shape[1] != network.embedding_size:
+        raise damaged(path, "prepared.embeddings: they are of another length than those of the network")
+
+
 def _validation(content) -> tuple[Pairs, np.ndarray]:
     """The validation pairs of a checkpoint and their distances."""
     parts = {name: values.cpu().numpy() for name, values in content["validation"].items()}
@@ -281,9 +293,17 @@ def _validation(content) -> tuple[Pairs, np.ndarray]:
 
 
 def keep(trained: Trained, prepared: Prepared) -> Trained:
-    """Write what was prepared into best.pt, whole, and hand on the network that knows it."""
+    """Write what was prepared into best.pt, whole, and hand on the network that knows it.
+
+    Raises CheckpointError while another process trains in the folder of the runs, and where the run has gone on since
+    the network was loaded.
+    """
     path = trained.folder / BEST
-    save_checkpoint(path, load_checkpoint(path) | {"prepared": asdict(prepared)})
+    with claimed(trained.folder.parent):
+        content = load_run(path)
+        if len(content["history"]) != len(trained.history):
+            raise CheckpointError(f"{path} has gone on since it was loaded: load it again with load_trained.")
+        save_checkpoint(path, content | {"prepared": asdict(prepared)})
     return replace(trained, prepared=prepared)
 
 
@@ -331,7 +351,8 @@ def inference_pair(config: Config, default: tuple[str, str]) -> tuple[str, str]:
 
 def typical_pairs(trained: Trained, splits: Splits):
     """The image files of a test pair decided "same" and of one decided "different", each rightly if there is such a
-    pair, at the median distance of its kind. Raises DataError where all pairs are decided alike.
+    pair, at the median distance of its kind. Where all pairs are decided alike, the pair nearest to the other decision
+    stands for it, and a line says so.
     """
     distances = trained.distances(splits, splits.test_pairs)
     same = _typical_pair(trained, splits, distances, label=0)
@@ -348,7 +369,8 @@ def _typical_pair(trained, splits, distances, label):
     candidates = np.flatnonzero(decided if decided.any() else leaning)
     if not len(candidates):
         word = ("same", "different")[label]
-        raise DataError(f'no test pair is decided "{word}" at the threshold {trained.threshold:.3f}: train longer.')
+        print(f'No test pair is decided "{word}": the one nearest to it stands for it. Has the network learnt enough?')
+        candidates = np.array([distances.argmax() if label else distances.argmin()])
     rightly = candidates[pairs.labels[candidates] == label]
     if len(rightly):
         candidates = rightly

@@ -1,11 +1,13 @@
-"""Every image decoded and resized once: its pixels in one memory-mapped file that all later runs read.
+"""Every image decoded and resized once: its pixels in one file that all later runs read.
 
-An image that was edited is never served stale: its key, the digest of its path, size in bytes and modification time,
+An image that was edited is never served stale: its key, the digest of its path, size in bytes and times of change,
 stands in the file. The file is safe to delete at any time.
 """
 
 import hashlib
+import math
 import os
+import shutil
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,10 +18,10 @@ import torch
 from filelock import FileLock
 from torchvision.transforms.v2 import functional as V
 
-from utils.data.images import DataError, ImageFolder, read_image
+from utils.data.images import MEGAPIXELS, DataError, ImageFolder, read_image
 from utils.data.stored import KEY, StoredPixels, write_entries, write_rows
 from utils.data.unreadable import check_readable
-from utils.files import atomic
+from utils.files import atomic, megabytes
 from utils.runtime import progress
 
 BLOCK = 64  # images decoded before the next write
@@ -31,8 +33,9 @@ class Decoder:
     unreadable: the index of each image that could not be decoded when all were gone through, and the cause.
     """
 
-    def __init__(self, paths, size, workers=0):
+    def __init__(self, paths, size, workers=0, max_megapixels=MEGAPIXELS):
         self.paths = paths
+        self.max_megapixels = max_megapixels
         self.size = tuple(size)
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding releases the interpreter lock
         self.unreadable: dict[int, str] = {}
@@ -45,7 +48,7 @@ class Decoder:
         return np.stack(list(self.pool.map(self._decode, indices)))
 
     def _decode(self, index):
-        return decode(self.paths[index], self.size)
+        return decode(self.paths[index], self.size, self.max_megapixels)
 
     def attempt(self, index):
         """The pixels uint8 (h, w, 3) of an image; None, and a cause in `unreadable`, when it cannot be decoded."""
@@ -85,35 +88,37 @@ class PixelCache(Decoder):
     """The same, read from a cache file; OSError or ValueError when it is missing, cut off, or not of these images."""
 
     def __init__(self, decoder: Decoder, file: Path, keys: np.ndarray):
-        super().__init__(decoder.paths, decoder.size)
+        super().__init__(decoder.paths, decoder.size, max_megapixels=decoder.max_megapixels)
         self.file = file
         self.stored = StoredPixels(file, decoder.size)
         if not np.array_equal(self.stored.keys, keys):
             raise ValueError(f"{file} holds other images")
-        self.unread = np.ones(len(self), bool)
         self.unreadable = decoder.unreadable
 
     def __getitem__(self, indices) -> np.ndarray:
-        """indices int (B,) to pixels uint8 (B, h, w, 3); a row that was damaged on disk is decoded anew.
+        """indices int (B,) to pixels uint8 (B, h, w, 3); rows that were damaged on disk, even now, are decoded anew.
 
         Raises DataError for an image that cannot be decoded.
         """
-        pixels = self.stored.read(indices)
-        for place in np.flatnonzero(self.unread[indices]):  # checked once a run, when first read
-            index = indices[place]
-            if not self.stored.decoded[index]:
-                raise DataError(f"{self.paths[index]}: {self.unreadable[index]}")
-            damaged = not self.stored.intact(index, pixels[place])
-            self.unread[index] = damaged
-            if damaged:
-                text = f"cache_path: {self.file} is damaged: delete it. Until then images are decoded again."
-                warnings.warn(text, RuntimeWarning, stacklevel=2)
-                pixels[place] = self._decode(index)
-        return pixels
+        indices = np.asarray(indices)
+        undecoded = indices[~self.stored.decoded[indices]]
+        if len(undecoded):
+            raise DataError(f"{self.paths[undecoded[0]]}: {self.unreadable[undecoded[0]]}")
+        rows = [self.stored.read(index) for index in indices]
+        if any(row is None for row in rows):
+            text = f"cache_path: {self.file} is damaged: delete it. Until then images are decoded again."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+        return np.stack([self._decode(index) if row is None else row for row, index in zip(rows, indices, strict=True)])
 
 
 def open_pixels(
-    folder: ImageFolder, size, cache_path: Path | None, workers=0, show_progress=True, unreadable="skip"
+    folder: ImageFolder,
+    size,
+    cache_path: Path | None,
+    workers=0,
+    show_progress=True,
+    unreadable="skip",
+    max_megapixels=MEGAPIXELS,
 ) -> Decoder:
     """The pixels of all images of a folder, from the cache under `cache_path`, which is filled first where it lacks
     some; without `cache_path`, or when it cannot be written (one RuntimeWarning), decoded whenever they are needed.
@@ -123,32 +128,33 @@ def open_pixels(
     Raises DataError that names them and says how many they are: with `unreadable="stop"` if there are any, with "skip"
     if fewer than two classes have an image that can be decoded.
     """
-    pixels = _opened(Decoder(folder.paths, size, workers), folder, cache_path, show_progress)
+    pixels = _opened(Decoder(folder.paths, size, workers, max_megapixels), folder, cache_path, show_progress)
     pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads note them as they come
     check_readable(folder, pixels.unreadable, unreadable)
     return pixels
 
 
-def decode(path, size) -> np.ndarray:
+def decode(path, size, max_megapixels=MEGAPIXELS) -> np.ndarray:
     """Pixels of an image file, uint8 (h, w, 3), resized with antialiasing to `size`, (height, width)."""
-    pixels = torch.from_numpy(read_image(path, at_least=2 * max(size))).movedim(-1, 0)
+    pixels = torch.from_numpy(read_image(path, 2 * max(size), max_megapixels)).movedim(-1, 0)
     return V.resize(pixels, list(size), antialias=True).movedim(0, -1).numpy()
 
 
 def keys_of(folder: ImageFolder) -> np.ndarray:
-    """A key for each image, void (N,): the digest of its path below the root, its size and its time of change."""
+    """A key for each image, void (N,): the digest of its path below the root, its size and its times of change."""
     below = len(str(folder.root)) + 1
     digests = []
-    for path, (size, time) in zip(folder.paths, folder.stats.tolist(), strict=True):
-        text = f"{path[below:]}\0{size}\0{time}"
-        digests.append(hashlib.blake2b(text.encode(), digest_size=KEY.itemsize).digest())
+    for path, stats in zip(folder.paths, folder.stats.tolist(), strict=True):
+        text = "\0".join([path[below:], *map(str, stats)])
+        digests.append(hashlib.blake2b(os.fsencode(text), digest_size=KEY.itemsize).digest())
     return np.frombuffer(b"".join(digests), KEY)
 
 
 def _opened(decoder, folder, cache_path, show) -> Decoder:
     """The pixels, from the cache where one can be had, with `unreadable` filled."""
     if cache_path is not None:
-        name = hashlib.blake2b(f"{folder.root.resolve()}\0{decoder.size}".encode(), digest_size=8).hexdigest()
+        text = f"{folder.root.resolve()}\0{decoder.size}"
+        name = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
         file = cache_path / f"{name}.pixels"
         try:
             return _from_cache(decoder, file, keys_of(folder), show)
@@ -164,11 +170,19 @@ def _from_cache(decoder, file, keys, show) -> PixelCache:
     with suppress(OSError, ValueError):  # none yet, or of files that have changed
         return _built_before(decoder, file, keys)
     file.parent.mkdir(parents=True, exist_ok=True)
+    _check_room(file.parent, len(decoder) * math.prod(decoder.size) * 3)
     with FileLock(file.with_suffix(".lock")):
         with suppress(OSError, ValueError):  # while this process waited, another one did the work
             return _built_before(decoder, file, keys)
         _build(decoder, file, keys, show)
         return PixelCache(decoder, file, keys)
+
+
+def _check_room(folder, needed):
+    """Raises OSError where a file of so many bytes has no room: else it would fill the disk first."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"{megabytes(needed)} are needed, {megabytes(free)} are free")
 
 
 def _built_before(decoder, file, keys) -> PixelCache:
@@ -200,10 +214,7 @@ def _rows_of_before(file, size, keys):
 
     def known(index):
         row = rows.get(keys[index].tobytes())
-        if row is None:
-            return None
-        pixels = before.read(row)
-        return pixels if before.intact(row, pixels) else None
+        return None if row is None else before.read(row)
 
     return known
 

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-import zlib
 from collections.abc import Iterator
 
 import cv2
@@ -12,7 +11,7 @@ from PIL import Image, ImageOps
 
 from utils.data.cache import Decoder, PixelCache, keys_of
 from utils.data.images import ImageFolder
-from utils.files import atomic
+from utils.files import read_sealed, write_sealed
 from utils.runtime import progress
 
 VIEWS = 4  # of each image: as it is, mirrored, cropped, cropped and mirrored
@@ -126,10 +125,7 @@ def _listed_pairs(starts, ends):
 
 def _kept(file, keys):
     """The hashes of a file; OSError or ValueError when it is missing, damaged or of other images."""
-    content = file.read_bytes()
-    if content[-4:] != _seal(content[:-4]):
-        raise ValueError(f"{file} is damaged")
-    opened = io.BytesIO(content[:-4])
+    opened = io.BytesIO(read_sealed(file))
     kept_keys = np.load(opened, allow_pickle=False)
     if not np.array_equal(kept_keys, keys):
         raise ValueError(f"{file} holds other images")
@@ -140,10 +136,4 @@ def _keep(file, keys, hashes):
     content = io.BytesIO()
     np.save(content, keys, allow_pickle=False)
     np.save(content, hashes, allow_pickle=False)
-    with atomic(file) as opened:
-        opened.write(content.getvalue() + _seal(content.getvalue()))
-
-
-def _seal(content) -> bytes:
-    """The checksum of all bytes before it."""
-    return zlib.crc32(content).to_bytes(4)
+    write_sealed(file, content.getvalue())

@@ -1,6 +1,8 @@
 """Folders to pixels: which images there are, which class each has, and their RGB values."""
 
 import os
+import struct
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +13,16 @@ from pillow_heif import register_heif_opener
 
 from utils.data.contents import content_ids
 from utils.errors import UserError
+from utils.text import printable
 
 register_heif_opener(thumbnails=False)  # the image itself is decoded, never a thumbnail that a phone put beside it
+Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` stands in its place
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "HEIF", "AVIF")  # no other is tried: some start other programs
+MEGAPIXELS = 100.0  # to be decoded at once; a small file may claim any number
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"))
 # what Pillow and its plugins raise for damaged files
-UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
+UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, ArithmeticError, LookupError, TypeError)
+UNDECODABLE += (AttributeError, MemoryError, struct.error, zlib.error)
 ORIENTATION = 0x0112  # the EXIF tag; from SIDEWAYS on, height and width change places
 SIDEWAYS = 5
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -32,9 +39,11 @@ class ImageFolder:
     """A folder of classes, in sorted order.
 
     paths: N file paths. labels: int64 (N,), index into `classes`. contents: int64 (N,), equal for two files exactly
-    when they are byte-identical. stats: int64 (N, 2), size in bytes and time of the last change in nanoseconds.
+    when they are byte-identical. stats: int64 (N, 3), size in bytes and two times in nanoseconds: of the last change,
+    which can be set, and of the last change that the system saw, which cannot.
     skipped: how many files and folders do not count, by their ending in small letters, as {".cr2": 12}, and under
-    "no ending", "hidden", "subfolders" (of a class), "broken links" and ".jpg beside the class folders" (or another).
+    "no ending", "hidden", "subfolders" (of a class), "broken links", "no files" (pipes and devices) and ".jpg beside
+    the class folders" (or another).
     """
 
     root: Path
@@ -88,8 +97,8 @@ def scan(data_path) -> ImageFolder:
         skipped.update(kind for kind in kinds if kind not in EXTENSIONS)
         paths += [entry.path for entry in images]
         found = [entry.stat() for entry in images]
-        sizes_and_times = [(one.st_size, one.st_mtime_ns) for one in found]
-        stats.append(np.array(sizes_and_times, np.int64).reshape(-1, 2))  # folder by folder: a million tuples are large
+        sizes_and_times = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
+        stats.append(np.array(sizes_and_times, np.int64).reshape(-1, 3))  # folder by folder: a million tuples are large
         labels += [label] * len(images)
         if not images:
             empty.append(folder)
@@ -103,19 +112,21 @@ def scan(data_path) -> ImageFolder:
     return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, dict(skipped))
 
 
-def read_image(path, at_least: int | None = None) -> np.ndarray:
+def read_image(path, at_least: int | None = None, max_megapixels: float = MEGAPIXELS) -> np.ndarray:
     """Pixels of an image file: uint8 (H, W, 3), RGB, turned upright by its EXIF orientation.
 
     With `at_least`, a JPEG may come at a half, a quarter or an eighth of its scale, as long as neither side falls below
     that many pixels: decoding then skips most of the work. Greyscale is repeated on the three channels, 16-bit values
     are scaled down to 8, transparency lies on white.
 
-    Raises DataError, naming the file and the cause, when it cannot be decoded.
+    Raises DataError, naming the file and the cause, when it cannot be decoded, is of none of FORMATS, or would take
+    more than `max_megapixels` million pixels of memory.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if at_least:
                 image.draft(None, (at_least, at_least))
+            _check_size(image, max_megapixels)
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith(("I", "F")):  # 16 bits and more: Pillow's own conversion cuts values off at 255
                 values = np.asarray(image, np.float64)
@@ -134,7 +145,7 @@ def read_image(path, at_least: int | None = None) -> np.ndarray:
 
 def read_header(path) -> tuple[tuple[int, int], str]:
     """(height, width) of an image as it is looked at, and the format of its file; its pixels are not decoded."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
         sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
         return image.size if sideways else image.size[::-1], image.format
 
@@ -147,16 +158,25 @@ def brightness_of(pixels: np.ndarray) -> np.ndarray:
 def listed(names, separator=", ", shown=SHOWN) -> str:
     """The names in one text, at most `shown` of them."""
     rest = len(names) - shown
-    return separator.join(names[:shown]) + (f"{separator}and {rest} more" if rest > 0 else "")
+    return separator.join(map(printable, names[:shown])) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def _check_size(image, max_megapixels):
+    millions = image.width * image.height / 1e6
+    if millions > max_megapixels:
+        raise ValueError(f"has {millions:,.0f} million pixels, above the {max_megapixels:g} of max_megapixels")
 
 
 def _kind(entry):
     """The ending of a file in small letters, or what else keeps an entry from being an image."""
     if entry.name.startswith("."):
         return "hidden"
-    if entry.is_dir():
-        return SUBFOLDERS
-    if not entry.is_file():
+    try:
+        if entry.is_dir():
+            return SUBFOLDERS
+        if not entry.is_file():
+            return "broken links" if entry.is_symlink() else "no files"
+    except OSError:  # a link that leads to itself
         return "broken links"
     return os.path.splitext(entry.name)[1].lower() or "no ending"
 
@@ -170,5 +190,6 @@ def _counted(skipped):
 def _cause(path, error):
     """Why an image file cannot be decoded, in a few words that do not repeat its path."""
     if isinstance(error, UnidentifiedImageError):
-        return "is no image, or its header is damaged" if os.path.getsize(path) else "is empty"
+        kinds = "JPEG, PNG, BMP, WebP, TIFF, HEIC or AVIF"
+        return f"is no image ({kinds}), or its header is damaged" if os.path.getsize(path) else "is empty"
     return getattr(error, "strerror", None) or str(error) or "cannot be decoded"

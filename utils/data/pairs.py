@@ -17,6 +17,7 @@ from utils.data.transforms import stored_size
 from utils.data.unreadable import list_unreadable
 from utils.runtime import FIRST
 
+MOST_PAIRS = 20_000_000  # of a split: more would take gigabytes, and hours
 TOO_SMALL = (  # each split and how to enlarge it
     ("training", "lower test_size and valid_size or add images"),
     ("validation", "raise valid_size or add images"),
@@ -84,6 +85,7 @@ def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
         config.hyperparameters.num_workers,
         show,
         config.unreadable,
+        config.max_megapixels,
     )
     return folder, pixels, near_duplicates(folder, pixels, config.duplicate_radius, show)
 
@@ -131,7 +133,8 @@ def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random:
     label zero (0); next, another image from a different class is randomly selected and this pair is assigned with
     label one (1). An anchor is never its own positive; the only image of its class forms a negative pair alone.
 
-    indices: int64 (N,), the images to pair; labels: the class of every image of the folder.
+    indices: int64 (N,), the images to pair; labels: the class of every image of the folder. Raises DataError for more
+    pairs than MOST_PAIRS.
     """
     order = indices[np.argsort(labels[indices], kind="stable")]  # classes lie in contiguous blocks
     _, block, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
@@ -141,6 +144,9 @@ def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random:
     position = np.arange(len(order))
     exists = np.stack([size > 1, size < len(order)], axis=1)  # (N, 2): which of its two pairs an anchor can form
     kinds = np.broadcast_to([0, 1], exists.shape)
+    count = iterations * exists.sum()
+    if count > MOST_PAIRS:
+        raise DataError(f"number_of_iterations: {iterations} gives {count:,} pairs, above {MOST_PAIRS:,}: lower it")
     first = []
     second = []
     drawn = []

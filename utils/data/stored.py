@@ -1,11 +1,13 @@
-"""The file of a pixel cache: memory-mapped, checked when it is opened, never misread.
+"""The file of a pixel cache: checked when it is opened and whenever it is read, never misread.
 
 Two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its key, the
 checksum of its pixels, and whether it could be decoded. At the end, the checksum of these.
 """
 
-import mmap
+import math
+import threading
 import tokenize
+import weakref
 import zlib
 
 import numpy as np
@@ -17,32 +19,32 @@ ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("decoded", "?")])
 class StoredPixels:
     """Such a file of images of one size; OSError or ValueError when it is missing, damaged or of another format.
 
+    It is read, not mapped into memory: where another process cuts a mapped file off, reading it ends this one.
     keys: KEY (N,). decoded: bool (N,).
     """
 
     def __init__(self, file, size):
+        self.shape = (*size, 3)
+        self.bytes = math.prod(self.shape)
+        self.opened = open(file, "rb", buffering=0)  # noqa: SIM115
+        weakref.finalize(self, self.opened.close)
         try:
-            self.map, entries = _open_arrays(file)
-        except (tokenize.TokenError, SyntaxError) as error:  # how NumPy takes some damaged headers
+            self.offset, entries = _open_arrays(self.opened, self.shape)
+        except (tokenize.TokenError, SyntaxError, TypeError, MemoryError) as error:  # how NumPy takes damaged headers
             raise ValueError(f"{file}: {error}") from error
-        fitting = self.map.dtype == np.uint8 and self.map.shape[1:] == (*size, 3)
-        if not fitting or entries.dtype != ENTRY or len(entries) != len(self.map):
-            raise ValueError(f"{file} is no cache of images of {size}")
-        self.rows = np.asarray(self.map)  # a plain array of the same memory, which is faster to pick from
         self.keys = entries["key"]
         self.checksums = entries["checksum"]
         self.decoded = entries["decoded"]
+        self.lock = threading.Lock()
 
-    def read(self, indices) -> np.ndarray:
-        """indices, int (B,) or one of them, to pixels, uint8 (B, h, w, 3) or (h, w, 3)."""
-        pixels = self.rows[indices]
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.map.base.madvise(mmap.MADV_DONTNEED)  # pages read stay in the system's cache, not in this process
-        return pixels
-
-    def intact(self, index, pixels) -> bool:
-        """Whether these are the pixels, uint8 (h, w, 3), that were written for the image."""
-        return _checksum(pixels) == self.checksums[index]
+    def read(self, index) -> np.ndarray | None:
+        """The pixels of one image, uint8 (h, w, 3), as they were written; None where the file is damaged there."""
+        with self.lock:  # of the place in the file, which all threads share
+            self.opened.seek(self.offset + index * self.bytes)
+            content = self.opened.read(self.bytes)
+        if zlib.crc32(content) != self.checksums[index]:
+            return None
+        return np.frombuffer(content, np.uint8).reshape(self.shape)
 
 
 def write_rows(opened, blocks, shape) -> list[int]:
@@ -67,17 +69,18 @@ def write_entries(opened, keys: np.ndarray, checksums: list[int], unreadable: li
     opened.write(_seal(entries))
 
 
-def _open_arrays(file):
-    """The pixels, mapped into memory, and the entries that stand behind them, checked against their own checksum."""
-    with open(file, "rb") as opened:
-        np.lib.format.read_magic(opened)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
-        rows = np.memmap(opened, dtype, mode="r", offset=opened.tell(), shape=shape)
-        opened.seek(rows.offset + rows.nbytes)
-        entries = np.lib.format.read_array(opened, allow_pickle=False)
-        if opened.read() != _seal(entries):
-            raise ValueError(f"{file} is no whole cache")
-    return rows, entries
+def _open_arrays(opened, shape):
+    """Where the pixels begin, and the entries that stand behind them, checked against their own checksum."""
+    np.lib.format.read_magic(opened)
+    found, _, dtype = np.lib.format.read_array_header_1_0(opened)
+    offset = opened.tell()
+    if dtype != np.uint8 or found[1:] != shape:
+        raise ValueError(f"{opened.name} is no cache of images of {shape[:2]}")
+    opened.seek(offset + math.prod(found))
+    entries = np.lib.format.read_array(opened, allow_pickle=False)
+    if entries.dtype != ENTRY or entries.shape != found[:1] or opened.read() != _seal(entries):
+        raise ValueError(f"{opened.name} is no whole cache")
+    return offset, entries
 
 
 def _seal(entries) -> bytes:

@@ -7,10 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from utils.config import Normalization
+from utils.errors import UserError
 from utils.network import Calibration, Explainable, distance, embed_pairs, similarity
 
 ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
+JUST_BELOW = 1e-5  # of 0, where a threshold lies that lets not even equal images pass
 EXTREME = 1e-3  # distances this close to 0 or 2 have next to no gradient
+
+
+class ExplanationError(UserError, ValueError):
+    """What is to be explained has no explanation; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +32,8 @@ class Explanation:
     sentence about it begins with. band: two distances between which pairs are left undecided, or None. calibration:
     from distance to probability, or None.
 
-    Raises ValueError when these are not of equally many pairs.
+    Raises ValueError when these are not of equally many pairs, ExplanationError for a threshold beyond [0, 2] and for
+    distances that are not finite.
     """
 
     images: torch.Tensor
@@ -50,6 +57,10 @@ class Explanation:
         if not self.names:
             numbered = tuple((f"pair {n}, image 1", f"pair {n}, image 2") for n in range(len(self)))
             object.__setattr__(self, "names", numbered)
+        if not -JUST_BELOW <= self.threshold <= 2 + JUST_BELOW:
+            raise ExplanationError(f"threshold: {self.threshold} is refused: it is a distance, in [0, 2]")
+        if not self.distance.isfinite().all():
+            raise ExplanationError("The distances are not finite: the weights are damaged, or the images hold NaN.")
         for name in ("images", "towards_different", "towards_same", "paths", "classes", "names", "completeness"):
             part = getattr(self, name)
             if part is not None and len(part) != len(self):

@@ -5,12 +5,13 @@ from functools import partial
 
 from utils.config import AUTO, LAST, ExplanationSettings
 from utils.explain.contrastive import explain_by_contrast
-from utils.explain.explanation import Explanation
+from utils.explain.explanation import Explanation, ExplanationError
 from utils.explain.gradcam import FORMULAS, explain_by_gradient
 from utils.explain.occlusion import explain_by_occlusion
 from utils.explain.path import explain_by_path
 from utils.explain.references import References
 from utils.network import Explainable, dilated, distances_of
+from utils.text import printable
 
 BY_PATH = ("integrated", "path_layercam", "contrastive")  # the methods that take steps
 STEPS = 4  # where `steps: auto` was never measured
@@ -41,7 +42,7 @@ def explain(
     `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer and STEPS here.
 
     Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape
-    and a module that is in no `Cut`.
+    and a module that is in no `Cut`, ExplanationError as an Explanation does, and for maps that are not finite.
     """
     settings = measured(ExplanationSettings().changed(**settings))
     _check_network(network)
@@ -57,6 +58,8 @@ def explain(
         band=band,
         calibration=calibration,
     )
+    if not (explanation.towards_different.isfinite().all() and explanation.towards_same.isfinite().all()):
+        raise ExplanationError("The maps are not finite: the values of the images or of the network are too large.")
     if paths is None:
         return explanation
     paths = tuple((str(path1), str(path2)) for path1, path2 in paths)
@@ -139,7 +142,7 @@ def _details(settings) -> str:
 
 def _short(path) -> str:
     """The last two parts of a path: folder and file name."""
-    return "/".join(path.replace("\\", "/").split("/")[-2:])
+    return printable("/".join(path.replace("\\", "/").split("/")[-2:]))
 
 
 def _check_network(network):

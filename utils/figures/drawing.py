@@ -1,6 +1,7 @@
 """What all figures share: photographs, heatmaps over them, text that fits, and files that name what they show."""
 
 import hashlib
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -13,6 +14,7 @@ from matplotlib import colormaps
 from utils.data import read_image, to_pixels
 from utils.explain import Explanation
 from utils.files import atomic
+from utils.text import printable
 
 COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
@@ -42,11 +44,13 @@ def colour_table(name: str) -> np.ndarray:
 
 def photo(path) -> np.ndarray:
     """An image file for a figure, uint8 (H, W, 3), shrunk to SHOWN_PIXELS where it is larger."""
-    image = read_image(path)
-    scale = SHOWN_PIXELS / max(image.shape[:2])
+    image = read_image(path, SHOWN_PIXELS, math.inf)  # what is shown was decoded before, within `max_megapixels`
+    height, width = image.shape[:2]
+    scale = SHOWN_PIXELS / max(height, width)
     if scale >= 1:
         return image
-    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def photos(explanation: Explanation) -> list[np.ndarray]:
@@ -78,7 +82,7 @@ def show(axes, image):
 
 def wrapped(text: str, width: int) -> str:
     """Text in lines of at most `width` characters, as it stands: a dollar sign opens no formula."""
-    lines = [textwrap.fill(line, width) for line in text.splitlines()]
+    lines = [textwrap.fill(line, width) for line in printable(text).splitlines()]
     return "\n".join(lines).replace("$", r"\$")
 
 

@@ -52,7 +52,7 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
 
 def augmentation_figure(path, config: Config, count=6):
     """One training image as the network sees it: `count` random augmentations."""
-    pixels = torch.from_numpy(decode(path, stored_size(config.image)))
+    pixels = torch.from_numpy(decode(path, stored_size(config.image), config.max_megapixels))
     images = training_transform(config.image)(pixels.expand(count, -1, -1, -1))
     figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.8), layout="constrained")
     for column, image in zip(axes, to_pixels(images, config.image.normalization).numpy(), strict=True):

@@ -15,6 +15,7 @@ from timm.models import load_state_dict
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utils.archives import UNLOADABLE, check_archive, is_archive
 from utils.config import ConfigError
 from utils.network.explainable import evaluating
 from utils.network.hooks import example_of
@@ -59,6 +60,9 @@ def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
         raise ConfigError(
             f"pretrained: the weights in {path} are not those of {name}: keys or shapes differ, {unfitting[0]} for one."
         )
+    infinite = [key for key in wanted if not weights[key].isfinite().all()]
+    if infinite:
+        raise ConfigError(f"pretrained: {path} holds values that are not finite, in {infinite[0]} for one.")
     model.load_state_dict({key: weights[key] for key in wanted}, strict=False)
 
 
@@ -124,9 +128,16 @@ def _fetch(name) -> Path:
 def _read(path) -> dict:
     """A safetensors or state dict file; code inside it is refused, not run."""
     if not path.is_file():
-        raise ConfigError(f"pretrained: {path} does not exist. Name a file of weights, True or False.")
+        raise ConfigError(f"pretrained: {path} is no file. Name a file of weights, True or False.")
+    wrong = f"pretrained: {path} is not a safetensors or state dict file"
     try:
+        if is_archive(path):
+            check_archive(path)
         weights = load_state_dict(str(path), weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, SafetensorError, AttributeError) as error:
-        raise ConfigError(f"pretrained: {path} is not a safetensors or state dict file: {error}") from error
+    except pickle.UnpicklingError as error:  # whose own message advises to load it all the same
+        raise ConfigError(f"{wrong}: it holds more than tensors, or is damaged.") from error
+    except (*UNLOADABLE, SafetensorError) as error:
+        raise ConfigError(f"{wrong}, or is damaged: {str(error).partition(chr(10))[0]}") from error
+    if not isinstance(weights, dict):
+        raise ConfigError(f"{wrong}: it holds a {type(weights).__name__}.")
     return weights

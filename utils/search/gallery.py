@@ -2,8 +2,10 @@
 
 import filecmp
 import hashlib
+import io
 import json
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 from utils.data import DataError, Decoder, evaluation_transform, stored_size
 from utils.data.images import EXTENSIONS
 from utils.explain import Explanation
-from utils.files import atomic, write_text
+from utils.files import read_sealed, write_sealed
 from utils.network import evaluating
 from utils.search.nearest import nearest
 from utils.trained import Trained
@@ -73,8 +75,8 @@ def gallery(trained: Trained, source=None) -> Gallery:
         names, embeddings, unreadable = _embedded(trained, root, paths)
     else:
         own = files_digest([str(root.resolve()), *paths])
-        stem = folder / "embeddings" / f"{own}_{network_digest(trained)}"
-        names, embeddings, unreadable = _kept(stem) or _keep(stem, *_embedded(trained, root, paths))
+        file = folder / "embeddings" / f"{own}_{network_digest(trained)}.npz"
+        names, embeddings, unreadable = _kept(file) or _keep(file, *_embedded(trained, root, paths))
     if not names:
         raise DataError(f"{root}: none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}")
     return Gallery(root, tuple(str(root / name) for name in names), embeddings, unreadable)
@@ -138,7 +140,7 @@ def files_digest(paths) -> str:
         digest.update(os.fsencode(path))
         if os.path.exists(path):
             stat = os.stat(path)
-            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0".encode())
     return digest.hexdigest()
 
 
@@ -147,7 +149,8 @@ def _embedded(trained, root, paths):
     """Names below the root, embeddings float32 (N, D) and causes of all that can, and cannot, be decoded."""
     config = trained.config
     transform = evaluation_transform(config.image)
-    decoder = Decoder(paths, stored_size(config.image), config.hyperparameters.num_workers)
+    size = stored_size(config.image)
+    decoder = Decoder(paths, size, config.hyperparameters.num_workers, config.max_megapixels)
     blocks = []
     with evaluating(trained.network):
         for pixels in decoder.blocks(lambda index: None, config.hyperparameters.verbose):
@@ -159,20 +162,23 @@ def _embedded(trained, root, paths):
     return names, torch.cat(blocks)[readable].numpy(), unreadable
 
 
-def _kept(stem: Path):
-    """What `_keep` has written, embeddings memory-mapped; None where it is not there, or not whole."""
+def _kept(file: Path):
+    """What `_keep` has written; None where it is not there, or damaged."""
     try:
-        content = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
-        embeddings = np.load(stem.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        names, unreadable = content["names"], content["unreadable"]
-    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        with np.load(io.BytesIO(read_sealed(file)), allow_pickle=False) as arrays:
+            names, unreadable = json.loads(arrays["text"].tobytes())
+            return names, arrays["embeddings"], unreadable
+    except (OSError, ValueError):
         return None
-    return (names, embeddings, unreadable) if len(names) == len(embeddings) else None
 
 
-def _keep(stem: Path, names, embeddings, unreadable):
-    """Write them below `cache_path` and hand them on."""
-    with atomic(stem.with_suffix(".npy")) as file:
-        np.save(file, embeddings, allow_pickle=False)
-    write_text(stem.with_suffix(".json"), json.dumps({"names": names, "unreadable": unreadable}))
+def _keep(file: Path, names, embeddings, unreadable):
+    """Write them below `cache_path`, or warn (RuntimeWarning) that they cannot be written, and hand them on."""
+    text = np.frombuffer(json.dumps([names, unreadable]).encode(), np.uint8)
+    content = io.BytesIO()
+    np.savez(content, embeddings=embeddings, text=text, allow_pickle=False)
+    try:
+        write_sealed(file, content.getvalue())
+    except OSError as error:
+        warnings.warn(f"cache_path: {error} Embeddings are computed anew each time.", RuntimeWarning, stacklevel=2)
     return names, embeddings, unreadable

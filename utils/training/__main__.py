@@ -3,6 +3,7 @@
 """
 
 import argparse
+from contextlib import nullcontext
 
 import torch.distributed as dist
 
@@ -13,6 +14,7 @@ from utils.parallel import from_first, rank
 from utils.runtime import start
 from utils.trained import load_trained, write_metrics
 from utils.training.baseline import frozen_baseline
+from utils.training.claim import claimed
 from utils.training.doctor import diagnose
 from utils.training.loop import fit
 from utils.trust import prepare_explanations
@@ -26,6 +28,11 @@ def main():
     options = parser.parse_args()
     config = load_config(options.config, options.set)
     runtime = start(config)
+    with claimed(config.checkpoints_path) if rank() == 0 else nullcontext():  # from training to its results
+        train_and_test(config, runtime)
+
+
+def train_and_test(config, runtime):
     if rank() == 0:
         ensure_sample(config.data_path)
     from_first(None)  # the others wait for the sample

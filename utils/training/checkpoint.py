@@ -1,16 +1,17 @@
 """Saving and loading a training state: never half-written, never executing what a file contains."""
 
 import hashlib
+import io
 import json
 import os
 import pickle
-import zipfile
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 
 import torch
 
+from utils.archives import UNLOADABLE, DamagedArchiveError, check_archive, is_archive
 from utils.config import Config, key_names
 from utils.data import Splits
 from utils.errors import UserError
@@ -21,7 +22,7 @@ TRAINING = 5  # to be raised when the same settings come to train in another way
 # settings that may differ between a killed run and the run that resumes it
 FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
 FREE_KEYS |= {"cache_path", "gpu_cache_share", "deterministic", "compile"}
-FREE_KEYS |= {"decision", "retrain", "run", "unreadable"}
+FREE_KEYS |= {"decision", "retrain", "run", "unreadable", "max_megapixels"}
 FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
 # settings that hold for a network ever after, whatever config.yml says later: which images are in which split, ...
 SPLIT_KEYS = ("image", "number_of_iterations", "test_size", "valid_size", "seed")
@@ -35,36 +36,57 @@ class CheckpointError(UserError, RuntimeError):
 
 
 def save_checkpoint(path, content: dict):
-    """Write tensors and plain Python values to `path`, whole: an interrupted or failed save leaves the old file."""
+    """Write tensors and plain Python values to `path`, whole: an interrupted or failed save leaves the old file.
+
+    Raises FileError, naming the file and the room that it needs, where it cannot be written.
+    """
+    buffer = io.BytesIO()  # in memory first: torch turns a full disk and Ctrl-C into errors of its archive
+    torch.save({"format": FORMAT, **content}, buffer)
     with atomic(path) as file:
-        torch.save({"format": FORMAT, **content}, file)
+        file.write(buffer.getbuffer())
 
 
-def load_checkpoint(path, device="cpu") -> dict:
+def load_checkpoint(path, device="cpu", whole=True) -> dict:
     """Read what `save_checkpoint` wrote, with its tensors on `device`. Code inside the file is refused, not run.
 
-    Raises CheckpointError for a file that is missing, truncated, or not a checkpoint of this project.
+    whole: False spares the reading of all tensors, for a look at the other values; then no damage to them is noticed.
+    Raises CheckpointError for a file that is missing, truncated, damaged, or not a checkpoint of this project.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: run 01.Train_Siamese_model.ipynb first.")
-    foreign = f"{path} is not a checkpoint of this project: delete it or name another checkpoints_path"
-    if not zipfile.is_zipfile(path):  # torch saves zip archives, whose directory stands at their very end
-        with open(path, "rb") as file:
-            if file.read(4) in (b"", b"PK\x03\x04"):
-                raise CheckpointError(f"{path} is truncated: delete it and run 01.Train_Siamese_model.ipynb again.")
+    foreign = f"{path} is not a checkpoint of this project: move it elsewhere or name another checkpoints_path"
+    if not is_archive(path):
         raise CheckpointError(f"{foreign}.")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise CheckpointError(f"{foreign}. {str(error).splitlines()[0]}") from error
+        check_archive(path, whole)
+        content = torch.load(path, map_location=device, weights_only=True, mmap=not whole)
+    except DamagedArchiveError as error:
+        raise damaged(path, str(error)) from error
+    except pickle.UnpicklingError as error:  # whose own message advises to load it all the same
+        raise CheckpointError(f"{foreign}. It holds more than tensors and plain values, or is damaged.") from error
+    except UNLOADABLE as error:
+        raise damaged(path, f"{type(error).__name__} {str(error).partition(chr(10))[0]}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{foreign}.")
     return content
 
 
+def damaged(path: Path, cause: str) -> CheckpointError:
+    """The error of a checkpoint that cannot be used."""
+    return CheckpointError(
+        f"{path} is damaged: {cause}. Move the folder {path.parent} elsewhere and run 01.Train_Siamese_model.ipynb "
+        "again, or set `run` to another run."
+    )
+
+
 def fingerprint(config: Config, splits: Splits) -> dict[str, str]:
-    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images.
+    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images."""
+    return {"settings": settings_digest(config), "images": images_digest(splits)}
+
+
+def settings_digest(config: Config) -> str:
+    """Of all settings that the course of a training run depends on.
 
     A file of `pretrained` weights counts by its name and size, wherever it lies.
     """
@@ -75,7 +97,7 @@ def fingerprint(config: Config, splits: Splits) -> dict[str, str]:
     if isinstance(config.pretrained, Path):
         size = config.pretrained.stat().st_size if config.pretrained.is_file() else None
         settings["pretrained"] = [config.pretrained.name, size]
-    return {"settings": digest(settings), "images": images_digest(splits)}
+    return digest(settings)
 
 
 def images_digest(splits: Splits) -> str:

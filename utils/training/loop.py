@@ -2,24 +2,31 @@
 
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import timm
 import torch
 from torch import optim
 
+from utils.archives import UNLOADABLE
 from utils.config import Config, ConfigError
 from utils.data import Splits, load_splits, resident
+from utils.errors import Interrupted
+from utils.files import check_writable
 from utils.network import build_network, dilated, folded
 from utils.parallel import distributed, from_first, rank, world
 from utils.runtime import Runtime, seed_everything, start
-from utils.training.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from utils.training.checkpoint import damaged, fingerprint, save_checkpoint
+from utils.training.claim import claimed
+from utils.training.contents import load_run
 from utils.training.decision import check_decision
 from utils.training.doctor import COLLAPSE_WARNING, COLLAPSED
 from utils.training.epoch import build_optimizer, build_scaler, check_finite, train_epoch
 from utils.training.evaluation import pair_distances
 from utils.training.intervals import auc_interval
 from utils.training.losses import ContrastiveLoss
+from utils.training.memory import check_memory
 from utils.training.runs import BEST, LAST, find_run, folder_of, make_current
 from utils.training.stopping import is_finished, kept_epoch, lowering_patience, why_it_ended
 
@@ -39,11 +46,21 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     nothing is trained: the pretrained backbone's own embedding is kept. A line says which of these it was, and why
     training ended.
 
-    Raises TrainingError when the loss is not finite, CheckpointError when there is no run of the name `run`,
-    ConfigError as `build_network` and `dilated` do, when a batch is too small to be shared by all processes, and when
-    `run` had other splits; warns (RuntimeWarning) when the embeddings collapse.
+    Raises TrainingError when the loss is not finite, CheckpointError when there is no run of the name `run`, when one
+    is damaged, and when another process trains in `checkpoints_path`, FileError when a file cannot be written there or
+    in `results_path`, ConfigError as `build_network` and `dilated` do, when a batch is too small to be shared by all
+    processes, when memory does not suffice, and when `run` had other splits; Interrupted for Ctrl-C; warns
+    (RuntimeWarning) when the embeddings collapse.
     """
     runtime = runtime or start(config)
+    if rank() > 0:
+        return _fit(config, splits, runtime)
+    check_writable(config.results_path, "results_path")  # refused now, not after hours of training
+    with claimed(config.checkpoints_path):
+        return _fit(config, splits, runtime)
+
+
+def _fit(config, splits, runtime) -> list[dict]:
     if config.hyperparameters.batch_size < 2 * world():
         raise ConfigError(f"hyperparameters.batch_size: must be at least {2 * world()} for {world()} processes")
     splits = splits or load_splits(config)
@@ -54,7 +71,9 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
         return run.history
     splits = replace(splits, pixels=resident(splits.pixels, runtime, config.gpu_cache_share))
     seed_everything(config.seed)  # here, so that what a notebook drew before does not change the first weights
-    network = runtime.place(build_network(config))
+    network = build_network(config)
+    check_memory(network, config, runtime)
+    runtime.place(network)
     if config.explanation.output_stride != 32:
         dilated(network, config.explanation.output_stride)  # refused now, not after hours of training
     if config.compile:
@@ -67,22 +86,23 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     state = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     history = _resume(run, state) if run else []
     folder = from_first(folder_of(run, config, mark) if rank() == 0 else None)
-    while not is_finished(history, config):
-        began = time.perf_counter()
-        number = len(history) + 1
-        rate = optimizer.param_groups[0]["lr"]
-        auc = f"{history[-1]['valid_auc']:.4f}" if history else "?"
-        stepper = {"optimizer": optimizer, "scaler": scaler}
-        train_loss = train_epoch(model, stepper, splits, config, runtime, number, auc)
-        distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
-        epoch = {"train_loss": train_loss, **_validate(distances, splits.valid_pairs, config, number)}
-        epoch |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
-        history.append(epoch)
-        scheduler.patience = lowering_patience(history, config.LRScheduler.patience)
-        scheduler.step(epoch["valid_auc"])
-        if rank() == 0:  # the first process alone writes
-            _report(history, optimizer, config)
-            _save(folder, history, distances, splits, state, config, mark)
+    with _interruptible(history):
+        while not is_finished(history, config):
+            began = time.perf_counter()
+            number = len(history) + 1
+            rate = optimizer.param_groups[0]["lr"]
+            auc = f"{history[-1]['valid_auc']:.4f}" if history else "?"
+            stepper = {"optimizer": optimizer, "scaler": scaler}
+            train_loss = train_epoch(model, stepper, splits, config, runtime, number, auc)
+            distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
+            epoch = {"train_loss": train_loss, **_validate(distances, splits.valid_pairs, config, number)}
+            epoch |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
+            history.append(epoch)
+            scheduler.patience = lowering_patience(history, config.LRScheduler.patience)
+            scheduler.step(epoch["valid_auc"])
+            if rank() == 0:  # the first process alone writes
+                _report(history, optimizer, config)
+                _save(folder, history, distances, splits, state, config, mark)
     if config.hyperparameters.epochs == 0:
         distances = pair_distances(folded(network, runtime.dtype), splits, splits.valid_pairs, config, runtime)
         if rank() == 0:
@@ -90,6 +110,18 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     if rank() == 0:
         print(why_it_ended(history, config))
     return history
+
+
+@contextmanager
+def _interruptible(history):
+    """Ctrl-C inside ends training with one line."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        text = (
+            f"Interrupted in epoch {len(history) + 1}. Run the same again: training goes on after the last whole epoch."
+        )
+        raise Interrupted(text) from error
 
 
 def _build_scheduler(optimizer, config):
@@ -137,9 +169,13 @@ def _save(folder, history, distances, splits, state, config, mark):
 
 def _resume(run, state) -> list[dict]:
     """Load the last checkpoint of a run into `state`; returns its history."""
-    content = from_first(load_checkpoint(run.folder / LAST) if rank() == 0 else None)
+    path = run.folder / LAST
+    content = from_first(load_run(path) if rank() == 0 else None)
     for name, part in state.items():
-        part.load_state_dict(content[name])
+        try:
+            part.load_state_dict(content[name])
+        except UNLOADABLE as error:
+            raise damaged(path, f"{name} does not fit ({type(error).__name__})") from error
     return content["history"]
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from utils.config import Config, ConfigError
 from utils.files import atomic, write_text
-from utils.training.checkpoint import SPLIT_KEYS, CheckpointError, changed_since, digest, load_checkpoint
+from utils.training.checkpoint import (
+    SPLIT_KEYS,
+    CheckpointError,
+    changed_since,
+    digest,
+    load_checkpoint,
+    settings_digest,
+)
+from utils.training.contents import load_run
 from utils.training.stopping import is_finished, why_it_ended
 
 BEST = "best.pt"
@@ -102,11 +110,44 @@ def current_run(checkpoints_path: Path, name: str | None = None) -> Path:
     if not names:
         raise CheckpointError(_nothing_in(checkpoints_path))
     file = checkpoints_path / CURRENT
+    cure = f"set `run` to one of {', '.join(names)}"
+    if name is None and file.is_file():
+        name = file.read_text(encoding="utf-8", errors="replace").strip()
+        cure = f"{file} names it: delete that file, or {cure}"
     if name is None:
-        name = file.read_text(encoding="utf-8").strip() if file.is_file() else names[-1]
+        name = names[-1]
     if name not in names:
-        raise CheckpointError(f"{checkpoints_path} holds no run {name}: set `run` to one of {', '.join(names)}.")
+        raise CheckpointError(f"{checkpoints_path} holds no run {name}: {cure}.")
     return checkpoints_path / name
+
+
+def run_to_load(config: Config) -> Path:
+    """The folder of the run that `run` names; else of the latest that was trained with the settings of the config, the
+    current one before all others; else of the current one.
+
+    So a process that trained in this folder meanwhile, or settings changed and changed back, hand over no other
+    network. Raises CheckpointError as `current_run` does.
+    """
+    current = current_run(config.checkpoints_path, config.run)
+    wanted = settings_digest(config)
+    if config.run or _settings_of(current) == wanted:
+        return current
+    for name in reversed(run_names(config.checkpoints_path)):
+        folder = config.checkpoints_path / name
+        if folder != current and _settings_of(folder) == wanted:
+            print(f"The run {name} is loaded: it has the settings of the config; {current.name} has others.")
+            return folder
+    return current
+
+
+def _settings_of(folder):
+    """The digest of the settings of a run; None, and a line, where its checkpoint cannot be read."""
+    try:
+        fingerprint = load_checkpoint(folder / BEST, whole=False).get("fingerprint")
+    except CheckpointError as error:
+        print(f"Left out: {error}")
+        return None
+    return fingerprint.get("settings") if isinstance(fingerprint, dict) else None
 
 
 def _runs_of(checkpoints_path, mark):
@@ -119,7 +160,7 @@ def _runs_of(checkpoints_path, mark):
 def _read(folder):
     """A run as its latest checkpoint has it."""
     last = folder / LAST
-    content = load_checkpoint(last if last.exists() else folder / BEST)
+    content = load_run(last if last.exists() else folder / BEST)
     return Run(folder, content["history"], content["config"], content["fingerprint"])
 
 

@@ -1,0 +1,49 @@
+"""How much memory a training step takes, estimated before anything is allocated."""
+
+import copy
+
+import psutil
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from utils.config import Config, ConfigError
+from utils.network import SiameseNetwork
+from utils.parallel import world
+from utils.runtime import Runtime
+
+GIGABYTE = 1e9
+
+
+def check_memory(network: SiameseNetwork, config: Config, runtime: Runtime):
+    """Raises ConfigError where the feature maps of one batch, which training keeps for its gradients, take more memory
+    than is free.
+    """
+    images = config.hyperparameters.batch_size * (2 if config.pairs == "paper" else 1) / world()
+    needed = images * kept_bytes(network, config.image.size, runtime.dtype)
+    free = runtime.free_memory() or psutil.virtual_memory().available
+    if needed > free:
+        raise ConfigError(
+            f"hyperparameters.batch_size, image.size: training on {images:.0f} images of {list(config.image.size)} at a "
+            f"time takes {needed / GIGABYTE:,.1f} GB, and {free / GIGABYTE:,.1f} GB are free: lower either"
+        )
+
+
+def kept_bytes(network: SiameseNetwork, image_size, dtype=torch.float32) -> int:
+    """Bytes of the feature maps that autograd keeps for one image (3, *image_size); nothing is allocated or computed.
+
+    0 where the backbone cannot be traced so.
+    """
+    backbone = copy.deepcopy(network.backbone).to("meta").eval()
+    kept = {}
+
+    def keep(values):
+        if not isinstance(values, torch.nn.Parameter):
+            kept[StorageWeakRef(values.untyped_storage())] = values.numel() * dtype.itemsize
+        return values
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
+            backbone.forward_features(torch.empty(1, 3, *image_size, device="meta"))
+    except (NotImplementedError, RuntimeError):
+        return 0
+    return sum(kept.values())
