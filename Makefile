@@ -13,8 +13,9 @@ PHOTOGRAPHS ?=
 WEIGHTS ?=
 PAIRS ?= 128
 CHECKPOINTS ?=
+SEED ?= 0
 
-.PHONY: run test test-browser browser benchmark faithfulness notebooks lab lint
+.PHONY: run test test-browser browser faults benchmark faithfulness notebooks lab lint
 
 run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a report go to results_path
 	$(RUN) -m utils.notebooks --config $(CONFIG) --set $(SET)
@@ -28,6 +29,9 @@ test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium
 
 browser: $(READY)  ## what test-browser needs, besides Debian's package chromium, or Chrome
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
+
+faults: $(READY)  ## inject some 2,000 faults and count what comes of them: about 20 minutes, to results/faults.md
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(RUN) -m faults --seed $(SEED)
 
 benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt

@@ -99,10 +99,10 @@ def explanation_of(network, images, factual, threshold=0.5, **carried):
 def refusing(decode, ending):
     """`cache.decode` as it would be if files whose path ends so could not be decoded."""
 
-    def refused(path, size):
+    def refused(path, *settings):
         if path.endswith(ending):
             raise DataError(f"{path}: Permission denied")
-        return decode(path, size)
+        return decode(path, *settings)
 
     return refused
 

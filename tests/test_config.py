@@ -165,7 +165,7 @@ def test_an_absolute_copy_loads_alike_from_anywhere(settings, tmp_path, monkeypa
         (
             "image.normalization",
             {"mean": [0, 0, 0], "std": [1, 0, 1]},
-            "image.normalization.std.1: 0 is refused: should be greater than 0",
+            "image.normalization.std.1: 0 is refused: should be greater than or equal to 0.0001",
         ),
         ("image.normalization", "own", "image.normalization: 'own' is refused: should be auto, or hold mean and std"),
         ("image.normalization", {"men": [0, 0, 0]}, "image.normalization.men: unknown key; did you mean mean?"),

@@ -1,9 +1,12 @@
 """Errors of a user are one message in a notebook and on a terminal; all others keep their traceback."""
 
 import io
+import re
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -13,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from utils import notebooks
 from utils.config import ConfigError
 from utils.data import DataError
-from utils.errors import UserError, message_alone
+from utils.errors import GOES_ON, UserError, message_alone
 from utils.training import CheckpointError, TrainingError
 
 KINDS = {ConfigError: ValueError, DataError: ValueError, CheckpointError: RuntimeError, TrainingError: RuntimeError}
@@ -77,3 +80,33 @@ def test_a_notebook_that_fails(source, whole, make_config, tmp_path, monkeypatch
     else:
         assert "ZeroDivisionError" in said
         assert "f()" in said
+
+
+def test_ipython_says_one_line_of_an_interruption():
+    said = io.StringIO()
+    with redirect_stdout(said):
+        InteractiveShell().run_cell("from utils.errors import Interrupted\nraise Interrupted('in epoch 3')")
+    assert said.getvalue().strip() == "Interrupted: in epoch 3"
+
+
+@pytest.mark.parametrize("moment", ["while it starts", "in training"])
+def test_ctrl_c_ends_a_command_with_one_line(moment, make_config, tmp_path):
+    make_config({"hyperparameters.epochs": 1000})
+    command = [sys.executable, "-u", "-m", "utils.training", "--config", str(tmp_path / "config.yml")]
+    run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if moment == "in training":
+        while not run.stdout.readline().startswith("Epoch 2/1000"):
+            assert run.poll() is None
+    else:
+        while "libtorch_cpu" not in Path(f"/proc/{run.pid}/maps").read_text():  # torch is being imported
+            assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == -signal.SIGINT
+    if moment == "in training":
+        assert re.fullmatch(
+            r"Interrupted in epoch \d+\. Run the same again: it goes on after the last whole epoch\.", said.strip()
+        )
+        assert not list((tmp_path / "checkpoints").glob("**/.*.pt.*"))
+    else:
+        assert said.strip() == GOES_ON

@@ -77,11 +77,11 @@ def decoding_threads(config, monkeypatch):
     names, real = set(), cache.decode
     meet = threading.Barrier(3)
 
-    def decode(path, size):
+    def decode(*arguments):
         names.add(threading.current_thread().name)
         with suppress(threading.BrokenBarrierError):
             meet.wait(0.5)
-        return real(path, size)
+        return real(*arguments)
 
     monkeypatch.setattr(cache, "decode", decode)
     load_splits(config)
@@ -91,6 +91,13 @@ def decoding_threads(config, monkeypatch):
 
 def what_a_broken_image_does(config, monkeypatch):
     monkeypatch.setattr(cache, "decode", refusing(cache.decode, "red_0.png"))
+    try:
+        return len(load_splits(config).train)
+    except DataError as error:
+        return str(error)
+
+
+def what_large_images_do(config):
     try:
         return len(load_splits(config).train)
     except DataError as error:
@@ -236,6 +243,7 @@ KEYS = {
     "group_pattern": ("([a-z]_[0-9])", files_tested, {"split": "groups", "group_pattern": "_([0-9])"}),
     "duplicate_radius": (None, near_duplicates_left, {}),
     "unreadable": ("stop", what_a_broken_image_does, {}),
+    "max_megapixels": (0.001, what_large_images_do, {}),
     "retrain": (True, number_of_runs, {"hyperparameters.epochs": 1}),
     "run": (EARLIER, run_that_is_loaded, {"hyperparameters.epochs": 1}),
     "decision.rule": ("fmr", decision, {"decision.fmr": 0.4}),

@@ -8,12 +8,15 @@ from graphlib import TopologicalSorter
 import pytest
 from helpers import ROOT
 
-BASE = {"config", "errors", "files", "registry", "runtime", "parallel"}
+BASE = {"archives", "config", "errors", "files", "registry", "runtime", "parallel", "text", "yamlfile"}
 ARROWS = {
+    "archives": set(),
     "registry": set(),
-    "errors": set(),
-    "config": {"errors", "registry"},
-    "files": set(),
+    "text": set(),
+    "yamlfile": set(),
+    "errors": {"text"},
+    "config": {"errors", "registry", "text", "yamlfile"},
+    "files": {"errors"},
     "runtime": {"config"},
     "parallel": set(),
     "network": BASE,

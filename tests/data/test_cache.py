@@ -8,6 +8,7 @@ import time
 import warnings
 import zlib
 from contextlib import suppress
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -53,9 +54,9 @@ def counted(monkeypatch):
     """The paths decoded so far, in a list that grows."""
     paths, real = [], cache.decode
 
-    def counting(path, size):
+    def counting(path, *settings):
         paths.append(os.path.relpath(path).split("data/")[-1])
-        return real(path, size)
+        return real(path, *settings)
 
     monkeypatch.setattr(cache, "decode", counting)
     return paths
@@ -180,9 +181,9 @@ from pathlib import Path
 from utils.data import cache, scan
 real = cache.decode
 cache.BLOCK = 2
-def slow(path, size):
+def slow(path, *settings):
     time.sleep(0.05)
-    return real(path, size)
+    return real(path, *settings)
 cache.decode = slow
 pixels = cache.open_pixels(scan(sys.argv[1]), (32, 40), Path(sys.argv[2]), show_progress=False)
 print(type(pixels).__name__)
@@ -298,3 +299,39 @@ def test_an_error_while_reading_ahead_reaches_the_caller(data, tmp_path):
     batches = [np.array([0]), np.array([2]), np.array([1])]
     with pytest.raises(DataError, match=r"2\.png"):
         list(deliver(pixels, batches, Runtime(torch.device("cpu"), torch.float32)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "emptied"])
+def test_a_file_that_is_damaged_while_it_is_open(data, tmp_path, damage):
+    """Were it mapped into memory, the process would be killed (SIGBUS), or see other pixels."""
+    pixels = opened(data, tmp_path)
+    expected = rows(pixels)
+    if damage == "overwritten":
+        with open(pixels.file, "r+b") as file:
+            file.seek(pixels.stored.offset)
+            file.write(bytes(len(pixels) * pixels.stored.bytes))
+    else:
+        os.truncate(pixels.file, pixels.stored.offset + 10 if damage == "truncated" else 0)
+    with pytest.warns(RuntimeWarning, match="is damaged: delete it"):
+        again = rows(pixels)
+    np.testing.assert_array_equal(again, expected)
+
+
+def test_an_edit_that_keeps_size_and_time_is_noticed(data, tmp_path, counted):
+    opened(data, tmp_path)
+    path = data / "a" / "1.png"
+    before = os.stat(path)
+    content = bytearray(path.read_bytes())
+    content[-20] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    counted.clear()
+    opened(data, tmp_path)
+    assert counted == ["a/1.png"]
+
+
+def test_a_cache_that_would_fill_the_disk_is_not_begun(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.warns(RuntimeWarning, match=r"cannot be written \(0\.0 MB are needed, 0\.0 MB are free\)"):
+        pixels = opened(data, tmp_path)
+    assert type(pixels) is cache.Decoder

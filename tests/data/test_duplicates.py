@@ -182,10 +182,10 @@ def test_hashes_that_cannot_be_kept_are_told(tmp_path, monkeypatch):
     written(tmp_path / "data", drawings(1))
     folder, pixels = opened(tmp_path / "data", tmp_path / "cache")
 
-    def full(file):
+    def full(file, content):
         raise OSError("disk full")
 
-    monkeypatch.setattr(hashes, "atomic", full)
+    monkeypatch.setattr(hashes, "write_sealed", full)
     with pytest.warns(RuntimeWarning, match=r"cache_path: .*\.hashes cannot be written \(disk full\)"):
         assert hashes.hashes_of(folder, pixels).all()
 

@@ -1,15 +1,16 @@
 import os
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from helpers import write_images
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pillow_heif import HeifImageFile
 
 from utils.data import contents
-from utils.data.images import DataError, read_image, scan
+from utils.data.images import DataError, read_header, read_image, scan
 
 GRADIENT = np.dstack([*np.meshgrid(np.linspace(0, 255, 32), np.linspace(0, 255, 24)), np.full((24, 32), 90.0)])
 PIXELS = GRADIENT.round().astype(np.uint8)  # (24, 32, 3)
@@ -78,8 +79,7 @@ def test_the_content_tells_the_format(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damage that it can live with
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif", ".heic", ".avif"])
-def test_damage_anywhere_is_a_data_error_and_nothing_else(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a damaged size takes no memory
+def test_damage_anywhere_is_a_data_error_and_nothing_else(tmp_path, suffix):
     path, random = tmp_path / f"image{suffix}", np.random.default_rng(0)
     Image.fromarray(PIXELS).save(path)
     whole, refused = path.read_bytes(), []
@@ -91,7 +91,7 @@ def test_damage_anywhere_is_a_data_error_and_nothing_else(tmp_path, suffix, monk
             content[random.integers(min(len(whole), 400))] ^= random.integers(1, 256)
         path.write_bytes(content)
         try:
-            read_image(path)
+            read_image(path, max_megapixels=0.02)  # a damaged size takes no memory
         except DataError as error:
             refused.append(str(error))
     assert len(refused) > 20
@@ -280,3 +280,73 @@ def test_a_class_of_other_files_alone_says_what_they_are(tmp_path):
     (tmp_path / "b" / "one.CR2").write_text("")
     with pytest.raises(DataError, match=r"no image in .*skipped: 1 \.cr2"):
         scan(tmp_path)
+
+
+def test_an_eps_under_another_name_starts_no_program(tmp_path, monkeypatch):
+    """Pillow would hand it to Ghostscript."""
+    started = tmp_path / "started"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = tmp_path / "x.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n")
+    for read in (read_image, read_header):
+        with pytest.raises((DataError, UnidentifiedImageError)):
+            read(path)
+    assert not started.exists()
+    with pytest.raises(DataError, match=r"x\.jpg: is no image \(JPEG, PNG, .*\), or its header is damaged"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "TGA", "PCX", "PPM", "ICO"])
+def test_formats_that_the_readme_does_not_name_are_not_tried(tmp_path, kind):
+    Image.fromarray(PIXELS).convert("P" if kind == "GIF" else "RGB").save(tmp_path / "x.png", format=kind)
+    with pytest.raises(DataError, match="is no image"):
+        read_image(tmp_path / "x.png")
+
+
+def test_a_small_file_of_many_pixels_is_refused_before_it_is_unpacked(tmp_path):
+    def chunk(kind, content):
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    side = 20_000
+    header = side.to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
+    rows = zlib.compress(bytes(3 * side + 1) * 100)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (tmp_path / "bomb.png").write_bytes(bomb)
+    with pytest.raises(DataError, match=r"bomb\.png: has 400 million pixels, above the 100 of max_megapixels"):
+        read_image(tmp_path / "bomb.png")
+    Image.fromarray(PIXELS).save(tmp_path / "small.png")
+    with pytest.raises(DataError, match="of max_megapixels"):
+        read_image(tmp_path / "small.png", max_megapixels=0.0001)
+    assert read_image(tmp_path / "small.png", max_megapixels=1).shape == PIXELS.shape
+
+
+def test_links_that_lead_to_themselves_and_pipes_are_counted_and_passed_over(tmp_path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 2, seed=1)
+    (tmp_path / "a" / "loop.png").symlink_to("loop.png")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "b" / "around").symlink_to("..")
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    found = scan(tmp_path)
+    assert found.classes == ("a", "b")
+    assert len(found.paths) == 4
+    assert found.skipped == {
+        "broken links": 1,
+        "subfolders": 1,
+        "no files": 1,
+        "broken links beside the class folders": 1,
+    }
+
+
+def test_names_that_are_no_text(tmp_path):
+    write_images(tmp_path / "a", 2)
+    write_images(tmp_path / "b", 2, seed=1)
+    os.rename(os.fsencode(tmp_path / "a" / "0.png"), os.fsencode(tmp_path / "a") + b"/\xff.png")
+    found = scan(tmp_path)
+    assert os.fsencode(found.paths[1]).endswith(b"\xff.png")
+    assert read_image(found.paths[1]).shape == (32, 32, 3)
+    os.truncate(found.paths[1], 5)
+    with pytest.raises(DataError, match=r"\\udcff\.png: is no image"):
+        read_image(found.paths[1])

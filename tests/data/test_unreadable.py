@@ -52,9 +52,9 @@ def tried(monkeypatch):
     """The names of the files that were decoded or tried so far, in a list that grows."""
     names, real = [], cache.decode
 
-    def trying(path, size):
+    def trying(path, *settings):
         names.append(os.path.basename(path))
-        return real(path, size)
+        return real(path, *settings)
 
     monkeypatch.setattr(cache, "decode", trying)
     return names

@@ -1,8 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import network_and_images
 
-from utils.explain import Explanation, explained, only_pair
+from utils.explain import Explanation, ExplanationError, explain, explained, only_pair
 from utils.network import Calibration
 
 
@@ -128,3 +129,23 @@ def test_coarse_maps_are_enlarged():
             expected = F.interpolate(different[None, None, pair, image], size=(9, 16), mode="bilinear")[0, 0]
             torch.testing.assert_close(explanation.towards_different[pair, image], expected.clamp(min=0))
     assert (explanation.towards_same >= 0).all()
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), -1, 2.5, float("inf")])
+def test_a_threshold_that_is_no_distance_is_refused(threshold):
+    maps = torch.zeros(1, 2, 4, 4)
+    with pytest.raises(ExplanationError, match=r"threshold: .* is refused: it is a distance, in \[0, 2\]"):
+        Explanation(torch.zeros(1, 2, 3, 4, 4), torch.ones(1), threshold, maps, maps)
+
+
+@pytest.mark.parametrize("method", ["contrastive", "gradcam", "occlusion"])
+def test_images_and_weights_that_are_not_finite_are_refused(method):
+    network, images = network_and_images()
+    images[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ExplanationError, match=r"are not finite"):
+        explain(network, images, 0.5, method=method)
+    network, images = network_and_images()
+    with torch.no_grad():
+        network.embedding.weight[0, 0] = torch.inf
+    with pytest.raises(ExplanationError, match=r"are not finite"):
+        explain(network, images, 0.5, method=method)

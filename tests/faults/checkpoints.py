@@ -39,7 +39,7 @@ SMALL = {"backbone_model": "test_resnet", "hyperparameters.verbose": False}  # l
 SECONDS = 10  # more than loading and explaining ever take
 PARTS = """
 format network config fingerprint history validation classes versions prepared
-network/embedding.weight network/backbone.conv1.weight network/embedding.bias
+network/embedding.weight network/backbone.conv1.0.weight network/embedding.bias
 config/image config/seed config/embedding_size config/backbone_model config/hyperparameters
 fingerprint/settings fingerprint/images history/0 history/0/valid_auc history/0/seconds
 validation/distances validation/first validation/second validation/labels

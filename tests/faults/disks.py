@@ -54,12 +54,17 @@ def _refused(fault, command, path, before_training, full) -> Outcome | None:
         return Outcome(WRONG, f"{fault}: status {status}: {last_lines(text)}")
     if before_training and TRAINING in text:
         return Outcome(WRONG, f"{fault}: refused only after training: {last_lines(text)}")
-    message = text[text.rfind("\n\n") :].strip()  # an error stands behind an empty line
+    message = _message_of(text)
     if len(message) > MESSAGE or str(path) not in message:
         return Outcome(WRONG, f"{fault}: the message does not name {path}: {last_lines(text)}")
     if full and not any(unit in message for unit in ROOM):
         return Outcome(WRONG, f"{fault}: the message does not say what room is needed: {message}")
     return None
+
+
+def _message_of(text) -> str:
+    """The error at the end of an output: it stands behind an empty line."""
+    return f"\n{text}".rpartition("\n\n")[2].strip()
 
 
 def _no_folder(key, below, fault, place, reference, random) -> Outcome:
@@ -96,7 +101,7 @@ def _unwritable(key, path, cure, change, fault, place, reference) -> Outcome:
         return wrong
     cure()
     complaint = finished(place, reference.result)
-    return Outcome(WRONG, f"{fault}: {complaint}") if complaint else refusal(fault, message, [str(path)])
+    return Outcome(WRONG, f"{fault}: {complaint}") if complaint else refusal(fault, _message_of(message), [str(path)])
 
 
 def _only_warned(fault, place, reference, path, arguments=()) -> Outcome:
@@ -141,7 +146,7 @@ def _full_checkpoints(from_start, fault, place, reference, random) -> Outcome:
         complaint = finished(place, reference.result)
     if complaint:
         return Outcome(WRONG, f"{fault} after {epochs} epochs: {complaint}")
-    return refusal(fault, message[message.rfind("\n\n") :].strip(), [str(path)])
+    return refusal(fault, _message_of(message), [str(path)])
 
 
 def _lost(path, epochs) -> str | None:
@@ -178,7 +183,7 @@ def _full_results(from_start, fault, place, reference, random) -> Outcome:
         complaint = complaint_about(place, reference.result)
     if complaint:
         return Outcome(WRONG, f"{fault}: {complaint}")
-    return refusal(fault, message[message.rfind("\n\n") :].strip(), [str(path)])
+    return refusal(fault, _message_of(message), [str(path)])
 
 
 def _limited(share, fault, place, reference, random) -> Outcome:
@@ -193,7 +198,7 @@ def _limited(share, fault, place, reference, random) -> Outcome:
     complaint = lost or finished(place, reference.result)
     if complaint:
         return Outcome(WRONG, f"{fault}: {complaint}")
-    return refusal(fault, message[message.rfind("\n\n") :].strip(), [str(path)])
+    return refusal(fault, _message_of(message), [str(path)])
 
 
 def _metrics_to_nowhere(fault, place, reference, random) -> Outcome:

@@ -138,7 +138,8 @@ def _bomb(folder, random, turn, kind):
     path.write_bytes(_huge(kind))
     began, before = time.perf_counter(), _most_memory()
     fault = f"{kind} of {SIDE} x {SIDE} pixels in {path.stat().st_size} bytes"
-    outcome = _must_refuse(fault, path, turn)
+    whole = 1 if kind == "JPEG" else turn  # a JPEG may be read at an eighth of its scale
+    outcome = _must_refuse(fault, path, whole)
     seconds, memory = time.perf_counter() - began, _most_memory() - before
     if seconds > LONGEST or memory > MOST_MEMORY:
         return Outcome(WRONG, f"{fault}: took {seconds:.1f} s and {memory / 2**20:.0f} MiB")
@@ -147,7 +148,8 @@ def _bomb(folder, random, turn, kind):
 
 def _turned(folder, random, turn, orientation):
     kind = WITH_EXIF[turn % len(WITH_EXIF)]
-    path, pixels = _written(folder, random, kind)
+    size = (2 * random.integers(20, 60, 2)).tolist()  # even: libheif moves what it turns of odd sizes by a pixel
+    path, pixels = _written(folder, random, kind, size)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     exif = exif.tobytes()  # of which HEIF makes a property of its own

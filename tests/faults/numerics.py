@@ -1,34 +1,45 @@
 """Numbers at their limits: images, embeddings, thresholds, training and metrics; scores and maps stay what they are."""
 
+import io
+import json
+import traceback
 import warnings
-from dataclasses import replace
+from contextlib import redirect_stdout
 from functools import partial
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from faults.damage import limited
-from faults.outcomes import WRONG, Outcome, attempt
-from helpers import tiny_images
+from faults.outcomes import Outcome, attempt
+from helpers import ROOT, tiny_images
 from PIL import Image
 from torch import nn
 
 from utils import Cut, choose_threshold, evaluate, explain, fit, load_splits, load_trained
+from utils.config import DecisionSettings
+from utils.data import Pairs
+from utils.errors import UserError
 from utils.explain import BY_PATH, FORMULAS
-from utils.training import choose_band, fit_calibration, kept_epoch, retrieval_metrics, retrieval_rates
+from utils.training import choose_band, fit_calibration, intervals, retrieval_metrics, retrieval_rates
 
 WORK = "numbers at their limits"
 TRIES = 120
 QUICK = 40
 METHODS = (*BY_PATH, *FORMULAS, "occlusion")
 SIZE = (32, 40)
+BRIGHT = 1e6  # of the pixels of an image
 PAIRS = 2
 ROUNDING = 1e-5  # of a distance in float32, beyond which it is not in [0, 2]
 NEAR = 2e-3  # of distances found in two ways
-NAMES = ("threshold", "images", "maps", "embedding", "distances", "data_path", "learning_rate", "layer")
+SECONDS = 60  # for a training
+DRAWS = 20  # of intervals: how wide they are is not looked at
+OF_VALUES = ("threshold", "images", "maps", "embedding", "distances")  # what a refusal is about
 
 
 class Foreign(nn.Module):
-    """A small network of somebody else. side: of its map. change: of its embeddings (N, 5)."""
+    """A small network of somebody else. side: of its map. change: of its embeddings (N, 5), by who is bright (N, 1)."""
 
     def __init__(self, change, side=8):
         super().__init__()
@@ -37,7 +48,9 @@ class Foreign(nn.Module):
         self.change = change
 
     def forward(self, images):
-        return self.change(self.head(self.map(images).mean(dim=(2, 3))))
+        pooled = self.map(images).mean(dim=(2, 3))
+        bright = pooled.abs().amin(dim=1, keepdim=True) > 0.5  # the map is saturated
+        return self.change(self.head(pooled), bright)
 
 
 def faults(project, random, tries, folder):
@@ -61,14 +74,24 @@ def explained(fault, trained, network, images, threshold, method) -> Outcome:
     own = network is trained.network
 
     def act():
+        settings = {"method": method, "steps": 2, "layer": "last", "calibration": trained.prepared.calibration}
         with limited():
-            settings = {"method": method, "steps": 2, "layer": "last"}
-            references = trained.references if own else None
-            calibration = trained.prepared.calibration
-            return explain(network, images, threshold, references, calibration=calibration, **settings)
+            return explained_or_refused(network, images, threshold, trained.references if own else None, **settings)
 
     right = distances_by_hand(network, images)
-    return attempt(fault, act, lambda found: complaint(found, images, threshold, right), NAMES)
+    names = OF_VALUES if " of " in fault else (*OF_VALUES, "layer")  # it is not the layer that is wrong
+    return attempt(fault, act, lambda found: complaint(found, images, threshold, right), names)
+
+
+def explained_or_refused(*arguments, **settings):
+    """The explanation; a ValueError that the project raises itself is how it refuses what a program hands over."""
+    try:
+        return explain(*arguments, **settings)
+    except ValueError as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        if Path(place.filename).is_relative_to(ROOT / "utils") and place.line.startswith("raise "):
+            raise UserError(str(error)) from error
+        raise
 
 
 def distances_by_hand(network, images) -> np.ndarray:
@@ -79,7 +102,7 @@ def distances_by_hand(network, images) -> np.ndarray:
             vectors = network.module(flat)
         else:
             vectors = network.eval().project_features(network.features(flat))
-    vectors = vectors.double().numpy().reshape(len(images), 2, -1)
+    vectors = vectors.double().numpy().reshape(len(images), 2, vectors.shape[1])
     with np.errstate(all="ignore"):  # what is not finite cannot be right, and is to be refused
         largest = np.abs(vectors).max(axis=2, keepdims=True)
         scaled = vectors / np.where(largest > 0, largest, 1)
@@ -91,7 +114,7 @@ def distances_by_hand(network, images) -> np.ndarray:
 def complaint(found, images, threshold, right):
     """What of an explanation cannot be."""
     distances = found.distance.numpy()
-    if not np.isfinite(threshold) or not 0 <= threshold <= 2:
+    if not -ROUNDING <= threshold <= 2 + ROUNDING:
         return f"a threshold of {threshold} is accepted"
     if not np.isfinite(distances).all() or (distances < 0).any() or (distances > 2 + ROUNDING).any():
         return f"distances of {distances}"
@@ -99,8 +122,9 @@ def complaint(found, images, threshold, right):
         return f"distances of {distances}, by hand {right}"
     if not ((found.similarity >= 0) & (found.similarity <= 1)).all():
         return f"similarities of {found.similarity}"
-    if not ((found.probability >= 0) & (found.probability <= 1)).all():
-        return f"probabilities of {found.probability}"
+    chances = found.probability
+    if chances is not None and not ((chances >= 0) & (chances <= 1)).all():
+        return f"probabilities of {chances}"
     if found.different.tolist() != [bool(one > threshold) for one in distances.tolist()]:
         return f"decided {found.different} at {distances} and {threshold}"
     for maps in (found.factual, found.counterfactual):
@@ -117,7 +141,7 @@ def _noise(random, count=PAIRS) -> torch.Tensor:
     return torch.from_numpy(random.normal(size=(count, 2, 3, *SIZE))).float()
 
 
-def _foreign(change=lambda vectors: vectors, side=8) -> Cut:
+def _foreign(change=lambda vectors, bright: vectors, side=8) -> Cut:
     return Cut(Foreign(change, side).eval(), layer="map")
 
 
@@ -130,8 +154,14 @@ def _images(make):
 
 
 def _embeddings(change):
-    """A case of a foreign network whose embeddings are changed."""
-    return lambda trained, random: (_foreign(change), _noise(random), 0.5)
+    """A case of a foreign network whose embeddings are changed; the first image of each pair is bright."""
+
+    def case(trained, random):
+        images = _noise(random)
+        images[:, 0] = BRIGHT
+        return _foreign(change), images, 0.5
+
+    return case
 
 
 def _threshold(value):
@@ -190,20 +220,19 @@ def _explained_kinds() -> dict:
     }
     for name, make in images.items():
         kinds |= {f"{name}, {network}": case for network, case in _images(make).items()}
-    embeddings = {
-        "embeddings of 0": torch.zeros_like,
-        "embeddings of NaN": lambda vectors: vectors * np.nan,
-        "embeddings of infinity": lambda vectors: vectors * np.inf,
-        "one embedding of 0": lambda vectors: vectors * (torch.arange(len(vectors)) > 0)[:, None],
-        "one embedding of NaN": lambda vectors: torch.where(torch.arange(len(vectors))[:, None] > 0, vectors, np.nan),
-        "embeddings of 1e30": lambda vectors: vectors * 1e30,
-        "embeddings of 1e-30": lambda vectors: vectors * 1e-30,
-        "equal embeddings": lambda vectors: vectors * 0 + 1,
-        "opposite embeddings": lambda vectors: torch.where(
-            torch.arange(len(vectors))[:, None] % 2 == 0, vectors[:1], -vectors[:1]
-        ),
-        "saturated embeddings": lambda vectors: torch.tanh(vectors * 1e6),
-        "embeddings in steps": torch.sign,
+    embeddings = {  # of all images, or of the bright ones
+        "embeddings of 0": lambda vectors, bright: vectors * 0,
+        "embeddings of NaN": lambda vectors, bright: vectors * np.nan,
+        "embeddings of infinity": lambda vectors, bright: vectors * np.inf,
+        "one embedding of 0": lambda vectors, bright: vectors * ~bright,
+        "one embedding of NaN": lambda vectors, bright: torch.where(bright, np.nan, vectors),
+        "one embedding of infinity": lambda vectors, bright: torch.where(bright, np.inf, vectors),
+        "embeddings of 1e30": lambda vectors, bright: vectors * 1e30,
+        "embeddings of 1e-30": lambda vectors, bright: vectors * 1e-30,
+        "equal embeddings": lambda vectors, bright: vectors * 1e-9 + 1,
+        "opposite embeddings": lambda vectors, bright: vectors * 1e-6 + torch.where(bright, -1.0, 1.0),
+        "saturated embeddings": lambda vectors, bright: torch.tanh(vectors * 1e6),
+        "embeddings in steps": lambda vectors, bright: vectors.sign() + vectors * 0,
     }
     kinds |= {name: _embeddings(change) for name, change in embeddings.items()}
     for value in (np.nan, -1.0, 3.0, np.inf, -np.inf, 0.0, 2.0):
@@ -215,37 +244,37 @@ def _explained_kinds() -> dict:
 EXPLAINED = _explained_kinds()  # (trained, random) to network, images and threshold
 
 
-def _fitted(kind, config, names) -> Outcome:
+def _fitted(kind, make_config, names) -> Outcome:
     """What comes of a training: a history of finite numbers and a network that explains, or a refusal."""
 
     def act():
-        with limited(seconds=60), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of collapse, which is told and right here
+        with limited(SECONDS), warnings.catch_warnings(record=True), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("always")  # of collapse, which may be told
+            config = make_config()
             splits = load_splits(config)
             history = fit(config, splits)
             trained = load_trained(config)
             pair = splits.test_pairs.first[0], splits.test_pairs.second[0]
-            return history, trained.explain(tuple(splits.folder.paths[index] for index in pair))
+            return history, trained, trained.explain(tuple(splits.folder.paths[index] for index in pair))
 
     def found_wrong(found):
-        history, explanation = found
-        unreal = [epoch for epoch in history if not all(np.isfinite(value) for value in epoch.values())]
-        if unreal or not 1 <= kept_epoch(history) <= len(history):
+        history, trained, explanation = found
+        if not all(np.isfinite(value) for epoch in history for value in epoch.values()):
             return f"a history of {history}"
         if any(not 0 <= epoch["valid_auc"] <= 1 for epoch in history):
             return f"an AUC beyond [0, 1]: {history}"
-        right = explanation.distance.double().numpy()  # by the network itself: checked by hand above
-        return complaint(replace(explanation, calibration=ANY), explanation.images, explanation.threshold, right)
+        right = distances_by_hand(trained.network, explanation.images)
+        return complaint(explanation, explanation.images, trained.threshold, right)
 
     return attempt(kind, act, found_wrong, names)
 
 
-def _trained_with(names, **changes):
+def _trained_with(changes):
     """A training of one epoch with other settings."""
 
     def case(kind, project, folder, random):
-        changed = {name.replace("__", "."): value for name, value in changes.items()}
-        return _fitted(kind, project.config(folder, QUICKLY | changed), names)
+        names = [key.split(".")[-1] for key in changes]
+        return _fitted(kind, lambda: project.config(folder, QUICKLY | changes), names)
 
     return case
 
@@ -255,7 +284,122 @@ def _trained_on(draw):
 
     def case(kind, project, folder, random):
         draw(folder / "Data")
-        config = project.config(folder, QUICKLY | {"data_path": str(folder / "Data"), "duplicate_radius": None})
-        return _fitted(kind, config, ("data_path", str(folder / "Data")))
+        changes = QUICKLY | {"data_path": str(folder / "Data"), "duplicate_radius": None}
+        return _fitted(kind, lambda: project.config(folder, changes), ("data_path", str(folder / "Data")))
 
     return case
+
+
+def _one_class_alike(folder):
+    """All images of one class are the same file."""
+    tiny_images(folder)
+    first, *others = sorted((folder / "blue").iterdir())
+    for path in others:
+        path.write_bytes(first.read_bytes())
+
+
+def _all_alike(folder):
+    """All files show the same picture; their bytes differ."""
+    tiny_images(folder)
+    content = next((folder / "blue").iterdir()).read_bytes()
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.write_bytes(content + bytes([number]))
+
+
+def _all_black(folder):
+    tiny_images(folder)
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        Image.new("RGB", (48, 40)).save(path)
+        path.write_bytes(path.read_bytes() + bytes([number]))
+
+
+QUICKLY = {"backbone_model": "test_resnet", "hyperparameters.epochs": 1, "hyperparameters.verbose": False}
+TRAINED = {  # (kind, project, folder, random) to the outcome
+    "a learning rate of 1e6": _trained_with({"hyperparameters.learning_rate": 1e6}),
+    "a learning rate of 100": _trained_with(
+        {"hyperparameters.learning_rate": 100.0, "hyperparameters.optimizer": "SGD", "hyperparameters.max_norm": None}
+    ),
+    "a margin of 2": _trained_with({"margin": 2.0}),
+    "embeddings of one number": _trained_with({"embedding_size": 1}),
+    "bfloat16": _trained_with({"precision": "bfloat16"}),
+    "a class of one image, ten times": _trained_on(_one_class_alike),
+    "one image under all names": _trained_on(_all_alike),
+    "black images under all names": _trained_on(_all_black),
+}
+
+
+def _pairs(random, count=40) -> Pairs:
+    """Pairs of 20 images, as many of either kind."""
+    first, second = random.integers(0, 20, (2, count))
+    return Pairs(first, second, np.arange(count) % 2)
+
+
+def _measured(distances_of):
+    """Threshold, band, probabilities and metrics of pairs whose distances are `distances_of(labels, random)`."""
+
+    def case(kind, random):
+        pairs = _pairs(random)
+        distances = distances_of(pairs.labels, random).astype(np.float32)
+        rule = ("balanced", "eer", "fmr")[random.integers(3)]
+
+        @mock.patch("utils.training.metrics.intervals", partial(intervals, draws=DRAWS))
+        @mock.patch("utils.training.calibration.intervals", partial(intervals, draws=DRAWS))
+        def act():
+            threshold = choose_threshold(distances, pairs.labels, DecisionSettings(rule=rule, fmr=0.1))
+            band = choose_band(distances, pairs, threshold, 0.1)
+            calibration = fit_calibration(distances, pairs)
+            chances = calibration(torch.from_numpy(distances))[:, 0].numpy()
+            return threshold, band, calibration, evaluate(distances, pairs, threshold, band, chances)
+
+        return attempt(f"{kind}, {rule}", act, lambda found: _measured_wrong(found, distances, pairs.labels))
+
+    return case
+
+
+def _measured_wrong(found, distances, labels):
+    """What of the measures cannot be, or is not what is counted here."""
+    threshold, (low, high), calibration, metrics = found
+    if not -ROUNDING <= threshold <= 2 + ROUNDING:
+        return f"a threshold of {threshold}"
+    if not low <= threshold <= high:
+        return f"a band from {low} to {high} around {threshold}"
+    chances = calibration.probabilities
+    if not ((chances >= 0) & (chances <= 1)).all():
+        return f"probabilities of {chances}"
+    same, different = distances[labels == 0], distances[labels == 1]
+    higher = (different[:, None] > same).mean() + (different[:, None] == same).mean() / 2
+    counted = {
+        "auc": higher,
+        "accuracy": ((distances > threshold) == labels).mean(),
+        "fmr": (different <= threshold).mean(),
+        "fnmr": (same > threshold).mean(),
+    }
+    for name, value in counted.items():
+        if abs(metrics[name].interval.value - value) > 1e-9:
+            return f"{name} {metrics[name].interval.value}, by hand {value}"
+    json.dumps(metrics.as_dict(), allow_nan=False)  # raises ValueError for a NaN
+    return f"says nan: {metrics}" if "nan" in str(metrics) else None
+
+
+def _retrieved(kind, random):
+    """Retrieval among images that are all alike: each value is a share."""
+    embeddings = torch.eye(8)[:1].expand(12, -1)
+    labels = np.repeat([0, 1, 2], 4)
+
+    def found_wrong(metrics):
+        values = [metric.interval.value for metric in metrics]
+        return None if all(0 <= value <= 1 for value in values) else f"values of {values}"
+
+    return attempt(kind, lambda: retrieval_metrics(retrieval_rates(embeddings, labels)), found_wrong)
+
+
+MEASURED = {  # (kind, random) to the outcome
+    "all distances 0": _measured(lambda labels, random: labels * 0.0),
+    "all distances 1": _measured(lambda labels, random: labels * 0.0 + 1),
+    "all distances 2": _measured(lambda labels, random: labels * 0.0 + 2),
+    "distances of 0 and 2": _measured(lambda labels, random: labels * 2.0),
+    "distances of 2 and 0": _measured(lambda labels, random: 2 - labels * 2.0),
+    "distances that differ in the last digit": _measured(lambda labels, random: 1 + labels * 1.2e-7),
+    "one distance unlike all others": _measured(lambda labels, random: np.eye(1, len(labels))[0]),
+    "all embeddings alike": _retrieved,
+}

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import threading
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ QUICK = 52  # each once: they are cheap
 MODEL = "test_resnet"
 OTHER = "test_convnext"
 KERNEL, SCALE, BIAS = "conv1.0.weight", "bn1.weight", "bn1.bias"  # tensors of MODEL
+PATIENCE = 30  # seconds, more than `limited` gives
 UNUSED = "num_batches_tracked"  # buffers that nothing reads
 
 
@@ -56,8 +58,18 @@ def faults(project, random, tries, folder):
 
 def load(config) -> dict:
     """The weights that the backbone has after loading."""
-    with limited(), redirect_stdout(io.StringIO()):
-        return build_network(config).backbone.state_dict()
+    waiting = threading.Timer(PATIENCE, unblock, [config.pretrained])
+    waiting.start()
+    try:
+        with limited(), redirect_stdout(io.StringIO()):
+            return build_network(config).backbone.state_dict()
+    finally:
+        waiting.cancel()
+
+
+def unblock(pipe):
+    """End the waiting of a reader that no signal ends."""
+    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
 
 
 def complaint(found, right):

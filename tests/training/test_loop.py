@@ -13,7 +13,7 @@ from test_config import PAPER_CONFIG
 
 from utils import load_config, load_splits, load_trained, write_metrics
 from utils.config import ConfigError
-from utils.data import DataError, PixelCache
+from utils.data import PixelCache
 from utils.network import build_network, distance
 from utils.runtime import start
 from utils.trained import Trained, inference_pair, typical_pairs
@@ -207,7 +207,7 @@ def test_inference_images_from_config_or_the_default(make_config, tmp_path):
     assert inference_pair(make_config({"inference.image1": own[0], "inference.image2": own[1]}), default) == own
 
 
-def test_typical_pairs_without_a_right_or_without_any_decision(monkeypatch, trained):
+def test_typical_pairs_without_a_right_or_without_any_decision(monkeypatch, trained, capsys):
     trained = replace(trained, threshold=0.5)
     splits = trained.load_splits()
     labels = splits.test_pairs.labels
@@ -215,9 +215,12 @@ def test_typical_pairs_without_a_right_or_without_any_decision(monkeypatch, trai
     same, different = typical_pairs(trained, splits)
     assert same[0].split("/")[-2] != same[1].split("/")[-2]
     assert different[0].split("/")[-2] == different[1].split("/")[-2]
-    monkeypatch.setattr(Trained, "distances", lambda *_: np.zeros(len(labels)))
-    with pytest.raises(DataError, match='no test pair is decided "different"'):
-        typical_pairs(trained, splits)
+    distances = np.linspace(0.1, 0.2, len(labels))
+    monkeypatch.setattr(Trained, "distances", lambda *_: distances)
+    same, different = typical_pairs(trained, splits)  # so that images named in `inference` are explained all the same
+    farthest = splits.test_pairs.first[-1], splits.test_pairs.second[-1]
+    assert different == tuple(splits.folder.paths[index] for index in farthest)
+    assert 'No test pair is decided "different": the one nearest to it stands for it.' in capsys.readouterr().out
 
 
 def test_command_line(make_config, tmp_path, monkeypatch, capsys):

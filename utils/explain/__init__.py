@@ -2,7 +2,7 @@
 
 from utils.explain.contrastive import explain_by_contrast
 from utils.explain.counterfactual import Counterfactual, counterfactual, ranks_of
-from utils.explain.explanation import Explanation, embed_explained, explained, only_pair, pairs_of
+from utils.explain.explanation import Explanation, ExplanationError, embed_explained, explained, only_pair, pairs_of
 from utils.explain.gradcam import FORMULAS, explain_by_gradient
 from utils.explain.hiding import blurred, mean_colour
 from utils.explain.matches import Match, Matches, decompose
@@ -17,6 +17,7 @@ __all__ = [
     "PAPER",
     "Counterfactual",
     "Explanation",
+    "ExplanationError",
     "Match",
     "Matches",
     "References",

@@ -25,8 +25,8 @@ from utils.trained import Trained
 class Gallery:
     """N images of a folder as a network sees them.
 
-    root: the folder. paths: N files below it. embeddings: float32 (N, D), of length 1, memory-mapped where they are
-    kept on disk. unreadable: files that could not be decoded, with the cause; they are not among the N.
+    root: the folder. paths: N files below it. embeddings: float32 (N, D), of length 1. unreadable: files that could not
+    be decoded, with the cause; they are not among the N.
     """
 
     root: Path

@@ -23,8 +23,8 @@ def check_memory(network: SiameseNetwork, config: Config, runtime: Runtime):
     free = runtime.free_memory() or psutil.virtual_memory().available
     if needed > free:
         raise ConfigError(
-            f"hyperparameters.batch_size, image.size: training on {images:.0f} images of {list(config.image.size)} at a "
-            f"time takes {needed / GIGABYTE:,.1f} GB, and {free / GIGABYTE:,.1f} GB are free: lower either"
+            f"hyperparameters.batch_size, image.size: training on {images:.0f} images of {list(config.image.size)} at "
+            f"a time takes {needed / GIGABYTE:,.1f} GB, and {free / GIGABYTE:,.1f} GB are free: lower either"
         )
 
 
@@ -34,11 +34,13 @@ def kept_bytes(network: SiameseNetwork, image_size, dtype=torch.float32) -> int:
     0 where the backbone cannot be traced so.
     """
     backbone = copy.deepcopy(network.backbone).to("meta").eval()
+    own = {StorageWeakRef(values.untyped_storage()) for values in (*backbone.parameters(), *backbone.buffers())}
     kept = {}
 
     def keep(values):
-        if not isinstance(values, torch.nn.Parameter):
-            kept[StorageWeakRef(values.untyped_storage())] = values.numel() * dtype.itemsize
+        storage = StorageWeakRef(values.untyped_storage())
+        if storage not in own:
+            kept[storage] = values.numel() * dtype.itemsize
         return values
 
     try:
