@@ -243,7 +243,7 @@ KEYS = {
     "group_pattern": ("([a-z]_[0-9])", files_tested, {"split": "groups", "group_pattern": "_([0-9])"}),
     "duplicate_radius": (None, near_duplicates_left, {}),
     "unreadable": ("stop", what_a_broken_image_does, {}),
-    "max_megapixels": (0.001, what_large_images_do, {}),
+    "max_megapixels": (0.001, what_large_images_do, {"cache_path": None}),
     "retrain": (True, number_of_runs, {"hyperparameters.epochs": 1}),
     "run": (EARLIER, run_that_is_loaded, {"hyperparameters.epochs": 1}),
     "decision.rule": ("fmr", decision, {"decision.fmr": 0.4}),

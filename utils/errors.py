@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from utils.text import printable
 
+INTERRUPTED = 130  # the exit status that shells give a command that Ctrl-C has ended
 GOES_ON = "Interrupted. Run the same again: it goes on from what is complete."
 
 
@@ -27,21 +28,30 @@ class Interrupted(_MessageAlone, KeyboardInterrupt):
 
 @contextmanager
 def message_alone():
-    """Around a command, also as a decorator: a UserError ends it with its message and exit status 1."""
+    """Around a command, also as a decorator: a UserError ends it with its message and exit status 1, Ctrl-C with one
+    line and INTERRUPTED.
+    """
     try:
         yield
     except UserError as error:
         sys.exit(f"\n{error}")
+    except KeyboardInterrupt as error:
+        _say(error)
+        sys.exit(INTERRUPTED)
 
 
 def end_quietly():
-    """From now on this process says one line when it is interrupted, instead of a traceback."""
+    """From now on this process says one line when Ctrl-C ends it, instead of a traceback."""
     usual = sys.excepthook
 
     def say(kind, error, traceback):
         if issubclass(kind, KeyboardInterrupt):
-            print(f"\n{str(error) or GOES_ON}", file=sys.stderr)
+            _say(error)
         else:
             usual(kind, error, traceback)
 
     sys.excepthook = say
+
+
+def _say(error: KeyboardInterrupt):
+    print(f"\n{str(error) or GOES_ON}", file=sys.stderr)

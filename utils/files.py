@@ -39,7 +39,8 @@ def atomic(path):
     except OSError as error:
         raise FileError(_unwritten(path, error, size)) from error
     finally:
-        _remove(temporary)
+        if temporary.exists():
+            temporary.unlink(missing_ok=True)
 
 
 def leftovers(folder: Path, name: str) -> list[Path]:
@@ -68,6 +69,15 @@ def whole_folders(targets: dict[str, Path], cure: str):
         yield Path(temporary)
         for name, target in targets.items():
             shutil.move(Path(temporary, name), target)
+
+
+def remove(path: Path):
+    """Delete a file, if it is there. Raises FileError when it cannot be deleted."""
+    try:
+        if path.exists():
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise FileError(f"{path} cannot be deleted: {error.strerror}.") from error
 
 
 def write_text(path, text: str):
@@ -123,11 +133,3 @@ def _unwritten(path, error, size=0) -> str:
 
 def _existing(path):
     return next(parent for parent in (path, *path.parents) if parent.is_dir())
-
-
-def _remove(path):
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.EROFS, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG):
-            raise

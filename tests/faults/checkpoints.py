@@ -141,7 +141,7 @@ class Bench:
 
     def _explain(self):
         """The network, its explanation, and both in words."""
-        with limited(SECONDS), redirect_stdout(io.StringIO()):
+        with redirect_stdout(io.StringIO()), limited(SECONDS):
             trained = load_trained(self.config, self.runtime)
             explanation = trained.explain(self.pair)
             return trained, explanation, f"{trained}\n{explanation.sentence()}"
@@ -150,7 +150,7 @@ class Bench:
         """The history that training shows; None where it begins to train."""
         step = mock.patch.object(torch.optim.AdamW, "step", side_effect=Retrained)
         try:
-            with limited(SECONDS), redirect_stdout(io.StringIO()), step:
+            with redirect_stdout(io.StringIO()), step, limited(SECONDS):
                 return fit(self.config, self.splits, self.runtime)
         except Retrained:
             return None

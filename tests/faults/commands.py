@@ -305,14 +305,15 @@ def _stopped(folder, stop, reference, complaint) -> str | None:
             command.says(MARKS[stop.phase])
             command.sleep(stop.share * reference.seconds[stop.phase] / 2**attempt)
             before = command.text()
+            by_itself = command.status is not None
             command.send(stop.number)
             status = command.wait(ENDS)
             text = command.text()
-        if status != 0:
-            struck = status == -stop.number or len(before) < len(text) or complaint is not None
-            if not struck:
-                return f"ended by itself with status {status}: {last_lines(text)}"
-            return complaint(status, before, text.removeprefix(before)) if complaint else None
+        if status == 0:
+            continue
+        if by_itself or (stop.number == signal.SIGKILL and status != -signal.SIGKILL):
+            return f"ended by itself with status {status}: {last_lines(text)}"
+        return complaint(status, before, text.removeprefix(before)) if complaint else None
     return f"{PATIENCE} commands in turn took no notice of the signal"
 
 

@@ -63,6 +63,7 @@ BOUNDS = {  # kind of number, least and most: generous, but no machine takes mor
     "explanation.test_pairs": (int, 1, math.inf),
     "explanation.opacity": (float, 0, 1),
     "gpu_cache_share": (float, 0, 1),
+    "max_megapixels": (float, 0, 1_000_000),
 }
 TRUTHS = (
     "hyperparameters.verbose",

@@ -98,7 +98,7 @@ def bomb(content: dict, name: str, size=EXPANDED) -> bytes:
 @contextmanager
 def limited(seconds=20, memory=192 << 20, addresses=8 << 30):
     """Raises TooMuch where the block takes more seconds, or holds more bytes at once; beyond `addresses` more bytes of
-    address space, allocations fail.
+    address space, allocations fail. To be the innermost of several: it may end while they end.
     """
     if RESET.exists():
         RESET.write_text("5")  # the most memory ever held is now what is held

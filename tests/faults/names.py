@@ -44,7 +44,7 @@ from utils.trust import Verdict
 
 WORK = "hostile names"
 TRIES = 20
-QUICK = 8
+QUICK = 5
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "\udcff\udcfe\udc80",  # bytes that are not UTF-8
@@ -113,7 +113,8 @@ def faults(project, random, tries, folder):
     elements = {name: _elements(page(plain).html) for name, page in PAGES.items()}
     order = random.permutation(HOSTILE).tolist()
     for number in range(tries):
-        names = order[number % len(order)], order[(number + 1 + number // len(order)) % len(order)]
+        turn, place = divmod(2 * number, len(order))
+        names = order[place], order[(place + 1 + 2 * turn) % len(order)]
         yield _outcome(project, trained, folder / str(number), names, plain.verdict, elements)
 
 

@@ -248,7 +248,7 @@ def _fitted(kind, make_config, names) -> Outcome:
     """What comes of a training: a history of finite numbers and a network that explains, or a refusal."""
 
     def act():
-        with limited(SECONDS), warnings.catch_warnings(record=True), redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(record=True), redirect_stdout(io.StringIO()), limited(SECONDS):
             warnings.simplefilter("always")  # of collapse, which may be told
             config = make_config()
             splits = load_splits(config)

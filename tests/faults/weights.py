@@ -5,8 +5,9 @@ import json
 import os
 import pickle
 import struct
-import threading
-from contextlib import redirect_stdout
+import subprocess
+import sys
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +27,7 @@ MODEL = "test_resnet"
 OTHER = "test_convnext"
 KERNEL, SCALE, BIAS = "conv1.0.weight", "bn1.weight", "bn1.bias"  # tensors of MODEL
 PATIENCE = 30  # seconds, more than `limited` gives
+UNBLOCK = "import os, sys, time; time.sleep(int(sys.argv[2])); os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)"
 UNUSED = "num_batches_tracked"  # buffers that nothing reads
 
 
@@ -58,18 +60,22 @@ def faults(project, random, tries, folder):
 
 def load(config) -> dict:
     """The weights that the backbone has after loading."""
-    waiting = threading.Timer(PATIENCE, unblock, [config.pretrained])
-    waiting.start()
+    with redirect_stdout(io.StringIO()), opened_later(config.pretrained), limited():
+        return build_network(config).backbone.state_dict()
+
+
+@contextmanager
+def opened_later(path):
+    """Where the file is a pipe, another process opens it after PATIENCE: that ends waiting that no signal ends."""
+    if not path.is_fifo():
+        yield
+        return
+    process = subprocess.Popen([sys.executable, "-c", UNBLOCK, str(path), str(PATIENCE)])
     try:
-        with limited(), redirect_stdout(io.StringIO()):
-            return build_network(config).backbone.state_dict()
+        yield
     finally:
-        waiting.cancel()
-
-
-def unblock(pipe):
-    """End the waiting of a reader that no signal ends."""
-    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        process.kill()
+        process.wait()
 
 
 def complaint(found, right):
@@ -85,6 +91,7 @@ def complaint(found, right):
 def checked(outcome, marker) -> Outcome:
     """Wrong, too, where code was run, or where a refusal says how to run it or does not name the key."""
     if marker.exists():
+        marker.unlink()
         return Outcome(WRONG, f"code was run: {outcome.note}")
     if outcome.kind == REFUSED and ADVICE.search(outcome.note):
         return Outcome(WRONG, f"gives unsafe advice: {outcome.note}")

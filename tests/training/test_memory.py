@@ -22,7 +22,7 @@ def test_kept_bytes_are_those_that_autograd_keeps(name):
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
         output = network.backbone.forward_features(torch.randn(1, 3, 64, 48))
     assert output.requires_grad
-    assert kept_bytes(network, (64, 48)) == pytest.approx(sum(kept.values()), rel=0.01)
+    assert kept_bytes(network, (64, 48)) == pytest.approx(sum(kept.values()), rel=0.05)
     assert kept_bytes(network, (128, 96)) == pytest.approx(4 * kept_bytes(network, (64, 48)), rel=0.1)
     assert kept_bytes(network, (64, 48), torch.bfloat16) * 2 == kept_bytes(network, (64, 48))
 

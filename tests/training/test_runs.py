@@ -155,7 +155,12 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path, monke
             return cls(2026, 11, 24, 16, 42, 30)
 
     monkeypatch.setattr(runs, "datetime", Standing)
-    names = [runs.begin_run(tmp_path, {"settings": "a"}).name for _ in range(3)]
+    names = []
+    for _ in range(3):
+        folder = runs.begin_run(tmp_path, {"settings": "a"})
+        assert runs.begin_run(tmp_path, {"settings": "a"}) == folder  # as long as it has had no whole epoch
+        (folder / "last.pt").write_bytes(b"")
+        names.append(folder.name)
     assert [name[:19] for name in names] == [f"2026-11-24_16-42-{second}" for second in (30, 31, 32)]
     assert len(set(names)) == 3
 
@@ -165,7 +170,8 @@ def test_what_a_killed_run_left_does_not_disturb(make_config, monkeypatch):
     first = fit(config)
     finished = current_run(config.checkpoints_path)
     mark = fingerprint(config, load_splits(config))
-    empty = runs.begin_run(config.checkpoints_path, mark)  # killed in its first epoch
+    empty = config.checkpoints_path / "2020-01-01_00-00-00_0123456789ab"  # killed in its first epoch
+    empty.mkdir()
     half = runs.begin_run(config.checkpoints_path, mark)
     shutil.copy(finished / "last.pt", half)  # without best.pt
     no_last = runs.begin_run(config.checkpoints_path, mark)
@@ -175,6 +181,17 @@ def test_what_a_killed_run_left_does_not_disturb(make_config, monkeypatch):
     no_training(monkeypatch)
     assert fit(make_config(ONE)) == first
     assert load_trained(config).folder == finished
+    assert not empty.exists()
+
+
+def test_a_first_epoch_that_was_half_saved_is_trained_again_in_its_folder(make_config):
+    config = make_config(ONE)
+    first = fit(config)
+    folder = current_run(config.checkpoints_path)
+    os.remove(folder / "last.pt")  # as where the disk was full after best.pt
+    assert without_times(fit(config)) == without_times(first)
+    assert run_names(config.checkpoints_path) == [folder.name]
+    assert (folder / "last.pt").exists()
 
 
 def test_without_the_file_current_the_latest_run_is_loaded(make_config):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from utils.data.images import DataError, ImageFolder, listed
-from utils.files import write_text
+from utils.files import remove, write_text
 from utils.runtime import FIRST
 
 LIST = "unreadable.csv"
@@ -30,13 +30,13 @@ def list_unreadable(folder: ImageFolder, unreadable: dict[int, str], results_pat
     """Write `results_path`/unreadable.csv, columns file and cause, and print how many images are left out, the first of
     them, and which classes lost all of theirs; without unreadable images, delete an earlier list and print nothing.
 
-    Of several processes only the first acts.
+    Of several processes only the first acts. Raises FileError where the list can be neither written nor deleted.
     """
     if not FIRST:
         return
     file = results_path / LIST
     if not unreadable:
-        file.unlink(missing_ok=True)
+        remove(file)
         return
     rows = [(folder.paths[index], cause) for index, cause in unreadable.items()]
     write_text(file, pd.DataFrame(rows, columns=["file", "cause"]).to_csv(index=False))

@@ -10,10 +10,10 @@ from filelock import FileLock, Timeout
 
 from utils.files import check_writable, leftovers, write_text
 from utils.training.checkpoint import CheckpointError
+from utils.training.runs import BEST, CURRENT, LAST, NAMES
 
 LOCK = ".lock"
 OWNER = ".lock.owner"  # says who holds it; without meaning when no one does
-WRITTEN = ("best.pt", "last.pt", "current")  # the files that a run writes
 
 
 @contextmanager
@@ -53,8 +53,12 @@ def _held(checkpoints_path) -> str:
 
 
 def _clean(checkpoints_path):
-    """Delete what was half-written when a process was killed: no other one writes here now."""
-    for folder in (checkpoints_path, *checkpoints_path.glob("*/")):
-        for name in WRITTEN:
+    """Delete what was half-written when a process was killed, and folders of runs that never had a whole epoch: no
+    other process writes here now.
+    """
+    for folder in (checkpoints_path, *checkpoints_path.glob(NAMES)):
+        for name in (BEST, LAST, CURRENT):
             for leftover in leftovers(folder, name):
                 leftover.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -118,9 +118,7 @@ def _interruptible(history):
     try:
         yield
     except KeyboardInterrupt as error:
-        text = (
-            f"Interrupted in epoch {len(history) + 1}. Run the same again: training goes on after the last whole epoch."
-        )
+        text = f"Interrupted in epoch {len(history) + 1}. Run the same again: it goes on after the last whole epoch."
         raise Interrupted(text) from error
 
 

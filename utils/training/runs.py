@@ -80,7 +80,10 @@ def folder_of(run: Run | None, config: Config, mark: dict) -> Path:
 
 
 def begin_run(checkpoints_path: Path, mark: dict) -> Path:
-    """Make the empty folder of a new run with the fingerprint `mark`."""
+    """The folder of a new run with the fingerprint `mark`: a new one, or that of one that ended in its first epoch."""
+    for folder in checkpoints_path.glob(NAMES):
+        if folder.name.endswith(f"_{_short(mark)}") and not (folder / LAST).exists():
+            return folder
     when = datetime.now()
     while True:
         folder = checkpoints_path / f"{when:%Y-%m-%d_%H-%M-%S}_{_short(mark)}"
