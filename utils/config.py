@@ -279,9 +279,9 @@ def load_config(path=None, changes=()) -> Config:
     """
     path = Path(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE).expanduser()
     content = _below(path.parent, _read(path))
-    if isinstance(content, dict) and "decision" in content:
-        content["decision"] = _decision(content["decision"])  # so that a change of one key leaves the others
     for change in changes:
+        if isinstance(content, dict) and "decision" in content:
+            content["decision"] = _decision(content["decision"])  # so that a change of one key leaves the others
         _change(content, *change.partition("=")[::2])
     try:
         return Config.model_validate(content).from_source(_source(path, changes))

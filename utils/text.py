@@ -10,12 +10,21 @@ def printable(text: str) -> str:
 
     Else an escape sequence in a file's name would drive the terminal, and bytes that are no text could not be encoded.
     """
-    return "".join(character if _seen(character) else _code(character) for character in str(text))
+    return "".join(character if _seen(character) else coded(character) for character in str(text))
+
+
+def shortened(text: str, most: int) -> str:
+    """The same; its middle left out where it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def coded(character: str) -> str:
+    """The code of a character, in ASCII."""
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _seen(character):
     return character in ("\n", JOINER) or not unicodedata.category(character).startswith("C")
-
-
-def _code(character):
-    return character.encode("unicode_escape").decode("ascii")

@@ -14,6 +14,7 @@ from utils.files import write_text
 from utils.network import SiameseNetwork, distance, evaluating, folded, paired
 from utils.prepared import Prepared
 from utils.runtime import Runtime, find_runtime
+from utils.text import printable
 from utils.training import (
     Baseline,
     CheckpointError,
@@ -214,7 +215,7 @@ class Trained:
             state = f"after epoch {len(self.history)}, validation AUC {self.history[-1]['valid_auc']:.3f}"
         else:
             state = "as it comes, not trained here (epochs: 0)"
-        return (
+        return printable(
             f"Run {self.folder.name} of {self.folder.parent}, config {self.config.source}\n"
             f"{self.config.backbone_model} {state}\n"
             f"{len(self.classes)} classes: {', '.join(self.classes)}\n"

@@ -9,6 +9,7 @@ from utils.data.cache import Decoder
 from utils.data.duplicates import contradictions, groups_of_several, names_of
 from utils.data.images import SHOWN, ImageFolder, brightness_of, listed, read_header
 from utils.data.splitting import SPLITTABLE
+from utils.text import printable
 
 UNEQUAL = 10  # times as many images as the smallest class
 TELLING = 0.9  # AUC from which a property is said to tell a class
@@ -79,7 +80,7 @@ class Audit:
             *self._class_lines(),
             *self._told_lines(),
         ]
-        return "\n".join([self.folder.report(), *(findings or ["Nothing stands out."])])
+        return printable("\n".join([self.folder.report(), *(findings or ["Nothing stands out."])]))
 
     def _unreadable_line(self):
         if self.unreadable:

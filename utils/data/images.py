@@ -22,7 +22,7 @@ MEGAPIXELS = 100.0  # to be decoded at once; a small file may claim any number
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"))
 # what Pillow and its plugins raise for damaged files
 UNDECODABLE = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, ArithmeticError, LookupError, TypeError)
-UNDECODABLE += (AttributeError, MemoryError, struct.error, zlib.error)
+UNDECODABLE += (AttributeError, MemoryError, struct.error, zlib.error, Warning)  # a warning where it is an error
 ORIENTATION = 0x0112  # the EXIF tag; from SIDEWAYS on, height and width change places
 SIDEWAYS = 5
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -144,10 +144,16 @@ def read_image(path, at_least: int | None = None, max_megapixels: float = MEGAPI
 
 
 def read_header(path) -> tuple[tuple[int, int], str]:
-    """(height, width) of an image as it is looked at, and the format of its file; its pixels are not decoded."""
-    with Image.open(path, formats=FORMATS) as image:
-        sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
-        return image.size if sideways else image.size[::-1], image.format
+    """(height, width) of an image as it is looked at, and the format of its file; its pixels are not decoded.
+
+    Raises DataError, naming the file and the cause, when it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            sideways = image.getexif().get(ORIENTATION, 1) >= SIDEWAYS
+            return image.size if sideways else image.size[::-1], image.format
+    except UNDECODABLE as error:
+        raise DataError(f"{path}: {_cause(path, error)}") from error
 
 
 def brightness_of(pixels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from utils.config import Normalization
 from utils.errors import UserError
 from utils.network import Calibration, Explainable, distance, embed_pairs, similarity
+from utils.text import printable
 
 ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
 JUST_BELOW = 1e-5  # of 0, where a threshold lies that lets not even equal images pass
@@ -171,7 +172,7 @@ class Explanation:
         """
         caution = f"{self.caution} " if self.caution else ""
         least = similarity(torch.tensor(self.threshold))
-        return (
+        return printable(
             f'{caution}Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
             f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f})"
             f"{self._chance(index)}: {self._decided(index)}{self._truth(index)}."

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from utils.config import AUTO, LAST, ExplanationSettings
 from utils.explain.contrastive import explain_by_contrast
@@ -142,7 +143,7 @@ def _details(settings) -> str:
 
 def _short(path) -> str:
     """The last two parts of a path: folder and file name."""
-    return printable("/".join(path.replace("\\", "/").split("/")[-2:]))
+    return printable("/".join(Path(path).parts[-2:]))
 
 
 def _check_network(network):

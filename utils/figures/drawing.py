@@ -4,17 +4,24 @@ import hashlib
 import math
 import re
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, font_manager
 
 from utils.data import read_image, to_pixels
 from utils.explain import Explanation
 from utils.files import atomic
-from utils.text import printable
+from utils.text import coded, printable
+
+# fonts of systems that write Chinese, Japanese or Korean, after Matplotlib's own
+FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")
+FONTS += ("PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS")
+INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
+plt.rcParams["font.family"] = ["DejaVu Sans", *(name for name in FONTS if name in INSTALLED)]
 
 COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
@@ -81,9 +88,23 @@ def show(axes, image):
 
 
 def wrapped(text: str, width: int) -> str:
-    """Text in lines of at most `width` characters, as it stands: a dollar sign opens no formula."""
-    lines = [textwrap.fill(line, width) for line in printable(text).splitlines()]
+    """Text in lines of at most `width` characters, as it stands: a dollar sign opens no formula, and a character that
+    no font here has is shown as its code.
+    """
+    lines = [textwrap.fill(line, width) for line in _drawable(printable(text)).splitlines()]
     return "\n".join(lines).replace("$", r"\$")
+
+
+def _drawable(text):
+    known = _characters()
+    return "".join(letter if ord(letter) in known or letter == "\n" else coded(letter) for letter in text)
+
+
+@cache
+def _characters() -> set[int]:
+    """All characters that the fonts of figures have."""
+    paths = [font_manager.findfont(family) for family in plt.rcParams["font.family"]]
+    return {character for path in paths for character in font_manager.get_font(path).get_charmap()}
 
 
 def heading(explanation: Explanation, what: str, width: int) -> str:

@@ -18,6 +18,7 @@ from utils.explain import Explanation
 from utils.files import read_sealed, write_sealed
 from utils.network import evaluating
 from utils.search.nearest import nearest
+from utils.text import printable
 from utils.trained import Trained
 
 
@@ -40,7 +41,7 @@ class Gallery:
     def __str__(self):
         lines = [f"{len(self)} images of {self.root}, embedded in {self.embeddings.shape[1]} dimensions"]
         lines += [f"left out: {path}: {cause}" for path, cause in self.unreadable.items()]
-        return "\n".join(lines)
+        return printable("\n".join(lines))
 
     @property
     def names(self) -> tuple[str, ...]:
