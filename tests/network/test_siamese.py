@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from utils.config import ConfigError
-from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, paired, similarity
+from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, paired, similarity, unit
 
 
 def test_embedding_is_linear_in_the_features_up_to_its_length():
@@ -163,3 +163,12 @@ def test_what_is_frozen_is_neither_trained_nor_its_batch_norm_moved(training, fr
         same = [torch.equal(network.state_dict()[name], before[name]) for name in own]
         assert own
         assert all(same) == (layer in frozen)
+
+
+def test_a_vector_without_a_length_has_no_direction():
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0], [1e30, 0.0], [1e-30, 0.0], [torch.nan, 1.0]], requires_grad=True)
+    found = unit(vectors)
+    assert found[0].tolist() == pytest.approx([0.6, 0.8])
+    assert found[1:].isnan().all()
+    ordinary = torch.randn(5, 7)
+    assert torch.equal(unit(ordinary), torch.nn.functional.normalize(ordinary, dim=1))

@@ -36,7 +36,7 @@ def test_a_run_has_a_folder_named_by_date_and_fingerprint(make_config):
     (name,) = run_names(config.checkpoints_path)
     date, time, digits = name.split("_")
     assert before <= real_datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S") <= real_datetime.now()
-    assert digits == runs.digest(fingerprint(config, load_splits(config)))[:12]
+    assert digits == runs.short_name(fingerprint(config, load_splits(config)))
     folder = config.checkpoints_path / name
     assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt"}
     assert (config.checkpoints_path / "current").read_text() == f"{name}\n"

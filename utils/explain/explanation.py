@@ -61,7 +61,8 @@ class Explanation:
         if not -JUST_BELOW <= self.threshold <= 2 + JUST_BELOW:
             raise ExplanationError(f"threshold: {self.threshold} is refused: it is a distance, in [0, 2]")
         if not self.distance.isfinite().all():
-            raise ExplanationError("The distances are not finite: the weights are damaged, or the images hold NaN.")
+            cause = "weights or images hold NaN, or embeddings have no length"
+            raise ExplanationError(f"The distances are not finite: {cause}.")
         for name in ("images", "towards_different", "towards_same", "paths", "classes", "names", "completeness"):
             part = getattr(self, name)
             if part is not None and len(part) != len(self):

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 
 from utils.config import LAST
 from utils.explain.explanation import Explanation, explained
 from utils.explain.hiding import blurred
-from utils.network import Explainable, distance, evaluating, paired
+from utils.network import Explainable, distance, evaluating, paired, unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +28,7 @@ class Path:
     @property
     def embeddings(self) -> torch.Tensor:
         """Those of the images: (B, 2, D), of length 1."""
-        return F.normalize(self.vectors, dim=2)
+        return unit(self.vectors)
 
     @property
     def change(self) -> torch.Tensor:
@@ -81,7 +80,7 @@ def contributions(network: Explainable, images, layer=LAST, steps=1):
         others = path.embeddings.flip(1)
 
         def to_other(vectors):
-            return distance(F.normalize(vectors, dim=2), others)
+            return distance(unit(vectors), others)
 
         gradients = path.mean_gradient(to_other, steps)
     raising = paired((path.change * gradients.clamp(min=0)).sum(dim=1))

@@ -11,6 +11,7 @@ from utils.network.explainable import (
     evaluating,
     paired,
     similarity,
+    unit,
 )
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.network.variants import dilated, folded, fully_random, randomised
@@ -32,4 +33,5 @@ __all__ = [
     "paired",
     "randomised",
     "similarity",
+    "unit",
 ]

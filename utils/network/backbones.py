@@ -50,7 +50,7 @@ def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
     weights = _read(path)
     unused = {key for key, value in model.named_parameters() if not value.requires_grad}
     own = model.state_dict()
-    wanted = {key: value.shape for key, value in own.items() if key not in unused and not key.endswith(UNUSED_BUFFER)}
+    wanted = {key: _kind(value) for key, value in own.items() if key not in unused and not key.endswith(UNUSED_BUFFER)}
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert and _unfitting(weights, wanted):  # from another image size, or with the names of the first publication
         with suppress(AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # a file of another family
@@ -103,9 +103,14 @@ def _refused_size(name, image_size, problem) -> str:
 
 
 def _unfitting(weights, wanted) -> list[str]:
-    """The keys that are missing or of another shape."""
-    found = {key: getattr(value, "shape", None) for key, value in weights.items()}
-    return [key for key, shape in wanted.items() if found.get(key) != shape]
+    """The keys that are missing, of another shape, or whole numbers in place of others."""
+    found = {key: _kind(value) for key, value in weights.items()}
+    return [key for key, kind in wanted.items() if found.get(key) != kind]
+
+
+def _kind(value):
+    """Shape of a tensor and whether it holds real numbers; None of anything else."""
+    return (value.shape, value.is_floating_point()) if isinstance(value, torch.Tensor) else None
 
 
 def _fetch(name) -> Path:
@@ -137,7 +142,7 @@ def _read(path) -> dict:
     except pickle.UnpicklingError as error:  # whose own message advises to load it all the same
         raise ConfigError(f"{wrong}: it holds more than tensors, or is damaged.") from error
     except (*UNLOADABLE, SafetensorError) as error:
-        raise ConfigError(f"{wrong}, or is damaged: {str(error).partition(chr(10))[0]}") from error
+        raise ConfigError(f"{wrong}, holds more than tensors, or is damaged ({type(error).__name__}).") from error
     if not isinstance(weights, dict):
         raise ConfigError(f"{wrong}: it holds a {type(weights).__name__}.")
     return weights

@@ -4,11 +4,10 @@ import difflib
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from utils.config import LAST
-from utils.network.explainable import evaluating
+from utils.network.explainable import evaluating, unit
 from utils.network.hooks import example_of, hooked, read, resume
 from utils.network.maps import layout_of
 
@@ -51,12 +50,12 @@ class Cut(nn.Module):
 
     def forward(self, images):
         """images (N, 3, H, W) to embeddings, float (N, D), of length 1."""
-        return F.normalize(self._vectors(self.module(images)), dim=1)
+        return unit(self._vectors(self.module(images)))
 
     def features(self, images, layer=LAST):
         """images (N, 3, H, W) to the feature map (N, C, h, w) at the layer."""
         self._check_name(layer)
-        self._blank = torch.zeros_like(images[:1])
+        self._blank = images.new_zeros(1, *images.shape[1:])
         if not self._checked:
             self._check_that_it_runs_once()
             self._check_that_the_map_decides()
@@ -77,7 +76,7 @@ class Cut(nn.Module):
 
     def embed_features(self, features, layer=LAST):
         """Feature map (N, C, h, w) at the layer to embeddings, float (N, D), of length 1."""
-        return F.normalize(self.project_features(features, layer), dim=1)
+        return unit(self.project_features(features, layer))
 
     @property
     def _submodule(self):
@@ -119,6 +118,8 @@ class Cut(nn.Module):
         with evaluating(self), torch.no_grad():
             features = self._read(images)
             expected = self(images)
+        if not expected.isfinite().all():
+            raise ValueError(f"{place}: embeddings of noise are not finite, or have no length to speak of")
         with evaluating(self), torch.enable_grad():
             features.requires_grad_()
             found = self.embed_features(features)

@@ -38,6 +38,16 @@ class Explainable(Protocol):
         """Evaluation mode, as torch.nn.Module has it."""
 
 
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors over the last dimension at length 1; NaN where the length is 0, or too small or large to be computed.
+
+    Such a vector has no direction: torch's `normalize` makes nothing of it, which would pass as equal to another.
+    """
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    has_direction = (lengths > EPSILON) & lengths.isfinite()
+    return vectors / torch.where(has_direction, lengths, torch.nan)
+
+
 def distance(embeddings1, embeddings2):
     """Euclidean distance ||e1 - e2|| over the last dimension, in [0, 2] for embeddings of length 1."""
     return ((embeddings1 - embeddings2).square().sum(dim=-1) + EPSILON).sqrt()

@@ -4,11 +4,11 @@ import math
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from utils.config import AUTO, LAST, Config
 from utils.network.backbones import build_backbone, load_weights
+from utils.network.explainable import unit
 from utils.network.layers import Layers
 from utils.registry import backbone_name, normalization_of, restriction_of
 from utils.runtime import FIRST
@@ -67,7 +67,7 @@ class SiameseNetwork(nn.Module):
 
     def embed_features(self, features, layer=LAST):
         """Feature map (B, C, h, w) of a layer to embeddings, float32 (B, embedding_size), of length 1."""
-        return F.normalize(self.project_features(features, layer), dim=1)
+        return unit(self.project_features(features, layer))
 
     def forward(self, images):
         """One branch: images (B, 3, H, W) to embeddings, float32 (B, embedding_size), of length 1."""

@@ -167,15 +167,16 @@ def _kept(file: Path):
     """What `_keep` has written; None where it is not there, or damaged."""
     try:
         with np.load(io.BytesIO(read_sealed(file)), allow_pickle=False) as arrays:
-            names, unreadable = json.loads(arrays["text"].tobytes())
-            return names, arrays["embeddings"], unreadable
+            key, names, unreadable = json.loads(arrays["text"].tobytes())
+            embeddings = arrays["embeddings"]
+            return (names, embeddings, unreadable) if key == file.stem else None  # else it was put in another's place
     except (OSError, ValueError):
         return None
 
 
 def _keep(file: Path, names, embeddings, unreadable):
     """Write them below `cache_path`, or warn (RuntimeWarning) that they cannot be written, and hand them on."""
-    text = np.frombuffer(json.dumps([names, unreadable]).encode(), np.uint8)
+    text = np.frombuffer(json.dumps([file.stem, names, unreadable]).encode(), np.uint8)
     content = io.BytesIO()
     np.savez(content, embeddings=embeddings, text=text, allow_pickle=False)
     try:

@@ -125,6 +125,11 @@ def _value(settings, name):
     return Path(value).name if name == "pretrained" and isinstance(value, str) else value
 
 
+def short_name(mark: dict) -> str:
+    """12 digits that stand for a fingerprint in the name of a folder."""
+    return digest(mark)[:12]
+
+
 def digest(part) -> str:
     """64 hexadecimal digits that stand for plain values."""
     return hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()

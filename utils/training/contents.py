@@ -7,7 +7,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from utils.config import Config
-from utils.training.checkpoint import damaged, load_checkpoint
+from utils.training.checkpoint import damaged, load_checkpoint, short_name
 
 ROUNDING = 1e-3  # beyond 2, for distances
 SHOWN = 3  # parts that an error names
@@ -21,10 +21,12 @@ def load_run(path: Path, device="cpu") -> dict:
     """
     content = load_checkpoint(path, device)
     try:
-        Contents.model_validate(content)
+        contents = Contents.model_validate(content)
     except ValidationError as error:
         raise damaged(path, "; ".join(map(_explained, error.errors()[:SHOWN]))) from error
-    return content
+    if not path.parent.name.endswith(f"_{short_name(content['fingerprint'])}"):
+        raise damaged(path, "fingerprint: it is not that of the name of its folder")
+    return content | {"config": contents.config}
 
 
 def _explained(problem) -> str:
@@ -69,11 +71,17 @@ def _within(low, high):
 
 
 def _settings(values: dict) -> dict:
+    """All settings: those of an earlier version of this project with what newer keys stand for."""
     try:
-        Config.model_validate(values)
+        return Config.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
         raise ValueError(f"holds refused settings, {_explained(error.errors()[0])}") from error
-    return values
+
+
+def _names_of_folders(names: list[str]) -> list[str]:
+    if names != sorted(set(names)) or len(names) < 2:
+        raise ValueError("should be the names of two classes or more, sorted, each once")
+    return names
 
 
 Tensor = Annotated[torch.Tensor, AfterValidator(_dense), AfterValidator(_finite)]
@@ -140,10 +148,19 @@ class Curve(Part):
         return self
 
 
+class Asked(Part):
+    """The settings that were in force."""
+
+    method: str
+    layer: str
+    steps: str | int
+    threshold: Number
+
+
 class Preparation(Part):
     """What `utils.prepared.Prepared` is made of."""
 
-    asked: dict[str, str | int | float]
+    asked: Asked
     layer: str
     steps: Annotated[int, Field(ge=1, le=10000)]
     gaps: dict[str, Number]
@@ -173,7 +190,7 @@ class Contents(Part):
     fingerprint: Fingerprint
     history: list[Epoch]
     validation: Validation
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Annotated[list[str], AfterValidator(_names_of_folders)]
     versions: dict[str, str]
     prepared: Preparation | None = None
     optimizer: dict[str, Any] | None = None
@@ -182,6 +199,7 @@ class Contents(Part):
 
     @model_validator(mode="after")
     def _was_trained(self):
-        if not self.history and self.config["hyperparameters"]["epochs"]:
-            raise ValueError("history is empty")
+        epochs = self.config["hyperparameters"]["epochs"]
+        if not min(epochs, 1) <= len(self.history) <= epochs:
+            raise ValueError(f"history: is of {len(self.history)} epochs, and {epochs} were asked for")
         return self

@@ -13,9 +13,9 @@ from utils.training.checkpoint import (
     SPLIT_KEYS,
     CheckpointError,
     changed_since,
-    digest,
     load_checkpoint,
     settings_digest,
+    short_name,
 )
 from utils.training.contents import load_run
 from utils.training.stopping import is_finished, why_it_ended
@@ -82,11 +82,11 @@ def folder_of(run: Run | None, config: Config, mark: dict) -> Path:
 def begin_run(checkpoints_path: Path, mark: dict) -> Path:
     """The folder of a new run with the fingerprint `mark`: a new one, or that of one that ended in its first epoch."""
     for folder in checkpoints_path.glob(NAMES):
-        if folder.name.endswith(f"_{_short(mark)}") and not (folder / LAST).exists():
+        if folder.name.endswith(f"_{short_name(mark)}") and not (folder / LAST).exists():
             return folder
     when = datetime.now()
     while True:
-        folder = checkpoints_path / f"{when:%Y-%m-%d_%H-%M-%S}_{_short(mark)}"
+        folder = checkpoints_path / f"{when:%Y-%m-%d_%H-%M-%S}_{short_name(mark)}"
         try:
             folder.mkdir(parents=True)
             return folder
@@ -155,7 +155,7 @@ def _settings_of(folder):
 
 def _runs_of(checkpoints_path, mark):
     """The runs of this fingerprint, from the latest to the earliest."""
-    names = [name for name in reversed(run_names(checkpoints_path)) if name.endswith(f"_{_short(mark)}")]
+    names = [name for name in reversed(run_names(checkpoints_path)) if name.endswith(f"_{short_name(mark)}")]
     runs = [_read(checkpoints_path / name) for name in names if (checkpoints_path / name / LAST).exists()]
     return [run for run in runs if run.fingerprint == mark]
 
@@ -193,10 +193,6 @@ def _named(config, mark):
     if run.fingerprint["images"] != mark["images"]:
         print("The images have changed since its training: test pairs may hold training images.")
     return run
-
-
-def _short(mark):
-    return digest(mark)[:12]
 
 
 def _nothing_in(checkpoints_path):
