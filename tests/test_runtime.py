@@ -1,3 +1,4 @@
+import os
 import random
 import subprocess
 import sys
@@ -127,3 +128,18 @@ def test_a_scaled_step_is_the_step_without_scaling(device):
         optimize(model, loss, 0.5, optimizer, scaler)
         weights.append(model.weight.detach().cpu())
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, expected):
+    """Else two processes on one machine slow each other many times over."""
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    code = "import os, utils; print(os.environ.get('GOMP_SPINCOUNT'))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment | given, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == expected

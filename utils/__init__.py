@@ -3,6 +3,7 @@
 config <- network <- explain <- trust, and config <- data <- training <- trained; utils/README.md has the map.
 """
 
+import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from utils.errors import end_quietly
 
 if sys.argv[:1] == ["-m"]:  # while Python looks for the module of a command
     end_quietly()
+if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: how long a thread spins before it sleeps
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # where two processes share the cores, spinning starves both
 
 import torch
 

@@ -6,7 +6,6 @@ and an empty folder for its files.
 """
 
 from importlib import import_module
-from pathlib import Path
 
 NAMES = (
     "configs",
@@ -24,5 +23,4 @@ NAMES = (
     "processes",
     "ranks",
 )
-HERE = Path(__file__).parent
-WORKS = {name: import_module(f"faults.{name}") for name in NAMES if (HERE / f"{name}.py").exists()}
+WORKS = {name: import_module(f"faults.{name}") for name in NAMES}
