@@ -7,20 +7,17 @@ and an empty folder for its files.
 
 from importlib import import_module
 
-NAMES = (
-    "configs",
-    "images",
-    "folders",
-    "names",
-    "checkpoints",
-    "weights",
-    "caches",
-    "numerics",
-    "soak",
-    "kills",
-    "interrupts",
-    "disks",
-    "processes",
-    "ranks",
-)
-WORKS = {name: import_module(f"faults.{name}") for name in NAMES}
+import numpy as np
+from faults.outcomes import REFUSED, RIGHT, Outcome
+from faults.project import Project
+
+IN_PROCESS = ("configs", "images", "folders", "names", "checkpoints", "weights", "caches", "numerics", "soak")
+COMMANDS = ("kills", "interrupts", "disks", "processes", "ranks")
+WORKS = {name: import_module(f"faults.{name}") for name in (*IN_PROCESS, *COMMANDS)}
+
+
+def quick_faults(name: str, data, checkpoints, folder) -> tuple[list[Outcome], list[str]]:
+    """The outcomes of a few faults of a work, and what the bad ones say."""
+    work = WORKS[name]
+    outcomes = list(work.faults(Project(data, checkpoints), np.random.default_rng(0), work.QUICK, folder))
+    return outcomes, [outcome.note for outcome in outcomes if outcome.kind not in (RIGHT, REFUSED)]

@@ -1,7 +1,5 @@
-"""One process of a torchrun launch in test_parallel.py: worker.py gradients|train|killed CONFIG RESULT."""
+"""One process of a torchrun launch in test_parallel.py: worker.py gradients|train CONFIG RESULT."""
 
-import os
-import signal
 import sys
 
 import torch
@@ -11,7 +9,7 @@ from utils.data import load_splits
 from utils.network import build_network
 from utils.parallel import distributed, rank
 from utils.runtime import Runtime, seed_everything, start
-from utils.training import __main__, build_scaler, loop, train_epoch
+from utils.training import __main__, build_scaler, train_epoch
 
 
 class Recorder(torch.optim.SGD):
@@ -36,12 +34,6 @@ def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
     return {"loss": loss, "gradients": recorder.gradients, "buffers": list(network.buffers())}
 
 
-def die_in_epoch_three(*arguments):
-    if rank() == 1 and arguments[5] == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return train_epoch(*arguments)
-
-
 if __name__ == "__main__":
     task, config_path, result = sys.argv[1:]
     if task == "gradients":
@@ -52,7 +44,5 @@ if __name__ == "__main__":
             torch.save(found, result)
         torch.distributed.destroy_process_group()
     else:
-        if task == "killed":
-            loop.train_epoch = die_in_epoch_three
         sys.argv = ["training", "--config", config_path]
         __main__.main()
