@@ -19,7 +19,7 @@ from utils.trained import inference_pair
 from utils.training import load_checkpoint, stopped_early
 from utils.training.runs import current_run, run_names
 
-EARLIER = "2020-01-01_00-00-00_0123456789ab"  # the name of a run
+EARLIER = "the name of an earlier run"
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
 
 
@@ -157,8 +157,10 @@ def number_of_runs(config):
 def run_that_is_loaded(config):
     fit(config.model_copy(update={"run": None}))
     run = current_run(config.checkpoints_path)
-    shutil.copytree(run, run.with_name(EARLIER))
-    return load_trained(config).folder.name == EARLIER
+    earlier = f"2020-01-01_00-00-00_{run.name[-12:]}"
+    shutil.copytree(run, run.with_name(earlier))
+    named = config.model_copy(update={"run": config.run and earlier})
+    return load_trained(named).folder.name == earlier
 
 
 def evidence(config):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -106,6 +106,7 @@ def test_a_chain_of_copies_is_one_group(tmp_path):
     assert groups_found(folder, pixels) == [["0000.png", "0002.png", "0001.png"]]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 16))
 def test_the_search_against_all_pairs(seed, radius):
     """Hashes near a few centres, so that some lie within the radius and some just beyond it."""

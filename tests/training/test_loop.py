@@ -112,8 +112,14 @@ def test_a_moved_dataset_is_found_and_a_changed_one_is_told(make_config, tiny_da
     assert "have changed since training: test pairs may hold training images" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_stops_training(make_config):
-    config = make_config({"hyperparameters.learning_rate": 1e30, "hyperparameters.epochs": 5})
+def test_a_loss_that_is_not_finite_stops_training(make_config, monkeypatch):
+    def large(config):
+        network = build_network(config)
+        network.embedding.weight.data *= 1e38  # a length that cannot be computed
+        return network
+
+    monkeypatch.setattr(loop, "build_network", large)
+    config = make_config({"hyperparameters.epochs": 5})
     with pytest.raises(TrainingError, match=r"became (nan|inf) in epoch \d\. Lower hyperparameters"):
         fit(config)
     for path in config.checkpoints_path.glob("*/*.pt"):
@@ -129,7 +135,7 @@ def test_collapsed_embeddings_are_warned_of(make_config, monkeypatch):
 
     monkeypatch.setattr(loop, "build_network", collapsed)
     with pytest.warns(RuntimeWarning, match="embeddings have collapsed"):
-        fit(make_config({"hyperparameters.epochs": 1, "hyperparameters.learning_rate": 1e-9}))
+        fit(make_config({"hyperparameters.epochs": 1, "hyperparameters.learning_rate": 1e-9, "LRScheduler.min_lr": 0}))
 
 
 def test_each_image_is_embedded_once_per_evaluation(make_config, monkeypatch, trained):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import COLOURS, tiny_settings
+from helpers import COLOURS, tiny_settings
 from PIL import Image
 from torch import nn
 

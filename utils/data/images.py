@@ -104,7 +104,7 @@ def scan(data_path) -> ImageFolder:
             empty.append(folder)
     if empty:
         raise DataError(
-            f"data_path: no image in {listed([str(root / name) for name in empty])} "
+            f"data_path: {root} holds no image in {listed(empty)} "
             f"({', '.join(sorted(EXTENSIONS))} count; skipped: {_counted(skipped)}). Add images or delete the folder."
         )
     stats = np.concatenate(stats)

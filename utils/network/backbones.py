@@ -133,7 +133,8 @@ def _fetch(name) -> Path:
 def _read(path) -> dict:
     """A safetensors or state dict file; code inside it is refused, not run."""
     if not path.is_file():
-        raise ConfigError(f"pretrained: {path} is no file. Name a file of weights, True or False.")
+        cause = "is no file" if path.exists() else "does not exist"
+        raise ConfigError(f"pretrained: {path} {cause}. Name a file of weights, True or False.")
     wrong = f"pretrained: {path} is not a safetensors or state dict file"
     try:
         if is_archive(path):
