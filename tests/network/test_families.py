@@ -99,7 +99,7 @@ def test_every_layer_is_explained(network, images):
 
 def test_gradients_at_each_layer_against_finite_differences(network, images):
     exact = copy.deepcopy(network).double()
-    step = 1e-9  # or a ReLU turns in between
+    step = 1e-10  # or a ReLU turns in between
     for layer in exact.layers:
         with torch.no_grad():
             features = exact.features(images.double(), layer)
