@@ -36,13 +36,14 @@ def main():
             outcomes = list(work.faults(project, random, tries, folder))
             counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in KINDS}
             rows.append({"work": work.WORK, "tried": len(outcomes)} | counts)
-            bad += [f"{name}: {one.note}" for one in outcomes if one.kind in (TRACEBACK, WRONG)]
-            print(f"{rows[-1]} {time.perf_counter() - began:.0f} s", flush=True)
+            notes = [f"{name}: {one.note}" for one in outcomes if one.kind in (TRACEBACK, WRONG)]
+            bad += notes
+            print("\n".join([f"{rows[-1]} {time.perf_counter() - began:.0f} s", *notes]), flush=True)
     table = _table(rows)
     print(f"\n{table}")
     write_text(options.results / "faults.md", f"# Injected faults, seed {options.seed}\n\n{table}\n")
     write_text(options.results / "faults.json", json.dumps(rows, indent=2) + "\n")
-    sys.exit("\n".join(bad))
+    sys.exit(1 if bad else 0)
 
 
 def _table(rows) -> str:

@@ -5,7 +5,7 @@ import numpy as np
 
 from utils.explain import Counterfactual
 from utils.explain.counterfactual import in_classes
-from utils.figures.drawing import closed, file_name, heading, pixels, show, wrapped
+from utils.figures.drawing import closed, file_name, heading, named, pixels, show
 
 CHANGED = "white"  # outline of what was changed
 SOURCE = "yellow"  # outline of where its pixels are from
@@ -28,14 +28,14 @@ def counterfactual_figure(found: Counterfactual):
             show(axes[row, column], image)
             if names is not None:
                 below = f"nearest: {in_classes(names[column])}\n{names[column][0]}"
-                axes[row, column].set_xlabel(wrapped(below, NAME), fontsize=8)
+                axes[row, column].set_xlabel(named(below, NAME), fontsize=8)
     for column in range(2):
         axes[0, column].set_title(f"image {column + 1}", fontsize=10)
         _outline(axes[1, column], found.regions[column], CHANGED)
     if third:
         show(axes[0, 2], pixels(donor.images[0], explanation)[1])
         axes[0, 2].set_title("pixels put in are from", fontsize=10)
-        axes[0, 2].set_xlabel(wrapped(donor.names[0][1], NAME), fontsize=8)
+        axes[0, 2].set_xlabel(named(donor.names[0][1], NAME), fontsize=8)
         axes[1, 2].set_axis_off()
     if donor is not None:
         _outline(axes[0, columns - 1], found.source, SOURCE)

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.data import ImageFolder, contradictions, groups_of_several
-from utils.figures.drawing import closed, photo, show, wrapped
+from utils.figures.drawing import closed, named, photo, show
 
 WRONG = "tab:red"
 WIDTH = 20  # characters below an image
@@ -43,7 +43,7 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
 def _show_named(axes, folder, index, colour):
     path = Path(folder.paths[index])
     show(axes, photo(path))
-    axes.set_xlabel(wrapped(f"{path.parent.name}\n{path.name}", WIDTH), fontsize=8, color=colour or "black")
+    axes.set_xlabel(f"{named(path.parent.name, WIDTH)}\n{named(path.name, WIDTH)}", fontsize=8, color=colour or "black")
     if colour:
         for spine in axes.spines.values():
             spine.set(color=colour, linewidth=3)

@@ -15,7 +15,7 @@ from matplotlib import colormaps, font_manager
 from utils.data import read_image, to_pixels
 from utils.explain import Explanation
 from utils.files import atomic
-from utils.text import coded, printable
+from utils.text import coded, printable, shortened
 
 # fonts of systems that write Chinese, Japanese or Korean, after Matplotlib's own
 FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")
@@ -28,6 +28,7 @@ OPACITY = 0.6  # of a heatmap
 SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks, whose size it holds down; files have more
+LINES = 4  # of a name, at most
 NAME_LENGTH = 40  # characters of an image's name in the name of a file
 
 
@@ -93,6 +94,11 @@ def wrapped(text: str, width: int) -> str:
     """
     lines = [textwrap.fill(line, width) for line in _drawable(printable(text)).splitlines()]
     return "\n".join(lines).replace("$", r"\$")
+
+
+def named(name: str, width: int) -> str:
+    """A name below or above an image: as `wrapped`, in LINES lines at most, its middle left out where it is longer."""
+    return wrapped(shortened(name, LINES * width), width)
 
 
 def _drawable(text):

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation, only_pair
-from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, heading, overlay, photos, show, wrapped
+from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, heading, named, overlay, photos, show, wrapped
 from utils.trust import Verdict
 
 KINDS = ("factual", "counterfactual")
@@ -28,7 +28,7 @@ def images_figure(explanation: Explanation):
     drawn, axes = plt.subplots(1, 2, figsize=(5, 2.8), layout="constrained")
     for number, (column, image, name) in enumerate(zip(axes, photos(explanation), names, strict=True), start=1):
         show(column, image)
-        column.set_title(wrapped(f"image {number}: {name}", COLUMN), fontsize=9)
+        column.set_title(named(f"image {number}: {name}", COLUMN), fontsize=9)
     return closed(drawn, file_name("images", explanation))
 
 
@@ -127,7 +127,7 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
     for row, image in enumerate(images):
         show(axes[row, 0], image)
         axes[row, 0].set_ylabel(f"image {row + 1}")
-        axes[row, 0].set_xlabel(wrapped(explanation.names[0][row], NAME), fontsize=8)
+        axes[row, 0].set_xlabel(named(explanation.names[0][row], NAME), fontsize=8)
         for column, kind in enumerate(kinds, start=1):
             heatmap = getattr(explanation, kind)[0, row].cpu().numpy()
             show(axes[row, column], overlay(image, heatmap, opacity))

@@ -6,13 +6,11 @@ import matplotlib.pyplot as plt
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation
-from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, overlay, photos, show, wrapped
-from utils.text import shortened
+from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, named, overlay, photos, show
 
 ACROSS = 2  # pairs side by side
 NAME = 24  # characters below an image
 TITLE = 52  # characters above a pair
-LINES = 4  # of either, at most
 NOTHING = "There is no such pair."
 
 
@@ -34,10 +32,10 @@ def grid_figure(explanation: Explanation, opacity=OPACITY):
         axes = panel.subplots(1, 2)
         for column, image, heatmap, name in zip(axes, photos(pair), pair.factual[0], pair.names[0], strict=True):
             show(column, overlay(image, heatmap.cpu(), opacity))
-            column.set_xlabel(wrapped(shortened(name, LINES * NAME), NAME), fontsize=8)
+            column.set_xlabel(named(name, NAME), fontsize=8)
             if not heatmap.any():
                 column.set_title("no such evidence", fontsize=8)
-        panel.suptitle(wrapped(shortened(caption(pair), LINES * TITLE), TITLE), fontsize=9)
+        panel.suptitle(named(caption(pair), TITLE), fontsize=9)
     scale = ScalarMappable(cmap=COLORMAP)
     drawn.colorbar(scale, cax=side.subplots(), label="share of the image's strongest evidence")
     return closed(drawn, file_name("grid", explanation[0], str(len(explanation))))

@@ -6,7 +6,7 @@ import torch
 
 from utils.config import Config
 from utils.data import Pairs, Splits, decode, stored_size, to_pixels, training_transform
-from utils.figures.drawing import closed, photo, show, wrapped
+from utils.figures.drawing import closed, named, photo, show
 from utils.training import kept_epoch
 
 
@@ -45,7 +45,7 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
         position = candidates[len(candidates) * column // count]
         for row, index in enumerate((pairs.first[position], pairs.second[position])):
             show(axes[row, column], photo(splits.folder.paths[index]))
-            axes[row, column].set_xlabel(wrapped(splits.folder.classes[splits.folder.labels[index]], 18), fontsize=8)
+            axes[row, column].set_xlabel(named(splits.folder.classes[splits.folder.labels[index]], 18), fontsize=8)
         axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
     return closed(figure, "pairs")
 
