@@ -41,11 +41,11 @@ PARTS = """
 format network config fingerprint history validation classes versions prepared
 network/embedding.weight network/backbone.conv1.0.weight network/embedding.bias
 config/image config/seed config/embedding_size config/backbone_model config/hyperparameters
-fingerprint/settings fingerprint/images history/0 history/0/valid_auc history/0/seconds
+fingerprint/settings fingerprint/images history/0/valid_auc history/0/seconds
 validation/distances validation/first validation/second validation/labels
 prepared/asked prepared/layer prepared/steps prepared/gaps prepared/names prepared/embeddings prepared/auc
 prepared/auc/low prepared/calibration prepared/calibration/distances prepared/calibration/probabilities
-"""  # of a checkpoint, and parts of these
+"""  # of a checkpoint, and parts of these; a whole epoch less is a history that fits itself, so no one can tell
 REMOVED = object()
 
 
