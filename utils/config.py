@@ -330,7 +330,7 @@ def _change(content, key, value):
     if not isinstance(content, dict):
         return  # no settings at all: refused when they are checked
     if not any(name == key or name.startswith(f"{key}.") for name in key_names()):
-        raise ConfigError(f"{key}: unknown key; known are {', '.join(key_names())}")
+        raise ConfigError(f"{_shortened(key)}: unknown key; known are {', '.join(key_names())}")
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(content.get(section), dict):
@@ -339,7 +339,9 @@ def _change(content, key, value):
     try:
         content[name] = load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{'.'.join([*sections, name])}: its value cannot be read as YAML: {error}") from error
+        raise ConfigError(
+            f"{'.'.join([*sections, name])}: its value cannot be read as YAML: {_shortened(str(error), 500)}"
+        ) from error
 
 
 def key_names(section=Config, prefix="") -> list[str]:

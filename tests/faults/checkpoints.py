@@ -250,7 +250,8 @@ FILES = {  # (bytes of the file, what code would make, random) to the bytes of t
 
 def _spoil(values: torch.Tensor, value, random):
     """Put `value` into one place."""
-    values.view(-1)[random.integers(values.numel())] = value
+    place = np.unravel_index(random.integers(values.numel()), values.shape)
+    values[tuple(map(int, place))] = value
 
 
 def _weights_not_finite(content, random):

@@ -178,7 +178,8 @@ def _not_finite(weights, random):
     keys = [key for key, values in weights.items() if values.is_floating_point()]
     key = keys[random.integers(len(keys))]
     spoilt = weights[key].clone()
-    spoilt.view(-1)[random.integers(spoilt.numel())] = value
+    place = np.unravel_index(random.integers(spoilt.numel()), spoilt.shape)
+    spoilt[tuple(map(int, place))] = value
     return weights | {key: spoilt}
 
 

@@ -66,7 +66,6 @@ def test_embeddings_are_computed_once_until_an_image_changes(trained, tmp_path, 
     monkeypatch.setattr(network, "forward", lambda self, images: calls.append(1) or forward(self, images))
     again = gallery(trained, folder)
     assert not calls
-    assert isinstance(again.embeddings, np.memmap)
     assert again.paths == first.paths
     assert np.array_equal(again.embeddings, first.embeddings)
     write_images(folder, 1, seed=9)  # another 0.png
@@ -86,18 +85,25 @@ def test_what_cannot_be_decoded_is_left_out_and_named(trained, tmp_path):
         assert np.isfinite(images.embeddings).all()
 
 
-@pytest.mark.parametrize("damage", ["cut", "missing", "{", "{}", "[]"])
+@pytest.mark.parametrize("damage", ["cut", "missing", "a flipped bit", "that of another folder"])
 def test_a_kept_file_that_is_damaged_is_made_anew(trained, tmp_path, damage):
-    write_images(tmp_path / "a", 3)
-    first = gallery(trained, tmp_path)
-    (file,) = (trained.config.cache_path / "embeddings").glob("*.npy")
+    write_images(tmp_path / "first" / "a", 3)
+    first = gallery(trained, tmp_path / "first")
+    kept = trained.config.cache_path / "embeddings"
+    (file,) = kept.glob("*.npz")
+    content = file.read_bytes()
     if damage == "cut":
-        file.write_bytes(file.read_bytes()[:100])
+        file.write_bytes(content[:100])
     elif damage == "missing":
         file.unlink()
+    elif damage == "a flipped bit":
+        file.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
     else:
-        file.with_suffix(".json").write_text(damage)
-    assert np.array_equal(gallery(trained, tmp_path).embeddings, first.embeddings)
+        write_images(tmp_path / "other" / "a", 3, seed=5)
+        gallery(trained, tmp_path / "other")
+        (other,) = set(kept.glob("*.npz")) - {file}
+        file.write_bytes(other.read_bytes())
+    assert np.array_equal(gallery(trained, tmp_path / "first").embeddings, first.embeddings)
 
 
 def test_folders_that_cannot_be_searched(trained, tmp_path):

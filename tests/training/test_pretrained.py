@@ -141,5 +141,8 @@ def test_checkpoints_of_before_timm_are_refused_with_the_cure(make_config, check
     content = load_checkpoint(run / "best.pt")
     content["network"] = {f"backbone.stem.{name}": value for name, value in content["network"].items()}
     save_checkpoint(tmp_path / run.name / "best.pt", content)
-    with pytest.raises(CheckpointError, match=r"best\.pt is of an earlier version .* run 01"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"best\.pt is damaged: its network is another one, perhaps of an earlier version .* run 01",
+    ):
         load_trained(make_config({"checkpoints_path": str(tmp_path)}))
