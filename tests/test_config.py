@@ -255,3 +255,16 @@ def test_key_names_reach_the_leaves():
     assert {"data_path", "image.normalization.mean", "inference.image1", "LRScheduler.factor"} <= set(key_names())
     assert "image" not in key_names()
     assert len(key_names()) == len(set(key_names())) > len(Config.model_fields)
+
+
+@pytest.mark.parametrize("key", ["data_path", "pretrained", "cache_path"])
+def test_a_tilde_is_the_home_of_a_user_there_is(settings, tmp_path, key, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for path, meant in (
+        ("~/one", tmp_path / "home" / "one"),
+        ("~nobody_of_this_name/one", Path("~nobody_of_this_name/one")),
+    ):
+        Path("config.yml").write_text(yaml.safe_dump(settings | {key: path}))
+        assert getattr(load_config("config.yml"), key) == meant
+        assert getattr(load_config("config.yml", [f"{key}={path}"]), key) == meant

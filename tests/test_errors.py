@@ -110,3 +110,11 @@ def test_ctrl_c_ends_a_command_with_one_line(moment, make_config, tmp_path):
     else:
         assert run.returncode == -signal.SIGINT
         assert said.strip() == GOES_ON
+
+
+def test_notebooks_are_not_begun_where_results_cannot_be_written(make_config, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    make_config({"results_path": str(tmp_path / "file" / "results")})
+    monkeypatch.setattr(sys, "argv", ["notebooks", "--config", str(tmp_path / "config.yml"), "absent.ipynb"])
+    with pytest.raises(SystemExit, match=r"results_path: .*results cannot be written: Not a directory"):
+        notebooks.main()

@@ -34,12 +34,10 @@ def check_archive(path: Path, whole=True):
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
-            if unpacked > size:
-                raise DamagedArchiveError(f"its {size:,} bytes would unpack to {unpacked:,}, and torch packs nothing")
-            wrong = archive.testzip() if whole else None
-    except DamagedArchiveError:
-        raise
+            wrong = archive.testzip() if whole and unpacked <= size else None
     except UNLOADABLE as error:
         raise DamagedArchiveError(f"its directory cannot be read ({error})") from error
+    if unpacked > size:
+        raise DamagedArchiveError(f"its {size:,} bytes would unpack to {unpacked:,}, and torch packs nothing")
     if wrong:
         raise DamagedArchiveError(f"its part {wrong} does not match its checksum")

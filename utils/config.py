@@ -54,9 +54,14 @@ def _auto(value):
     return None if value == "auto" else value
 
 
+def _at_home(path) -> Path:
+    """The path, with a leading ~ spelt out; as it stands where there is no such user."""
+    return Path(os.path.expanduser(path))
+
+
 def _pretrained(value):
     if isinstance(value, bool | str):
-        return Path(value).expanduser() if isinstance(value, str) else value
+        return _at_home(Path(value)) if isinstance(value, str) else value
     raise ValueError("should be True, False or the path of a file of weights")
 
 
@@ -93,7 +98,7 @@ Factor = Annotated[Number, Field(ge=0, le=10)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=32, le=4096)]
 Between = Annotated[Number, Field(gt=0, lt=1)]
-FilePath = Annotated[Path, Field(strict=False), AfterValidator(Path.expanduser)]
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
 Method = Literal[
     "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
 ]
@@ -277,7 +282,7 @@ def load_config(path=None, changes=()) -> Config:
     Relative paths are relative to the folder of the file; those in `changes` to the current folder.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
     """
-    path = Path(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE).expanduser()
+    path = _at_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     content = _below(path.parent, _read(path))
     for change in changes:
         if isinstance(content, dict) and "decision" in content:
@@ -316,7 +321,7 @@ def _below(folder, content):
     for section, keys in ((content, PATHS), (content.get("inference"), ("image1", "image2"))):
         if isinstance(section, dict):
             given = [key for key in keys if isinstance(section.get(key), str)]
-            section |= {key: os.path.normpath(folder / os.path.expanduser(section[key])) for key in given}
+            section |= {key: os.path.normpath(folder / _at_home(section[key])) for key in given}
     return content
 
 

@@ -86,17 +86,22 @@ def write_text(path, text: str):
         file.write(text.encode(errors="backslashreplace"))
 
 
+def seal(content) -> bytes:
+    """The checksum that stands behind bytes, SEAL bytes itself."""
+    return zlib.crc32(content).to_bytes(SEAL)
+
+
 def write_sealed(path, content: bytes):
     """Write `content` to `path`, whole, with its checksum behind it."""
     with atomic(path) as file:
         file.write(content)
-        file.write(_seal(content))
+        file.write(seal(content))
 
 
 def read_sealed(path) -> bytes:
     """What `write_sealed` wrote. Raises OSError for a file that is missing, ValueError for one that is damaged."""
     content = Path(path).read_bytes()
-    if content[-SEAL:] != _seal(content[:-SEAL]):
+    if content[-SEAL:] != seal(content[:-SEAL]):
         raise ValueError(f"{path} is damaged")
     return content[:-SEAL]
 
@@ -114,11 +119,6 @@ def check_writable(folder: Path, key: str):
 def megabytes(size: float) -> str:
     """A number of bytes in words."""
     return f"{size / 1e6:,.1f} MB"
-
-
-def _seal(content) -> bytes:
-    """The checksum of all bytes."""
-    return zlib.crc32(content).to_bytes(SEAL)
 
 
 def _unwritten(path, error, size=0) -> str:

@@ -21,7 +21,7 @@ from traitlets.config import Config
 
 from utils.config import CONFIG_FILE, CONFIG_VARIABLE, load_config
 from utils.errors import message_alone
-from utils.files import write_text
+from utils.files import check_writable, write_text
 from utils.pages.chooser import EXECUTING
 
 NOTEBOOKS = "0?.*.ipynb"  # those of the project, as a pattern
@@ -119,7 +119,7 @@ def main():
     options = parser.parse_args()
     options.notebooks = options.notebooks or sorted(Path().glob(NOTEBOOKS))
     config = load_config(options.config, options.set)
-    config.results_path.mkdir(parents=True, exist_ok=True)
+    check_writable(config.results_path, "results_path")
     if options.set:
         options.config = str(config.results_path / "config.yml")
         write_text(Path(options.config), f"{config.absolute()}\n")

@@ -129,14 +129,7 @@ def _full_checkpoints(from_start, fault, place, reference, random) -> Outcome:
     path = place / "checkpoints"
     epochs = 0 if from_start else int(random.integers(1, TINY["hyperparameters.epochs"] - 2))
     with disk(path, EMPTY):
-        if from_start:
-            _fill(path)
-        with started(place) as command:
-            if epochs:
-                command.says(TRAINING, epochs)
-                _fill(path)
-            wrong = _refused(f"{fault} after {epochs} epochs", command, path, before_training=False, full=True)
-            message = command.text()
+        wrong, message = _until_full(path, epochs, fault, place)
         if wrong:
             return wrong
         lost = _lost(path, message.count(TRAINING) - 1)
@@ -147,6 +140,18 @@ def _full_checkpoints(from_start, fault, place, reference, random) -> Outcome:
     if complaint:
         return Outcome(WRONG, f"{fault} after {epochs} epochs: {complaint}")
     return refusal(fault, _message_of(message), [str(path)])
+
+
+def _until_full(path, epochs, fault, place) -> tuple[Outcome | None, str]:
+    """Train until the disk at `path` is full, at once or after some epochs: what is wrong with its end; all output."""
+    if not epochs:
+        _fill(path)
+    with started(place) as command:
+        if epochs:
+            command.says(TRAINING, epochs)
+            _fill(path)
+        wrong = _refused(f"{fault} after {epochs} epochs", command, path, before_training=False, full=True)
+        return wrong, command.text()
 
 
 def _lost(path, epochs) -> str | None:
@@ -164,14 +169,7 @@ def _full_results(from_start, fault, place, reference, random) -> Outcome:
     path = place / "results"
     epochs = 0 if from_start else int(random.integers(1, TINY["hyperparameters.epochs"]))
     with disk(path, FULL):
-        if from_start:
-            _fill(path)
-        with started(place) as command:
-            if epochs:
-                command.says(TRAINING, epochs)
-                _fill(path)
-            wrong = _refused(f"{fault} after {epochs} epochs", command, path, before_training=False, full=True)
-            message = command.text()
+        wrong, message = _until_full(path, epochs, fault, place)
         if wrong:
             return wrong
         (path / "filling").unlink()

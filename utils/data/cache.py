@@ -170,7 +170,6 @@ def _from_cache(decoder, file, keys, show) -> PixelCache:
     with suppress(OSError, ValueError):  # none yet, or of files that have changed
         return _built_before(decoder, file, keys)
     file.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(file.parent, len(decoder) * math.prod(decoder.size) * 3)
     with FileLock(file.with_suffix(".lock")):
         with suppress(OSError, ValueError):  # while this process waited, another one did the work
             return _built_before(decoder, file, keys)
@@ -198,6 +197,7 @@ def _build(decoder, file, keys, show):
     """Write the cache, whole; the caller holds the lock."""
     for leftover in file.parent.glob(f".{file.name}.*"):
         leftover.unlink()  # of a build that was killed
+    _check_room(file.parent, len(decoder) * math.prod(decoder.size) * 3)
     known = _rows_of_before(file, decoder.size, keys)
     with atomic(file) as opened:
         checksums = write_rows(opened, decoder.blocks(known, show), (len(decoder), *decoder.size, 3))

@@ -12,6 +12,8 @@ import zlib
 
 import numpy as np
 
+from utils.files import seal
+
 KEY = np.dtype("V16")
 ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("decoded", "?")])
 
@@ -66,7 +68,7 @@ def write_entries(opened, keys: np.ndarray, checksums: list[int], unreadable: li
     entries["decoded"] = True
     entries["decoded"][unreadable] = False
     np.lib.format.write_array(opened, entries, allow_pickle=False)
-    opened.write(_seal(entries))
+    opened.write(seal(entries.tobytes()))
 
 
 def _open_arrays(opened, shape):
@@ -78,14 +80,9 @@ def _open_arrays(opened, shape):
         raise ValueError(f"{opened.name} is no cache of images of {shape[:2]}")
     opened.seek(offset + math.prod(found))
     entries = np.lib.format.read_array(opened, allow_pickle=False)
-    if entries.dtype != ENTRY or entries.shape != found[:1] or opened.read() != _seal(entries):
+    if entries.dtype != ENTRY or entries.shape != found[:1] or opened.read() != seal(entries.tobytes()):
         raise ValueError(f"{opened.name} is no whole cache")
     return offset, entries
-
-
-def _seal(entries) -> bytes:
-    """The checksum of the entries, four bytes."""
-    return zlib.crc32(entries.tobytes()).to_bytes(4)
 
 
 def _checksum(pixels):

@@ -3,14 +3,12 @@
 """
 
 import argparse
-from contextlib import nullcontext
 
 import torch.distributed as dist
 
 from utils.config import load_config
 from utils.data import ensure_sample, load_splits
 from utils.errors import message_alone
-from utils.files import check_writable
 from utils.parallel import from_first, rank
 from utils.runtime import start
 from utils.trained import load_trained, write_metrics
@@ -29,12 +27,11 @@ def main():
     options = parser.parse_args()
     config = load_config(options.config, options.set)
     runtime = start(config)
-    check_writable(config.results_path, "results_path")
-    with claimed(config.checkpoints_path) if rank() == 0 else nullcontext():  # from training to its results
-        train_and_test(config, runtime)
+    with claimed(config.checkpoints_path):  # from training to its results
+        _train_and_test(config, runtime)
 
 
-def train_and_test(config, runtime):
+def _train_and_test(config, runtime):
     if rank() == 0:
         ensure_sample(config.data_path)
     from_first(None)  # the others wait for the sample

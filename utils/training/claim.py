@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from utils.files import check_writable, leftovers, write_text
+from utils.parallel import rank
 from utils.training.checkpoint import CheckpointError
 from utils.training.runs import BEST, CURRENT, LAST, NAMES
 
@@ -21,9 +22,12 @@ def claimed(checkpoints_path: Path):
     """Hold a folder of checkpoints, which is made where it lacks; a process that holds it may do so again inside.
 
     The system lets go of it when the process ends, however it ends. What processes that were killed left half-written
-    is deleted. Raises CheckpointError, naming the process, where another one holds it, FileError where no file can be
-    written there.
+    is deleted. Of several processes that train as one the first holds it for all. Raises CheckpointError, naming the
+    process, where another one holds it, FileError where no file can be written there.
     """
+    if rank() > 0:
+        yield
+        return
     check_writable(checkpoints_path, "checkpoints_path")
     lock = FileLock(checkpoints_path / LOCK, is_singleton=True)  # one object a process, which counts
     try:

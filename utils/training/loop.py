@@ -53,9 +53,8 @@ def fit(config: Config, splits: Splits | None = None, runtime: Runtime | None = 
     (RuntimeWarning) when the embeddings collapse.
     """
     runtime = runtime or start(config)
-    if rank() > 0:
-        return _fit(config, splits, runtime)
-    check_writable(config.results_path, "results_path")  # refused now, not after hours of training
+    if rank() == 0:
+        check_writable(config.results_path, "results_path")  # refused now, not after hours of training
     with claimed(config.checkpoints_path):
         return _fit(config, splits, runtime)
 
