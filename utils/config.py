@@ -24,7 +24,7 @@ from pydantic import (
 
 from utils.errors import UserError
 from utils.registry import backbone_name, normalization_of
-from utils.text import printable
+from utils.text import printable, shortened
 from utils.yamlfile import load_yaml
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
@@ -305,11 +305,7 @@ def _read(path):
             raise ConfigError(f"{path}: is larger than {LARGEST} bytes, so it is no config file")
         return load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {_shortened(str(error), 500)}") from error
-
-
-def _shortened(text, most=WIDEST):
-    return text if len(text) <= most else f"{text[:most]}..."
+        raise ConfigError(f"{path}: cannot be read as YAML: {shortened(str(error), 500)}") from error
 
 
 def _below(folder, content):
@@ -335,7 +331,7 @@ def _change(content, key, value):
     if not isinstance(content, dict):
         return  # no settings at all: refused when they are checked
     if not any(name == key or name.startswith(f"{key}.") for name in key_names()):
-        raise ConfigError(f"{_shortened(key)}: unknown key; known are {', '.join(key_names())}")
+        raise ConfigError(f"{shortened(key, WIDEST)}: unknown key; known are {', '.join(key_names())}")
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(content.get(section), dict):
@@ -345,7 +341,7 @@ def _change(content, key, value):
         content[name] = load_yaml(value)
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"{'.'.join([*sections, name])}: its value cannot be read as YAML: {_shortened(str(error), 500)}"
+            f"{'.'.join([*sections, name])}: its value cannot be read as YAML: {shortened(str(error), 500)}"
         ) from error
 
 
@@ -361,11 +357,13 @@ def key_names(section=Config, prefix="") -> list[str]:
 
 def _explain(problem: dict, section=Config) -> str:
     """One line for one pydantic error: key path, value, what is allowed."""
-    key = _shortened(".".join(map(str, problem["loc"])) or "settings")
+    key = shortened(".".join(map(str, problem["loc"])) or "settings", WIDEST)
     message = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, [*key_names(section), *section.model_fields], n=1, cutoff=0.5)
         hint = f"did you mean {near[0].removeprefix(key.rpartition('.')[0] + '.')}?" if near else None
         return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names(section))}"
-    value = "" if isinstance(problem["input"], dict | list) else f" {_shortened(repr(problem['input']))} is refused:"
+    value = (
+        "" if isinstance(problem["input"], dict | list) else f" {shortened(repr(problem['input']), WIDEST)} is refused:"
+    )
     return f"{key}:{value} {message}"
