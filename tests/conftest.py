@@ -56,10 +56,10 @@ def make_config(settings, tmp_path):
 
 @pytest.fixture(scope="session")
 def checkpoints(tiny_data, tmp_path_factory):
-    """The folder of the checkpoints of a network for the tiny dataset, of two epochs, trained once for all tests."""
+    """The folder of the checkpoints of a network for the tiny dataset, of six epochs, trained once for all tests."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "config.yml").write_text(yaml.safe_dump(tiny_settings(tiny_data, folder) | {"results_path": "unused"}))
-    config = load_config(folder / "config.yml")
+    config = load_config(folder / "config.yml", ["hyperparameters.epochs=6"])
     fit(config)
     return config.checkpoints_path
 

@@ -78,7 +78,7 @@ def warmed(network, size=(64, 64), device="cpu"):
     return network.eval()
 
 
-def network_and_images(backbone="resnet18", size=(64, 64), count=2, device="cpu"):
+def network_and_images(backbone="test_resnet", size=(64, 64), count=2, device="cpu"):
     """A small Siamese network that was not trained, and `count` pairs of noise images (count, 2, 3, *size)."""
     torch.manual_seed(0)
     network = warmed(SiameseNetwork(backbone, 8).to(device), size, device)
@@ -149,6 +149,7 @@ def tiny_settings(tiny_data, folder):
     content = yaml.safe_load((ROOT / "config.yml").read_text())
     content |= {
         "data_path": str(tiny_data),
+        "backbone_model": "test_resnet",  # the layers of ResNet18, a thirtieth of its weights
         "checkpoints_path": str(folder / "checkpoints"),
         "results_path": str(folder / "results"),
         "cache_path": str(folder / "cache"),

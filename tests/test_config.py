@@ -223,13 +223,13 @@ def test_missing_file(tmp_path):
 def test_normalisation_is_the_backbones_own_unless_it_is_given(settings, make_config):
     imagenet = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
     half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-    assert make_config().image.normalization.model_dump() == imagenet
+    assert make_config({"backbone_model": "ResNet18"}).image.normalization.model_dump() == imagenet
     own = make_config({"backbone_model": "tf_efficientnet_lite0"})
     assert own.image.normalization.model_dump() == half
     given = make_config({"image.normalization": {"mean": [0, 0, 0], "std": [1, 1, 1]}})
     assert given.image.normalization.mean == (0, 0, 0)
     del settings["image"]["normalization"]
-    assert Config.model_validate(settings).image.normalization.model_dump() == imagenet
+    assert Config.model_validate(settings | {"backbone_model": "ResNet18"}).image.normalization.model_dump() == imagenet
 
 
 def test_settings_that_replace_those_of_the_file(settings, tmp_path):

@@ -208,8 +208,8 @@ def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counte
 
 
 def test_two_builds_at_once_do_the_work_once(data, tmp_path):
-    processes = [build(data, tmp_path) for _ in range(3)]
-    assert [process.communicate()[0].strip() for process in processes] == ["PixelCache"] * 3
+    processes = [build(data, tmp_path) for _ in range(2)]
+    assert [process.communicate()[0].strip() for process in processes] == ["PixelCache"] * 2
     np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
 
 

@@ -19,6 +19,12 @@ def weights():
     return timm.create_model("resnet18").state_dict()
 
 
+@pytest.fixture
+def settings(settings):
+    """Of a ResNet18."""
+    return settings | {"backbone_model": "resnet18"}
+
+
 def is_loaded(network, weights):
     own = network.backbone.state_dict()
     return all(torch.equal(own[key], value) for key, value in weights.items() if not key.startswith("fc."))

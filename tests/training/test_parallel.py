@@ -58,16 +58,29 @@ def test_shares_make_up_the_batch(monkeypatch, processes, total):
 
 
 @pytest.mark.parametrize(
-    ("processes", "pairs", "backbone"),
-    [(2, "batch", "resnet18"), (4, "batch", "resnet18"), (2, "paper", "resnet18"), (2, "batch", "mobilenetv2_035")],
+    ("processes", "settings_of_runs"),
+    [
+        (2, [("batch", "test_resnet"), ("paper", "test_resnet"), ("batch", "mobilenetv2_035")]),
+        (3, [("batch", "test_resnet")]),
+    ],
 )
-def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, pairs, backbone):
-    changes = {**PLAIN, "pairs": pairs, "backbone_model": backbone, "explanation.layer": "last"}
-    config = make_config({**changes, "hyperparameters.batch_size": 11})  # 11: shares of unequal size
-    run = launch(processes, "gradients", tmp_path / "config.yml", tmp_path / "result.pt")
+def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, settings_of_runs):
+    configs = {}
+    for number, (pairs, backbone) in enumerate(settings_of_runs):
+        changes = {**PLAIN, "pairs": pairs, "backbone_model": backbone, "explanation.layer": "last"}
+        changes |= {"hyperparameters.batch_size": 11}  # shares of unequal size
+        configs[tmp_path / f"{number}.yml"] = make_config(changes, f"{number}.yml")
+    run = launch(processes, "gradients", tmp_path / "result.pt", *configs)
     assert run.returncode == 0, run.stderr
+    results = torch.load(tmp_path / "result.pt", weights_only=True)
+    for path, config in configs.items():
+        check_gradients(results[str(path)], config)
+
+
+def check_gradients(results, config):
+    """Loss, gradients and running statistics against those of this process alone."""
     for dtype, tolerance in ((torch.float32, 1e-2), (torch.float64, 1e-12)):  # a float32 near 0 may be on either side
-        found = torch.load(tmp_path / "result.pt", weights_only=True)[str(dtype)]
+        found = results[str(dtype)]
         expected = gradients(config, start(config), dtype)
         assert found["loss"] == pytest.approx(expected["loss"], abs=tolerance)
         assert len(found["gradients"]) == len(expected["gradients"]) >= 2
@@ -81,7 +94,7 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
     changes = {**PLAIN, "hyperparameters.epochs": 2, "hyperparameters.learning_rate": 1e-5}
     alone = fit(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
     make_config(changes)
-    run = launch(2, "train", tmp_path / "config.yml", "-")
+    run = launch(2, "train", tmp_path / "config.yml")
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
     together = load_checkpoint(current_run(tmp_path / "checkpoints") / "last.pt")["history"]
@@ -96,7 +109,7 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
         value = found[metric.name]["value"]
         value = math.nan if value is None else value
         assert value == pytest.approx(metric.interval.value, abs=1e-4, nan_ok=True), metric.name
-    again = launch(2, "train", tmp_path / "config.yml", "-")
+    again = launch(2, "train", tmp_path / "config.yml")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("is finished: its results are shown") == 1
     more = make_config({**changes, "hyperparameters.epochs": 3})  # and one process can go on with it

@@ -1,4 +1,4 @@
-"""One process of a torchrun launch in test_parallel.py: worker.py gradients|train CONFIG RESULT."""
+"""One process of a torchrun launch in test_parallel.py: worker.py gradients RESULT CONFIG..., worker.py train CONFIG."""
 
 import sys
 
@@ -35,14 +35,17 @@ def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
 
 
 if __name__ == "__main__":
-    task, config_path, result = sys.argv[1:]
+    task, *paths = sys.argv[1:]
     if task == "gradients":
-        config = load_config(config_path)
-        runtime = start(config)
-        found = {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
+        result, *config_paths = paths
+        found = {}
+        for path in config_paths:
+            config = load_config(path)
+            runtime = start(config)
+            found[path] = {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
         if rank() == 0:
             torch.save(found, result)
         torch.distributed.destroy_process_group()
     else:
-        sys.argv = ["training", "--config", config_path]
+        sys.argv = ["training", "--config", *paths]
         __main__.main()

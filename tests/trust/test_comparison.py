@@ -116,11 +116,11 @@ def test_every_column_against_its_own_recomputation(prepared, pairs, monkeypatch
         "missed": (explanation.completeness[:, 0] - explanation.completeness[:, 1]).abs().mean(),
     }
     for name, value in expected.items():
-        assert getattr(row, name) == pytest.approx(float(value), abs=1e-3, nan_ok=True), name
+        assert getattr(row, name) == pytest.approx(float(value), abs=2e-3, nan_ok=True), name
     values = [round(float(value), 4) for name, value in expected.items() if name.startswith(("gap", "energy", "part"))]
     assert len(set(values)) == len(values)  # the columns differ here, so that a swap would show
     assert (row.dataset, row.method, row.pairs) == (prepared.config.data_path.name, "ours", 5)
-    assert (row.network, row.default) == ("resnet18", False)
+    assert (row.network, row.default) == ("test_resnet", False)
     assert row.seconds_per_pair > 0
 
 

@@ -306,6 +306,7 @@ def taught_by_frames(tmp_path_factory):
     folder = tmp_path_factory.mktemp("framed")
     root = write_classes(folder / "Data", lambda label, random: framed(noise(random), TINTS[label]), count=12)
     content = tiny_settings(root, folder)
+    content["backbone_model"] = "ResNet18"
     content["hyperparameters"]["epochs"] = 4
     (folder / "config.yml").write_text(yaml.safe_dump(content | {"duplicate_radius": None}))
     config = load_config(folder / "config.yml")
