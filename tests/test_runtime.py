@@ -1,6 +1,6 @@
 import os
-import runpy
 import random
+import runpy
 import subprocess
 import sys
 

@@ -1,4 +1,4 @@
-"""One process of a torchrun launch in test_parallel.py: worker.py gradients RESULT CONFIG..., worker.py train CONFIG."""
+"""One process of a torchrun launch in test_parallel.py: gradients RESULT CONFIG... or train CONFIG."""
 
 import sys
 
