@@ -1,7 +1,12 @@
 """What tests share: networks whose evidence is known pixel by pixel, images, configs, and figures as pixels."""
 
 import io
+import multiprocessing
+import os
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,7 +20,23 @@ from utils.network import SiameseNetwork, distances_of
 
 ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}  # of the tiny dataset
+ENVIRONMENT = {  # of processes that tests start
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+    "PYTHONUNBUFFERED": "1",
+}
 CHEQUERED = (24, 30)  # height and width of the images of `different_pairs`
+
+
+@cache
+def forks():
+    """Where to start processes that need not import torch again, which saves ten seconds each time."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["utils.trust", "utils.trained", "utils.training", "utils.data", "helpers"])
+    with patch.dict(os.environ, ENVIRONMENT):
+        forkserver.ensure_running()
+    return context
 
 
 class Chequered(nn.Module):

@@ -2,8 +2,6 @@
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import time
 import warnings
 import zlib
@@ -14,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, write_images
+from helpers import forks, write_images
 from PIL import Image
 
 from utils.data import cache
@@ -175,31 +173,30 @@ def test_a_damaged_row_is_decoded_again_with_a_warning(data, tmp_path, counted):
     assert counted == ["a/4.png"]
 
 
-BUILD = """
-import sys, time
-from pathlib import Path
-from utils.data import cache, scan
-real = cache.decode
-cache.BLOCK = 2
-def slow(path, *settings):
-    time.sleep(0.05)
-    return real(path, *settings)
-cache.decode = slow
-pixels = cache.open_pixels(scan(sys.argv[1]), (32, 40), Path(sys.argv[2]), show_progress=False)
-print(type(pixels).__name__)
-"""
+def _build(data, folder, pipe):
+    def slow(path, *settings):
+        time.sleep(0.05)
+        return decode(path, *settings)
+
+    cache.decode = slow
+    cache.BLOCK = 2
+    pipe.send(type(open_pixels(scan(data), SIZE, folder, show_progress=False)).__name__)
 
 
-def build(data, tmp_path):
-    command = [sys.executable, "-c", BUILD, str(data), str(tmp_path / "cache")]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def started(function, *arguments):
+    """A process, and the other end of the pipe that `function` is handed after all other arguments."""
+    ours, theirs = multiprocessing.Pipe()
+    process = forks().Process(target=function, args=(*arguments, theirs))
+    process.start()
+    return process, ours
 
 
 def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counted):
-    with build(data, tmp_path) as process:
-        while not list((tmp_path / "cache").glob(".*.pixels.*")) and process.poll() is None:
-            time.sleep(0.005)
-        process.kill()
+    process, _ = started(_build, data, tmp_path / "cache")
+    while not list((tmp_path / "cache").glob(".*.pixels.*")) and process.is_alive():
+        time.sleep(0.005)
+    process.kill()
+    process.join()
     assert list((tmp_path / "cache").glob(".*.pixels.*"))
     assert not list((tmp_path / "cache").glob("*.pixels"))
     np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
@@ -208,8 +205,10 @@ def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counte
 
 
 def test_two_builds_at_once_do_the_work_once(data, tmp_path):
-    processes = [build(data, tmp_path) for _ in range(2)]
-    assert [process.communicate()[0].strip() for process in processes] == ["PixelCache"] * 2
+    builds = [started(_build, data, tmp_path / "cache") for _ in range(3)]
+    assert [pipe.recv() for _, pipe in builds] == ["PixelCache"] * 3
+    for process, _ in builds:
+        process.join()
     np.testing.assert_array_equal(rows(opened(data, tmp_path)), decoded(data))
 
 
@@ -234,11 +233,8 @@ def _limited(data, folder, limit, pipe):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits on the size of files")
 def test_a_full_disk_falls_back_to_decoding_with_one_warning(data, tmp_path):
-    ours, theirs = multiprocessing.Pipe()
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_limited, args=(data, tmp_path / "cache", 9000, theirs))
-    process.start()
-    kind, messages, pixels, left = ours.recv()
+    process, pipe = started(_limited, data, tmp_path / "cache", 9000)
+    kind, messages, pixels, left = pipe.recv()
     process.join()
     assert kind == "Decoder"
     assert len(messages) == 1

@@ -6,7 +6,6 @@ imported already, which saves ten seconds each time.
 
 import itertools
 import json
-import multiprocessing
 import os
 import runpy
 import signal
@@ -18,30 +17,19 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import forkserver
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from faults.outcomes import RIGHT, TRACEBACK, WRONG, Outcome
-from helpers import ROOT
+from helpers import ENVIRONMENT, forks
 from tqdm import tqdm
 
 TINY = {
-    "backbone_model": "test_resnet",  # the smallest of timm's
     "hyperparameters.epochs": 8,
     "hyperparameters.verbose": True,
     "explanation.layer": "last",
     "explanation.steps": 2,
 }
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-    "PYTHONUNBUFFERED": "1",
-}
-FORKS = multiprocessing.get_context("forkserver")
-IMPORTED = ["utils.trust", "utils.trained", "utils.training", "utils.data", "faults.works"]  # before each warm start
 LIMIT = 300  # seconds after which a command hangs
 ENDS = 30  # the same after a signal
 POLL = 0.01  # seconds
@@ -144,10 +132,7 @@ def cold_process(line, folder, output):
 
 def _warm_process(module, arguments, folder, output, largest):
     """The same, forked where torch is imported."""
-    with patch.dict(os.environ, ENVIRONMENT):
-        FORKS.set_forkserver_preload(IMPORTED)
-        forkserver.ensure_running()
-    process = FORKS.Process(target=_run, args=(module, arguments, folder, output, largest))
+    process = forks().Process(target=_run, args=(module, arguments, folder, output, largest))
     process.start()
     return process
 

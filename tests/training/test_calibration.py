@@ -1,11 +1,14 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from utils.data import Pairs
 from utils.network import Calibration
-from utils.training import calibration_error, fit_calibration, reliability
+from utils.training import calibration, calibration_error, fit_calibration, reliability
 from utils.training.calibration import chance_calibration_error
+from utils.training.intervals import intervals
 
 
 def sigmoid_truth(distances):
@@ -32,6 +35,13 @@ def said(calibration, distances):
     return calibration(torch.from_numpy(distances))[:, 0].numpy()
 
 
+@pytest.fixture
+def drawn_less(monkeypatch):
+    """Fits of images drawn anew take long: fewer are enough here."""
+    monkeypatch.setattr(calibration, "intervals", partial(intervals, draws=60))
+
+
+@pytest.mark.usefixtures("drawn_less")
 @pytest.mark.parametrize(("truth", "count"), [(sigmoid_truth, 900), (sigmoid_truth, 4000), (stepped_truth, 4000)])
 def test_probabilities_are_those_of_a_known_world(truth, count):
     distances, pairs = draw(truth, count)
@@ -41,6 +51,7 @@ def test_probabilities_are_those_of_a_known_world(truth, count):
     assert calibration_error(said(fit_calibration(distances, pairs), others), other_pairs.labels) < 0.04
 
 
+@pytest.mark.usefixtures("drawn_less")
 def test_the_sigmoid_cannot_follow_a_step_but_the_isotonic_can():
     """Below 1,000 pairs a sigmoid is fitted, and it shows."""
     distances, pairs = draw(stepped_truth, 990)
@@ -51,6 +62,7 @@ def test_the_sigmoid_cannot_follow_a_step_but_the_isotonic_can():
     assert calibration_error(few, other_pairs.labels) > 2 * calibration_error(many, other_pairs.labels)
 
 
+@pytest.mark.usefixtures("drawn_less")
 def test_both_kinds_weigh_alike_and_nothing_is_certain():
     """Three times as many different pairs change nothing; perfectly separated pairs leave Laplace's doubt."""
     distances, pairs = draw(sigmoid_truth, 400)
@@ -66,12 +78,12 @@ def test_both_kinds_weigh_alike_and_nothing_is_certain():
     assert (low, high) == pytest.approx((1 / 12, 11 / 12), abs=0.01)
 
 
+@pytest.mark.usefixtures("drawn_less")
 def test_the_interval_covers_the_truth():
     inside = 0
     grid = torch.tensor([0.6, 0.8, 1.0])
     for seed in range(5):
-        calibration = fit_calibration(*draw(sigmoid_truth, 300, seed), seed)
-        found = calibration(grid).numpy()
+        found = fit_calibration(*draw(sigmoid_truth, 300, seed), seed)(grid).numpy()
         inside += ((found[:, 1] <= sigmoid_truth(grid.numpy())) & (sigmoid_truth(grid.numpy()) <= found[:, 2])).sum()
     assert inside >= 13  # of 15
 

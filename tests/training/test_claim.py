@@ -1,61 +1,57 @@
 """One process at a time writes into a folder of checkpoints; what was killed leaves nothing behind."""
 
+import multiprocessing
 import os
 import re
-import signal
-import subprocess
-import sys
 
 import pytest
-from helpers import ROOT
+from helpers import forks
 
 from utils import fit, load_trained
 from utils.files import FileError
 from utils.training import CheckpointError
 from utils.training.claim import claimed
 
-HOLDER = """
-import sys
-from pathlib import Path
-from utils.training.claim import claimed
-with claimed(Path(sys.argv[1])):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+
+def _hold(folder, pipe):
+    """Say "held" or what is refused, and hold the folder until something comes through the pipe."""
+    try:
+        with claimed(folder):
+            pipe.send("held")
+            pipe.recv()
+    except CheckpointError as error:
+        pipe.send(str(error))
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """Another process that holds the folder of checkpoints."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "checkpoints")]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+def holding(folder):
+    """Another process that tries to hold a folder of checkpoints, the pipe to it, and what it says."""
+    ours, theirs = multiprocessing.Pipe()
+    process = forks().Process(target=_hold, args=(folder, theirs))
+    process.start()
+    return process, ours, ours.recv()
 
 
-def test_a_second_process_is_refused_until_the_first_has_ended(holder, make_config, tmp_path):
+def test_a_second_process_is_refused_until_the_first_has_ended(make_config, tmp_path):
     config = make_config({"hyperparameters.epochs": 1})
-    said = rf"checkpoints_path: process {holder.pid} on .* is training in .*checkpoints\. Wait until it has ended"
+    process, _, held = holding(tmp_path / "checkpoints")
+    assert held == "held"
+    said = rf"checkpoints_path: process {process.pid} on .* is training in .*checkpoints\. Wait until it has ended"
     with pytest.raises(CheckpointError, match=said):
         fit(config)
     assert not list((tmp_path / "checkpoints").glob("*/"))
-    holder.send_signal(signal.SIGKILL)  # which lets it clean up nothing
-    holder.wait()
+    process.kill()  # which lets it clean up nothing
+    process.join()
     assert len(fit(config)) == 1
 
 
-def test_one_process_may_hold_it_twice(tmp_path, holder):
-    folder = tmp_path / "mine"
-    with claimed(folder):
-        with claimed(folder):
+def test_one_process_may_hold_it_twice(tmp_path):
+    with claimed(tmp_path):
+        with claimed(tmp_path):
             pass
-        held = subprocess.run(
-            [sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, input="", capture_output=True, text=True, check=False
-        )
-        assert f"process {os.getpid()} on" in held.stderr
-    with claimed(folder):
+        process, _, refused = holding(tmp_path)
+        process.join()
+        assert f"process {os.getpid()} on" in refused
+    with claimed(tmp_path):
         pass
 
 

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score
 
 from utils.data import Pairs
 from utils.training import error_rates, evaluate
-from utils.training.metrics import equal_error_rate, fnmr_at
+from utils.training.metrics import average_precision, equal_error_rate, fnmr_at
 
 # distances on a coarse grid, so that ties are common
 scored_pairs = st.lists(
@@ -37,6 +38,15 @@ def test_auc_is_the_chance_to_rank_a_different_pair_farther(pairs):
     fmr, fnmr = error_rates(distances, pairs.labels)
     area = ((fnmr[1:] - fnmr[:-1]) * (2 - fmr[1:] - fmr[:-1]) / 2).sum()
     assert area == pytest.approx(sum(wins) / len(wins))
+
+
+@given(scored_pairs, st.integers(0, 1000))
+def test_average_precision_is_that_of_sklearn(pairs, seed):
+    distances, pairs = scored(*zip(*pairs, strict=True))
+    weights = np.random.default_rng(seed).integers(1, 4, len(pairs)).astype(float)
+    kinds = (weights[pairs.labels == kind].sum() for kind in (0, 1))
+    found = average_precision(*error_rates(distances, pairs.labels, weights), *kinds)
+    assert found == pytest.approx(average_precision_score(pairs.labels, distances, sample_weight=weights))
 
 
 def test_everything_by_hand():

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from sklearn.metrics import auc, average_precision_score, roc_curve
+from sklearn.metrics import auc, roc_curve
 
 from utils.data import Pairs
 from utils.training.calibration import calibration_error, chance_calibration_error
@@ -104,6 +104,17 @@ def retrieval_metrics(values: dict[str, np.ndarray]) -> tuple[Metric, ...]:
     return tuple(Metric(name, interval_of_mean(values[name]), meaning) for name, meaning in RETRIEVAL.items())
 
 
+def average_precision(fmr, fnmr, same: float, different: float) -> float:
+    """The precision of finding different pairs, averaged over their ranks, in [0, 1].
+
+    fmr, fnmr: float (T,), by falling threshold, the first one beyond all pairs. same, different: weight of all pairs of
+    either kind. The curve is there already: sklearn's average_precision_score would sort the pairs once more.
+    """
+    found = (1 - fmr) * different
+    precision = found[1:] / (found[1:] + fnmr[1:] * same)
+    return float((-np.diff(fmr) * precision).sum())
+
+
 def equal_error_rate(fmr, fnmr) -> float:
     """The error rate in [0, 1] where FMR and FNMR are equal (EER), between two points of the curve.
 
@@ -158,8 +169,8 @@ class _Curves:
             return np.full(len(self.meanings), np.nan)
         labels, distances, weights = labels[counted], self.distances[counted], weights[counted]
         fmr, fnmr = error_rates(distances, labels, weights)
-        precision = average_precision_score(labels, distances, sample_weight=weights)
-        found = [auc(fnmr, 1 - fmr), precision, equal_error_rate(fmr, fnmr)]
+        kinds = weights[labels == 0].sum(), weights[labels == 1].sum()
+        found = [auc(fnmr, 1 - fmr), average_precision(fmr, fnmr, *kinds), equal_error_rate(fmr, fnmr)]
         found += [fnmr_at(fmr, fnmr, most) if self._to_be_had(most) else np.nan for most in FMRS]
         return np.array(found)
 
