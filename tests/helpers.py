@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import os
+import signal
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -34,6 +35,7 @@ def forks():
     """Where to start processes that need not import torch again, which saves ten seconds each time."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["utils.trust", "utils.trained", "utils.training", "utils.data", "helpers"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell has us ignore would be ignored there too
     with patch.dict(os.environ, ENVIRONMENT):
         forkserver.ensure_running()
     return context

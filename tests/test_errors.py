@@ -1,22 +1,25 @@
 """Errors of a user are one message in a notebook and on a terminal; all others keep their traceback."""
 
 import io
+import multiprocessing
+import os
 import re
 import signal
 import subprocess
 import sys
-from contextlib import redirect_stdout
+import time
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import ROOT
+from helpers import ROOT, forks
 from IPython.core.interactiveshell import InteractiveShell
 
 from utils import notebooks
 from utils.config import ConfigError
 from utils.data import DataError
-from utils.errors import GOES_ON, UserError, message_alone
+from utils.errors import GOES_ON, UserError, end_quietly, message_alone
 from utils.training import CheckpointError, TrainingError
 
 KINDS = {ConfigError: ValueError, DataError: ValueError, CheckpointError: RuntimeError, TrainingError: RuntimeError}
@@ -87,6 +90,36 @@ def test_ipython_says_one_line_of_an_interruption():
     with redirect_stdout(said):
         InteractiveShell().run_cell("from utils.errors import Interrupted\nraise Interrupted('in epoch 3')")
     assert said.getvalue().strip() == "Interrupted: in epoch 3"
+
+
+def _imported_with_an_interrupt(pipe):
+    end_quietly()
+    with suppress(BaseException):  # as what is imported may do
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    pipe.send("half imported")
+
+
+def test_ctrl_c_cannot_be_swallowed_by_what_is_imported():
+    ours, theirs = multiprocessing.Pipe()
+    process = forks().Process(target=_imported_with_an_interrupt, args=(theirs,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGINT
+    assert not ours.poll()
+
+
+def test_a_command_that_has_started_stops_by_itself():
+    signals = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        end_quietly()
+        with pytest.raises(SystemExit) as caught, message_alone():
+            signal.raise_signal(signal.SIGINT)
+        assert caught.value.code == 130
+        assert signal.getsignal(signal.SIGINT) not in (signals, signal.default_int_handler)  # once more: at once
+    finally:
+        signal.signal(signal.SIGINT, signals)
 
 
 @pytest.mark.parametrize("moment", ["while it starts", "in training"])

@@ -1,5 +1,7 @@
 """Errors that a user can cure, and interruptions: one message, with the cause and the cure, and no traceback."""
 
+import os
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -31,27 +33,35 @@ def message_alone():
     """Around a command, also as a decorator: a UserError ends it with its message and exit status 1, Ctrl-C with one
     line and INTERRUPTED.
     """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except UserError as error:
         sys.exit(f"\n{error}")
     except KeyboardInterrupt as error:
-        _say(error)
+        _say(str(error) or GOES_ON)
         sys.exit(INTERRUPTED)
+    finally:
+        if handler is _end:
+            signal.signal(signal.SIGINT, _end)
 
 
 def end_quietly():
-    """From now on this process says one line when Ctrl-C ends it, instead of a traceback."""
-    usual = sys.excepthook
+    """From now on Ctrl-C ends this process at once, with one line; `message_alone` has a command stop by itself.
 
-    def say(kind, error, traceback):
-        if issubclass(kind, KeyboardInterrupt):
-            _say(error)
-        else:
-            usual(kind, error, traceback)
-
-    sys.excepthook = say
+    While torch and NumPy are imported, an exception would be swallowed, and leave them half imported.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # or the shell wants it ignored
+        signal.signal(signal.SIGINT, _end)
 
 
-def _say(error: KeyboardInterrupt):
-    print(f"\n{str(error) or GOES_ON}", file=sys.stderr)
+def _end(number, _):
+    _say(GOES_ON)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)  # so that the shell knows what ended it
+
+
+def _say(text):
+    print(f"\n{text}", file=sys.stderr)

@@ -19,7 +19,6 @@ UGLY = ("Traceback (most recent call last)", "enforce fail")
 def faults(project, random, tries, folder):
     """Either signal as often as the other, in each phase."""
     reference_of(project)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored here would be ignored by commands too
     # the two in turn, and the other one first in every second round of the phases
     signals = [(signal.SIGINT, signal.SIGTERM)[(number + number // INTERRUPTS) % 2] for number in range(tries)]
     stops = draw_stops(random, signals)
