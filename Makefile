@@ -21,7 +21,7 @@ run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a
 	$(RUN) -m utils.notebooks --config $(CONFIG) --set $(SET)
 
 test: $(READY)  ## run all tests, then ruff
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(MAKE) --no-print-directory lint
 
 test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium

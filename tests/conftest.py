@@ -14,6 +14,13 @@ from helpers import changed, tiny_images, tiny_settings
 from utils import fit, load_config, load_trained, prepare_explanations
 from utils.runtime import seed_everything
 
+LONGEST = ("test_notebooks.py", "test_commands.py", "test_parallel.py")  # these files take minutes
+
+
+def pytest_collection_modifyitems(items):
+    """The longest come first: at the end all other processes would wait for them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -92,7 +92,7 @@ def test_every_layer_is_a_map_from_which_the_network_goes_on(network, images):
 
 def test_every_layer_is_explained(network, images):
     for layer in network.layers:
-        explanation = explain(network, images[None], 0.5, method="integrated", layer=layer)
+        explanation = explain(network, images[None], 0.5, method="integrated", layer=layer, steps=1)
         assert torch.isfinite(explanation.evidence).all()
         assert explanation.evidence.std() > 0
 

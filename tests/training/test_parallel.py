@@ -57,20 +57,14 @@ def test_shares_make_up_the_batch(monkeypatch, processes, total):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-@pytest.mark.parametrize(
-    ("processes", "settings_of_runs"),
-    [
-        (2, [("batch", "test_resnet"), ("paper", "test_resnet"), ("batch", "mobilenetv2_035")]),
-        (3, [("batch", "test_resnet")]),
-    ],
-)
-def test_gradients_are_those_of_one_process(make_config, tmp_path, processes, settings_of_runs):
+def test_gradients_are_those_of_one_process(make_config, tmp_path):
     configs = {}
-    for number, (pairs, backbone) in enumerate(settings_of_runs):
+    runs = [("batch", "test_resnet"), ("paper", "test_resnet"), ("batch", "mobilenetv2_035")]
+    for number, (pairs, backbone) in enumerate(runs):
         changes = {**PLAIN, "pairs": pairs, "backbone_model": backbone, "explanation.layer": "last"}
         changes |= {"hyperparameters.batch_size": 11}  # shares of unequal size
         configs[tmp_path / f"{number}.yml"] = make_config(changes, f"{number}.yml")
-    run = launch(processes, "gradients", tmp_path / "result.pt", *configs)
+    run = launch(3, "gradients", tmp_path / "result.pt", *configs)
     assert run.returncode == 0, run.stderr
     results = torch.load(tmp_path / "result.pt", weights_only=True)
     for path, config in configs.items():
