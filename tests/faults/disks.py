@@ -22,7 +22,7 @@ from faults.outcomes import RIGHT, TRACEBACK, WRONG, Outcome, refusal
 
 WORK = "full and read-only disks"
 TRIES = 20
-QUICK = 5
+QUICK = 3
 EMPTY = 2**26  # bytes of a disk with room for all
 FULL = 2**16  # and of one with room for nothing
 MESSAGE = 1500  # characters of a refusal, at most

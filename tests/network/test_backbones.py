@@ -123,10 +123,10 @@ def test_files_that_do_not_fit(make_config, weights, tmp_path):
 
 
 def test_sizes_that_a_model_cannot_take_are_refused_with_those_it_can():
-    with pytest.raises(ConfigError, match=r"image.size: \[100, 64\] is refused for vit_small_patch14_reg4_dinov2: its"):
+    with pytest.raises(ConfigError) as caught:
         build_backbone("vit_small_patch14_reg4_dinov2", (100, 64))
-    with pytest.raises(ConfigError, match=r"Set \[98, 56\] or \[98, 70\] or \[112, 56\] or \[112, 70\]"):
-        build_backbone("vit_small_patch14_reg4_dinov2", (100, 64))
+    assert "image.size: [100, 64] is refused for vit_small_patch14_reg4_dinov2: its" in str(caught.value)
+    assert "Set [98, 56] or [98, 70] or [112, 56] or [112, 70]" in str(caught.value)
     build_backbone("vit_small_patch14_reg4_dinov2", (98, 56))
 
 
