@@ -1,6 +1,7 @@
 import os
 import random
 import runpy
+import sys
 
 import numpy as np
 import pytest
@@ -82,7 +83,8 @@ def test_progress_bar_only_where_wanted(capsys, monkeypatch):
     assert "Counting" in capsys.readouterr().out
 
 
-def test_a_file_gets_no_progress_bar(capsys):
+def test_a_file_gets_no_progress_bar(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # other tests may have started a notebook
     assert list(runtime.progress(range(3), "Counting", show=True)) == [0, 1, 2]
     assert capsys.readouterr().out == ""
 
