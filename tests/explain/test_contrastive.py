@@ -47,15 +47,15 @@ def test_one_step_against_a_full_backward_pass():
 
 @pytest.mark.parametrize("decision", ["same", "different"])
 def test_both_maps_add_up_to_the_change_of_the_target(decision):
-    network, images = (part.double() for part in network_and_images(size=(48, 64)))
+    network, images = (part.double() for part in network_and_images("resnet10t", size=(48, 64)))
     threshold = {"same": 2.0, "different": 0.0}[decision]
     errors = []
     for steps in (1, 16, 128):
         found = explain_by_contrast(network, images, threshold, None, "layer2", steps)
         sums, changes = found.completeness.unbind(1)
         errors.append((sums - changes).abs().max().item())
-    assert errors[0] > errors[1] > errors[2]
-    assert errors[2] < 0.02
+    assert errors[0] > 3 * errors[1]
+    assert errors[1] > 3 * errors[2]
     expected = torch.zeros(len(images), dtype=torch.float64)
     for one, two in ((0, 1), (1, 0)):
         own, other = network(images[:, one]), network(images[:, two])
