@@ -41,6 +41,14 @@ def forks():
     return context
 
 
+def forked(function, *arguments):
+    """Such a process, started, and the other end of the pipe that `function` is handed after all other arguments."""
+    ours, theirs = multiprocessing.Pipe()
+    process = forks().Process(target=function, args=(*arguments, theirs))
+    process.start()
+    return process, ours
+
+
 class Chequered(nn.Module):
     """The embedding is (cos a, sin a), where the angle a adds up all pixels of a channel, weighted by a chequerboard.
 

@@ -1,7 +1,6 @@
 """Errors of a user are one message in a notebook and on a terminal; all others keep their traceback."""
 
 import io
-import multiprocessing
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from helpers import ROOT, forks
+from helpers import ROOT, forked
 from IPython.core.interactiveshell import InteractiveShell
 
 from utils import notebooks
@@ -101,12 +100,11 @@ def _imported_with_an_interrupt(pipe):
 
 
 def test_ctrl_c_cannot_be_swallowed_by_what_is_imported():
-    ours, theirs = multiprocessing.Pipe()
-    process = forks().Process(target=_imported_with_an_interrupt, args=(theirs,))
-    process.start()
+    process, pipe = forked(_imported_with_an_interrupt)
     process.join()
     assert process.exitcode == -signal.SIGINT
-    assert not ours.poll()
+    with pytest.raises(EOFError):  # nothing was said
+        pipe.recv()
 
 
 def test_a_command_that_has_started_stops_by_itself():

@@ -1,6 +1,5 @@
 """The cache of pixels: never stale, never corrupt, never half-written, and dispensable."""
 
-import multiprocessing
 import os
 import time
 import warnings
@@ -12,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import forks, write_images
+from helpers import forked, write_images
 from PIL import Image
 
 from utils.data import cache
@@ -183,16 +182,8 @@ def _build(data, folder, pipe):
     pipe.send(type(open_pixels(scan(data), SIZE, folder, show_progress=False)).__name__)
 
 
-def started(function, *arguments):
-    """A process, and the other end of the pipe that `function` is handed after all other arguments."""
-    ours, theirs = multiprocessing.Pipe()
-    process = forks().Process(target=function, args=(*arguments, theirs))
-    process.start()
-    return process, ours
-
-
 def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counted):
-    process, _ = started(_build, data, tmp_path / "cache")
+    process, _ = forked(_build, data, tmp_path / "cache")
     while not list((tmp_path / "cache").glob(".*.pixels.*")) and process.is_alive():
         time.sleep(0.005)
     process.kill()
@@ -205,7 +196,7 @@ def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counte
 
 
 def test_two_builds_at_once_do_the_work_once(data, tmp_path):
-    builds = [started(_build, data, tmp_path / "cache") for _ in range(3)]
+    builds = [forked(_build, data, tmp_path / "cache") for _ in range(3)]
     assert [pipe.recv() for _, pipe in builds] == ["PixelCache"] * 3
     for process, _ in builds:
         process.join()
@@ -233,7 +224,7 @@ def _limited(data, folder, limit, pipe):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits on the size of files")
 def test_a_full_disk_falls_back_to_decoding_with_one_warning(data, tmp_path):
-    process, pipe = started(_limited, data, tmp_path / "cache", 9000)
+    process, pipe = forked(_limited, data, tmp_path / "cache", 9000)
     kind, messages, pixels, left = pipe.recv()
     process.join()
     assert kind == "Decoder"

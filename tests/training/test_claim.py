@@ -1,11 +1,10 @@
 """One process at a time writes into a folder of checkpoints; what was killed leaves nothing behind."""
 
-import multiprocessing
 import os
 import re
 
 import pytest
-from helpers import forks
+from helpers import forked
 
 from utils import fit, load_trained
 from utils.files import FileError
@@ -25,10 +24,8 @@ def _hold(folder, pipe):
 
 def holding(folder):
     """Another process that tries to hold a folder of checkpoints, the pipe to it, and what it says."""
-    ours, theirs = multiprocessing.Pipe()
-    process = forks().Process(target=_hold, args=(folder, theirs))
-    process.start()
-    return process, ours, ours.recv()
+    process, pipe = forked(_hold, folder)
+    return process, pipe, pipe.recv()
 
 
 def test_a_second_process_is_refused_until_the_first_has_ended(make_config, tmp_path):
