@@ -23,6 +23,7 @@ from faults.damage import (
     foreign,
     limited,
     saved_bytes,
+    spoil,
 )
 from faults.outcomes import KINDS, REFUSED, WRONG, Outcome, attempt
 
@@ -248,50 +249,44 @@ FILES = {  # (bytes of the file, what code would make, random) to the bytes of t
 }
 
 
-def _spoil(values: torch.Tensor, value, random):
-    """Put `value` into one place."""
-    place = np.unravel_index(random.integers(values.numel()), values.shape)
-    values[tuple(map(int, place))] = value
-
-
 def _weights_not_finite(content, random):
     weights = [value for value in content["network"].values() if value.is_floating_point()]
     value = (np.nan, np.inf, -np.inf)[random.integers(3)]
-    _spoil(weights[random.integers(len(weights))], value, random)
+    spoil(weights[random.integers(len(weights))], value, random)
     return str(value)
 
 
 def _validation_not_finite(content, random):
     value = (np.nan, np.inf)[random.integers(2)]
-    _spoil(content["validation"]["distances"], value, random)
+    spoil(content["validation"]["distances"], value, random)
     return str(value)
 
 
 def _validation_too_far(content, random):
     value = (-0.5, 2.5, 1e30)[random.integers(3)]
-    _spoil(content["validation"]["distances"], value, random)
+    spoil(content["validation"]["distances"], value, random)
     return str(value)
 
 
 def _labels_beyond(content, random):
     value = (-1, 2, 1000)[random.integers(3)]
-    _spoil(content["validation"]["labels"], value, random)
+    spoil(content["validation"]["labels"], value, random)
     return str(value)
 
 
 def _references_not_finite(content, random):
-    _spoil(content["prepared"]["embeddings"], (np.nan, np.inf)[random.integers(2)], random)
+    spoil(content["prepared"]["embeddings"], (np.nan, np.inf)[random.integers(2)], random)
 
 
 def _calibration_not_finite(content, random):
     name = ("distances", "probabilities")[random.integers(2)]
-    _spoil(content["prepared"]["calibration"][name], (np.nan, np.inf)[random.integers(2)], random)
+    spoil(content["prepared"]["calibration"][name], (np.nan, np.inf)[random.integers(2)], random)
     return name
 
 
 def _probabilities_beyond(content, random):
     value = (-0.1, 1.5, 100.0)[random.integers(3)]
-    _spoil(content["prepared"]["calibration"]["probabilities"], value, random)
+    spoil(content["prepared"]["calibration"]["probabilities"], value, random)
     return str(value)
 
 

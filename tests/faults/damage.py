@@ -9,6 +9,7 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -53,6 +54,12 @@ def appended(file: bytes, random) -> bytes:
 def foreign(random) -> bytes:
     """A text instead of what belongs there."""
     return b"These are not the bytes that belong here.\n" * int(random.integers(1, 100))
+
+
+def spoil(values: torch.Tensor, value, random):
+    """Put `value` into one place."""
+    place = np.unravel_index(random.integers(values.numel()), values.shape)
+    values[tuple(map(int, place))] = value
 
 
 def saved_bytes(content, **settings) -> bytes:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import timm
 import torch
-from faults.damage import ADVICE, Planting, bomb, cut, entry_span, flipped, foreign, limited, saved_bytes
+from faults.damage import ADVICE, Planting, bomb, cut, entry_span, flipped, foreign, limited, saved_bytes, spoil
 from faults.outcomes import REFUSED, WRONG, Outcome, attempt
 from safetensors.torch import save
 
@@ -178,8 +178,7 @@ def _not_finite(weights, random):
     keys = [key for key, values in weights.items() if values.is_floating_point()]
     key = keys[random.integers(len(keys))]
     spoilt = weights[key].clone()
-    place = np.unravel_index(random.integers(spoilt.numel()), spoilt.shape)
-    spoilt[tuple(map(int, place))] = value
+    spoil(spoilt, value, random)
     return weights | {key: spoilt}
 
 
