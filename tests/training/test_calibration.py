@@ -8,7 +8,7 @@ from utils.data import Pairs
 from utils.network import Calibration
 from utils.training import calibration, calibration_error, fit_calibration, reliability
 from utils.training.calibration import chance_calibration_error
-from utils.training.intervals import intervals
+from utils.training.intervals import standard_errors
 
 
 def sigmoid_truth(distances):
@@ -38,7 +38,7 @@ def said(calibration, distances):
 @pytest.fixture
 def drawn_less(monkeypatch):
     """Fits of images drawn anew take long: fewer are enough here."""
-    monkeypatch.setattr(calibration, "intervals", partial(intervals, draws=60))
+    monkeypatch.setattr(calibration, "standard_errors", partial(standard_errors, draws=60))
 
 
 @pytest.mark.usefixtures("drawn_less")
@@ -81,11 +81,28 @@ def test_both_kinds_weigh_alike_and_nothing_is_certain():
 @pytest.mark.usefixtures("drawn_less")
 def test_the_interval_covers_the_truth():
     inside = 0
-    grid = torch.tensor([0.6, 0.8, 1.0])
+    grid = torch.tensor([0.2, 0.6, 0.8, 1.0, 1.6])
     for seed in range(5):
         found = fit_calibration(*draw(sigmoid_truth, 300, seed), seed)(grid).numpy()
         inside += ((found[:, 1] <= sigmoid_truth(grid.numpy())) & (sigmoid_truth(grid.numpy()) <= found[:, 2])).sum()
-    assert inside >= 13  # of 15
+    assert inside >= 22  # of 25
+
+
+@pytest.mark.usefixtures("drawn_less")
+def test_far_from_the_threshold_the_interval_narrows():
+    """Four same pairs of one odd image lie far away: the chance of "same" is unsure, and falls to either end."""
+    random = np.random.default_rng(0)
+    same = np.append(np.abs(random.normal(0, 0.2, 122)), np.full(4, 1.3))
+    different = random.uniform(0.6, 2, 126)
+    images = np.arange(2 * 252).reshape(2, -1)
+    first, second = images
+    first[122:126] = first[122]
+    pairs = Pairs(first, second, np.repeat([0, 1], 126))
+    found = fit_calibration(np.append(same, different), pairs)
+    assert (found.probabilities.diff(dim=0) <= 0).all()
+    low, high = found(torch.tensor([2.0]))[0, 1:]
+    assert low < 0.01
+    assert 0.01 < high < 0.2
 
 
 def test_between_the_knots_it_is_linear_and_beyond_them_flat():

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from utils.data import Pairs
 from utils.network import Calibration
-from utils.training.intervals import Interval, image_count, intervals
+from utils.training.intervals import Interval, Z, image_count, intervals, standard_errors
 
 ENOUGH = 1000  # pairs from which on the shape of the curve is left open
 KNOTS = 201
@@ -21,13 +22,13 @@ def fit_calibration(distances, pairs: Pairs, seed=0) -> Calibration:
 
     Below ENOUGH pairs a sigmoid, by Platt's method (1999) with his softened labels; else isotonic regression (Zadrozny
     and Elkan 2002), which leaves the shape open and stays as far from 0 and 1 as the softened labels. Same and
-    different pairs weigh alike, so the probability is that among pairs of which half are the same. The interval is that
-    of `intervals`: images are drawn anew.
+    different pairs weigh alike, so the probability is that among pairs of which half are the same. The interval is
+    symmetric in log odds, by `standard_errors`: images are drawn anew.
     """
     grid = np.linspace(0, 2, KNOTS)
     fit = _isotonic if len(pairs) >= ENOUGH else _sigmoid
-    found = intervals(lambda weights: fit(distances, pairs.labels, weights, grid), pairs, seed)
-    probabilities = np.stack(found, axis=1)
+    log_odds, errors = standard_errors(lambda weights: fit(distances, pairs.labels, weights, grid), pairs, seed)
+    probabilities = expit(np.stack([log_odds, log_odds - Z * errors, log_odds + Z * errors], axis=1))
     return Calibration(torch.from_numpy(grid).float(), torch.from_numpy(probabilities).float())
 
 
@@ -102,6 +103,7 @@ def _bins(probabilities):
 
 
 def _sigmoid(distances, labels, weights, grid):
+    """Log odds of "same" at the distances of the grid, float (G,); NaN where a kind is missing."""
     targets, weights = _softened(labels, weights)
     if targets is None:
         return np.full(len(grid), np.nan)
@@ -109,16 +111,17 @@ def _sigmoid(distances, labels, weights, grid):
     twice = np.concatenate([distances, distances])[:, None]
     kinds = np.repeat([1, 0], len(distances))
     model.fit(twice, kinds, np.concatenate([weights * targets, weights * (1 - targets)]))
-    return model.predict_proba(grid[:, None])[:, 1]
+    return model.decision_function(grid[:, None])
 
 
 def _isotonic(distances, labels, weights, grid):
+    """The same, of a curve whose shape is open."""
     targets, weights = _softened(labels, weights)
     if targets is None:
         return np.full(len(grid), np.nan)
     model = IsotonicRegression(increasing=False, out_of_bounds="clip")
     counted = weights > 0
-    return model.fit(distances[counted], targets[counted], weights[counted]).predict(grid)
+    return logit(model.fit(distances[counted], targets[counted], weights[counted]).predict(grid))
 
 
 def _softened(labels, weights):

@@ -35,11 +35,20 @@ def intervals(measure, pairs: Pairs, seed=0, draws=DRAWS, trials=None) -> tuple[
 
     measure: a function of the weights of all pairs, float (P,), to float (M,), NaN for what cannot be measured.
 
+    Intervals are those of `standard_errors`, symmetric in log odds. A rate of 0 or 1 gets Wilson's (1927) for so many
+    trials, int (M,); without them, each image is one.
+    """
+    values, errors = standard_errors(measure, pairs, seed, draws)
+    low, high = _ends(values, errors, image_count(pairs) if trials is None else trials)
+    return values, low, high
+
+
+def standard_errors(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndarray, np.ndarray]:
+    """What `measure` finds on pairs, as in `intervals` but of any range, and its standard errors, each float (M,).
+
     Images are drawn with replacement, and a pair counts as often as its two images were drawn, multiplied. That counts
     the noise of a pair itself three times (Owen 2007, The pigeonhole bootstrap), so twice the variance of drawing pairs
-    is taken off; what is left is that of Cameron and Miller (2014, Robust inference for dyadic data). The interval is
-    symmetric in log odds. A rate of 0 or 1 gets Wilson's (1927) for so many trials, int (M,); without them, each image
-    is one.
+    is taken off; what is left is that of Cameron and Miller (2014, Robust inference for dyadic data).
     """
     used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     first, second = rows.reshape(2, -1)
@@ -50,11 +59,9 @@ def intervals(measure, pairs: Pairs, seed=0, draws=DRAWS, trials=None) -> tuple[
         drawn = _drawn(len(used), random)
         by_image.append(measure(drawn[first] * drawn[second]))
         by_pair.append(measure(_drawn(len(pairs), random)))
-    values = measure(np.ones(len(pairs)))
     own = _variance(by_pair)
     variance = np.maximum(_variance(by_image) - 2 * own, own)
-    low, high = _ends(values, np.sqrt(variance), len(used) if trials is None else trials)
-    return values, low, high
+    return measure(np.ones(len(pairs))), np.sqrt(variance)
 
 
 def image_count(pairs: Pairs) -> int:
