@@ -22,7 +22,7 @@ from faults.outcomes import RIGHT, WRONG, Outcome
 WORK = "a rank killed under torchrun"
 TRIES = 3
 QUICK = 1
-LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "utils.training"]
+LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENDS = 60  # seconds within which all have to end
 
 
@@ -81,7 +81,8 @@ def _resumed(place, reference) -> str | None:
 def launched(folder):
     """torchrun with the config of `folder`; its processes, which have groups of their own, are killed with it."""
     output = folder / f"output_{next(NUMBERS)}"
-    line = [sys.executable, "-m", *LAUNCH, "--config", str(folder / "config.yml")]
+    config = ["--config", str(folder / "config.yml")]
+    line = [sys.executable, "-m", *LAUNCH, "--log-dir", str(folder / "logs"), "-m", "utils.training", *config]
     command = Command(cold_process(line, folder, output), output)
     try:
         yield command

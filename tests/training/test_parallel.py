@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,10 +25,11 @@ PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameter
 
 
 def launch(processes, *arguments, timeout=300):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    logs = Path(arguments[-1]).parent / "logs"
+    launcher = ["torch.distributed.run", "--standalone", "--log-dir", str(logs), "--nproc-per-node", str(processes)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(ROOT / "tests" / "training" / "worker.py"), *map(str, arguments)],
+        [sys.executable, "-m", *launcher, str(ROOT / "tests" / "training" / "worker.py"), *map(str, arguments)],
         env=environment,
         capture_output=True,
         text=True,
