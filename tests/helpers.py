@@ -4,6 +4,7 @@ import io
 import multiprocessing
 import os
 import signal
+import sys
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -47,6 +48,12 @@ def forked(function, *arguments):
     process = forks().Process(target=function, args=(*arguments, theirs))
     process.start()
     return process, ours
+
+
+def torchrun(processes, logs) -> list[str]:
+    """Its command line up to what the processes run. Without a place for its logs, it leaves a temporary folder."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--log-dir", str(logs), "--nproc-per-node", str(processes)]
 
 
 class Chequered(nn.Module):

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager, suppress
 
@@ -18,11 +17,11 @@ from faults.commands import (
     result_of,
 )
 from faults.outcomes import RIGHT, WRONG, Outcome
+from helpers import torchrun
 
 WORK = "a rank killed under torchrun"
 TRIES = 3
 QUICK = 1
-LAUNCH = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENDS = 60  # seconds within which all have to end
 
 
@@ -82,7 +81,7 @@ def launched(folder):
     """torchrun with the config of `folder`; its processes, which have groups of their own, are killed with it."""
     output = folder / f"output_{next(NUMBERS)}"
     config = ["--config", str(folder / "config.yml")]
-    line = [sys.executable, "-m", *LAUNCH, "--log-dir", str(folder / "logs"), "-m", "utils.training", *config]
+    line = [*torchrun(2, folder / "logs"), "-m", "utils.training", *config]
     command = Command(cold_process(line, folder, output), output)
     try:
         yield command

@@ -4,13 +4,12 @@ import json
 import math
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ENVIRONMENT, ROOT, torchrun
 from worker import gradients
 
 from utils import parallel
@@ -26,11 +25,9 @@ PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameter
 
 def launch(processes, *arguments, timeout=300):
     logs = Path(arguments[-1]).parent / "logs"
-    launcher = ["torch.distributed.run", "--standalone", "--log-dir", str(logs), "--nproc-per-node", str(processes)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", *launcher, str(ROOT / "tests" / "training" / "worker.py"), *map(str, arguments)],
-        env=environment,
+        [*torchrun(processes, logs), str(ROOT / "tests" / "training" / "worker.py"), *map(str, arguments)],
+        env=os.environ | ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=timeout,
