@@ -21,7 +21,6 @@ from utils.training import (
     Metric,
     Metrics,
     choose_band,
-    choose_threshold,
     embed_images,
     evaluate,
     pair_distances,
@@ -32,6 +31,7 @@ from utils.training import (
 from utils.training.checkpoint import COURSE_KEYS, TRAINED_KEYS, changed_since, damaged, images_digest
 from utils.training.claim import claimed
 from utils.training.contents import load_run
+from utils.training.decision import threshold_by_rule
 from utils.training.runs import BEST, run_to_load
 
 BATCH = 16  # pairs that are explained together
@@ -259,7 +259,7 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     if prepared:
         _check_prepared(prepared, network, path)
     pairs, distances = _validation(content)
-    threshold = choose_threshold(distances, pairs.labels, config.decision)
+    threshold = threshold_by_rule(distances, pairs.labels, config.decision)  # whatever the network is worth
     abstain = config.decision.abstain
     return Trained(
         runtime.place(folded(network, runtime.dtype)),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from utils.config import ConfigError, DecisionSettings
 from utils.data import Pairs, draw_pairs
 from utils.training import choose_band, choose_threshold
+from utils.training.decision import threshold_by_rule
 
 # distances on a coarse grid, so that ties are common
 scored_pairs = st.lists(
@@ -106,3 +107,61 @@ def test_the_decided_are_right_as_often_as_asked():
     assert np.mean(plain) > 0.08
     assert np.mean(wrong) <= 0.05
     assert np.mean(undecided) < 0.6  # leaving all undecided would be easy
+
+
+def overlapping(count=60, seed=0):
+    """Distances of `count` same and as many different pairs that overlap a little."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(2 * count) % 2
+    return np.clip(0.6 + 0.5 * labels + random.normal(0, 0.25, len(labels)), 0, 2), labels
+
+
+@pytest.mark.parametrize("count", [20, 60, 1000])
+@pytest.mark.parametrize("rule", ["balanced", "eer", "fmr"])
+def test_labels_the_other_way_round_are_refused(count, rule):
+    distances, labels = overlapping(count)
+    settings = DecisionSettings(rule=rule, fmr=0.2)
+    assert 0 < choose_threshold(distances, labels, settings) < 2
+    for wrong in ((distances, 1 - labels), (1 - distances / 2, labels)):  # and similarities in place of distances
+        with pytest.raises(ValueError, match=r"farther apart.*pass 0 for the same class and 1 for different classes"):
+            choose_threshold(*wrong, settings)
+
+
+def test_a_useless_network_is_not_taken_for_reversed_labels():
+    """In 1,000 draws of images without any classes, whose pairs share images as the pair rule has it."""
+    random = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    for _ in range(1000):
+        images = random.normal(size=(90, 4))
+        pairs = draw_pairs(np.arange(90), labels, 1, random)
+        choose_threshold(np.linalg.norm(images[pairs.first] - images[pairs.second], axis=1), pairs.labels)
+
+
+@pytest.mark.parametrize(
+    ("distances", "labels", "said"),
+    [
+        ([0.1, 0.2, 1.0], [0, 1], r"distances \(3,\) and labels \(2,\) must both be \(P,\)"),
+        ([[0.1, 0.2]], [[0, 1]], r"must both be \(P,\)"),
+        ([0.1, np.nan, 1.0], [0, 0, 1], "distances: 1 of 3 are not finite"),
+        ([0.1, np.inf, -np.inf], [0, 0, 1], "distances: 2 of 3 are not finite"),
+        ([0.1, 0.2, 1.0], [0, 0, 2], "labels: 2 is refused: 0 is a pair of the same class"),
+        ([0.1, 0.2, 1.0], [1, 1, -1], "labels: -1 is refused"),
+        ([0.1, 0.2], [0, 0], r"labels: no pair is different \(1\)"),
+        ([0.1, 0.2], [1, 1], r"labels: no pair is same \(0\)"),
+        ([], [], "labels: no pair is"),
+    ],
+)
+def test_what_is_no_labelled_distance_is_refused(distances, labels, said):
+    with pytest.raises(ValueError, match=said):
+        choose_threshold(np.array(distances), np.array(labels))
+
+
+def test_lists_are_labelled_distances_too():
+    assert choose_threshold([0.1, 0.2, 1.0, 1.2], [0, 0, 1, 1]) == pytest.approx(0.6)
+    assert choose_threshold([0.1, 0.2, 1.0, 1.2], [False, False, True, True]) == pytest.approx(0.6)
+
+
+def test_a_network_that_learned_the_opposite_can_be_loaded():
+    """As `load_trained` does: the doctor says what is wrong with it."""
+    distances, labels = overlapping()
+    assert np.isfinite(threshold_by_rule(distances, 1 - labels))
