@@ -17,12 +17,13 @@ from helpers import ROOT, tiny_images
 from PIL import Image
 from torch import nn
 
-from utils import Cut, choose_threshold, evaluate, explain, fit, load_splits, load_trained
+from utils import Cut, evaluate, explain, fit, load_splits, load_trained
 from utils.config import DecisionSettings
 from utils.data import Pairs
 from utils.errors import UserError
 from utils.explain import BY_PATH, FORMULAS
 from utils.training import choose_band, fit_calibration, intervals, retrieval_metrics, retrieval_rates
+from utils.training.decision import threshold_by_rule
 
 WORK = "numbers at their limits"
 TRIES = 124  # each kind twice
@@ -345,7 +346,7 @@ def _measured(distances_of):
         @mock.patch("utils.training.metrics.intervals", partial(intervals, draws=DRAWS))
         @mock.patch("utils.training.calibration.intervals", partial(intervals, draws=DRAWS))
         def act():
-            threshold = choose_threshold(distances, pairs.labels, DecisionSettings(rule=rule, fmr=0.1))
+            threshold = threshold_by_rule(distances, pairs.labels, DecisionSettings(rule=rule, fmr=0.1))
             band = choose_band(distances, pairs, threshold, 0.1)
             calibration = fit_calibration(distances, pairs)
             chances = calibration(torch.from_numpy(distances))[:, 0].numpy()
