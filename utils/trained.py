@@ -89,7 +89,8 @@ class Trained:
         splits = load_splits(self.config)
         if images_digest(splits) != self.images_digest:
             root = splits.folder.root
-            print(f"The images in {root} have changed since training: test pairs may hold training images.")
+            older = "or the run is of an earlier version of this project"
+            print(f"The images in {root} have changed since training, {older}: test pairs may hold training images.")
         return splits
 
     def load_images(self, *paths) -> torch.Tensor:

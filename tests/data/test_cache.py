@@ -1,10 +1,12 @@
 """The cache of pixels: never stale, never corrupt, never half-written, and dispensable."""
 
+import hashlib
 import os
 import time
 import warnings
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -21,7 +23,8 @@ from utils.data.images import DataError, read_image, scan
 from utils.runtime import Runtime
 
 SIZE = (32, 40)
-TAIL = 10 * (16 + 4 + 1) + 4  # for each image a key, a checksum and whether it was decoded; and their checksum
+# for each image a key, a checksum, whether it was decoded and the digest of its file; and the checksum of these
+TAIL = 10 * (16 + 4 + 1 + 16) + 4
 
 
 @pytest.fixture
@@ -90,6 +93,40 @@ def test_a_change_of_the_time_alone_is_a_change(data, tmp_path, counted):
     assert counted == ["a/1.png"]
 
 
+def hashed(data):
+    """The digest of each file, by another way of reading it."""
+    return [hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest() for path in scan(data).paths]
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_the_content_of_each_file_is_known_without_another_look(data, tmp_path, monkeypatch, cached):
+    folder = tmp_path / "cache" if cached else None
+    first = open_pixels(scan(data), SIZE, folder, show_progress=False)
+    assert first.digests.tolist() == hashed(data)
+    (data / "a" / "2.png").write_bytes(b"damaged")
+    write_images(data / "b", 1, (48, 56), seed=6)
+    pixels = open_pixels(scan(data), SIZE, folder, show_progress=False)  # with a cache, 8 rows are taken over
+    expected = hashed(data)
+    expected[2] = bytes(16)
+    assert pixels.digests.tolist() == expected
+    assert list(pixels.unreadable) == [2]
+    if cached:
+        monkeypatch.setattr(cache, "content_digest", lambda path: pytest.fail(f"{path} is read again"))
+        assert opened(data, tmp_path).digests.tolist() == expected
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_file_that_goes_while_it_is_looked_at_is_unreadable(data, tmp_path, monkeypatch, cached):
+    def gone(path):
+        if path.endswith("4.png"):
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return bytes(16)
+
+    monkeypatch.setattr(cache, "content_digest", gone)
+    pixels = open_pixels(scan(data), SIZE, tmp_path / "cache" if cached else None, show_progress=False)
+    assert pixels.unreadable == {4: "No such file or directory", 9: "No such file or directory"}
+
+
 def test_sizes_and_folders_do_not_share_a_cache(data, tmp_path):
     other = data.rename(tmp_path / "first")
     write_images(data / "a", 5, (48, 56), seed=8)
@@ -99,7 +136,7 @@ def test_sizes_and_folders_do_not_share_a_cache(data, tmp_path):
     assert len(list((tmp_path / "cache").glob("*.pixels"))) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "header", "keys", "checksums", "decoded", "foreign"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "header", "keys", "checksums", "decoded", "digests", "foreign"])
 def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
     opened(data, tmp_path)
     (file,) = (tmp_path / "cache").glob("*.pixels")
@@ -116,6 +153,8 @@ def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
         content[-TAIL + 18] ^= 1
     elif damage == "decoded":
         content[-TAIL + 20] ^= 1
+    elif damage == "digests":
+        content[-TAIL + 23] ^= 1
     elif damage == "foreign":
         content = b"not a cache at all" * 400
     file.write_bytes(content)
@@ -124,11 +163,14 @@ def test_a_broken_file_is_built_anew(data, tmp_path, damage, counted):
     assert len(counted) == 10
 
 
-def test_a_cache_of_an_earlier_format_is_built_anew(data, tmp_path, counted):
+@pytest.mark.parametrize("fields", [[], [("decoded", "?")]])
+def test_a_cache_of_an_earlier_format_is_built_anew(data, tmp_path, counted, fields):
     keys = opened(data, tmp_path).stored.keys
     (file,) = (tmp_path / "cache").glob("*.pixels")
     black = np.zeros((10, *SIZE, 3), np.uint8)
-    entries = np.empty(10, [("key", "V16"), ("checksum", "<u4")])
+    entries = np.empty(10, [("key", "V16"), ("checksum", "<u4"), *fields])
+    if fields:
+        entries["decoded"] = True
     entries["key"] = keys
     entries["checksum"] = zlib.crc32(black[0])
     with open(file, "wb") as former:

@@ -4,12 +4,15 @@ import os
 import shutil
 from datetime import datetime as real_datetime
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from utils import fit, load_splits, load_trained
 from utils.config import ConfigError
 from utils.training import CheckpointError, choose_threshold, fingerprint, load_checkpoint, loop, runs, save_checkpoint
+from utils.training.checkpoint import images_digest
 from utils.training.runs import current_run, make_current, run_names
 
 ONE = {"hyperparameters.epochs": 1}
@@ -278,10 +281,11 @@ def test_a_checkpoint_holds_the_validation_pairs_of_its_epoch(make_config):
     assert trained.threshold == choose_threshold(kept["distances"].numpy(), kept["labels"].numpy())
 
 
-def test_weights_count_by_name_and_size_wherever_they_lie(make_config, tmp_path):
+def test_weights_count_by_name_and_content_wherever_they_lie(make_config, tmp_path):
+    """Weights of one network are always of one size, whatever they were trained on."""
     splits = load_splits(make_config())
     marks = []
-    for place, content in (("a/w.pth", b"123"), ("b/w.pth", b"456"), ("a/v.pth", b"123"), ("c/w.pth", b"1234")):
+    for place, content in (("a/w.pth", b"123"), ("b/w.pth", b"123"), ("a/v.pth", b"123"), ("c/w.pth", b"456")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_bytes(content)
         marks.append(fingerprint(make_config({"pretrained": str(tmp_path / place)}), splits)["settings"])
@@ -297,3 +301,62 @@ def test_make_current_names_another_run(make_config):
     assert current_run(config.checkpoints_path) != earlier
     make_current(earlier)
     assert current_run(config.checkpoints_path) == earlier
+
+
+def replaced(root):
+    """Every BMP file with the colours of its pixels turned round: as many bytes, other images."""
+    for path in root.rglob("*.bmp"):
+        before = path.stat().st_size
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+        assert path.stat().st_size == before
+
+
+def touched(root):
+    """Every file with other times, and nothing else."""
+    for path in root.rglob("*.bmp"):
+        os.utime(path, ns=(1, 1))
+
+
+@pytest.fixture
+def bmp_data(tiny_data, tmp_path):
+    """The tiny dataset as BMP files, all of one size."""
+    for path in tiny_data.rglob("*.png"):
+        target = tmp_path / "bmp" / path.parent.name / f"{path.stem}.bmp"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(target)
+    return tmp_path / "bmp"
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_images_count_by_name_and_content(make_config, bmp_data, tmp_path, cached):
+    def images(data):
+        own = {} if cached else {"cache_path": None}
+        return images_digest(load_splits(make_config({"data_path": str(data), **own})))
+
+    first = images(bmp_data)
+    touched(bmp_data)
+    assert images(bmp_data) == first
+    shutil.copytree(bmp_data, tmp_path / "copied", copy_function=shutil.copyfile)  # as `cp -r`: with times of its own
+    assert images(tmp_path / "copied") == first
+    replaced(bmp_data)
+    assert images(bmp_data) != first
+    (tmp_path / "copied" / "red" / "red_0.bmp").rename(tmp_path / "copied" / "red" / "renamed.bmp")
+    assert images(tmp_path / "copied") != first
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_images_replaced_by_others_of_their_size_are_trained_anew(make_config, bmp_data, capsys, cached):
+    changes = ONE | {"data_path": str(bmp_data)} | ({} if cached else {"cache_path": None})
+    fit(make_config(changes))
+    touched(bmp_data)
+    fit(make_config(changes))
+    assert len(run_names(make_config(changes).checkpoints_path)) == 1
+    replaced(bmp_data)
+    capsys.readouterr()
+    trained = load_trained(make_config(changes))
+    trained.load_splits()
+    assert "have changed since training" in capsys.readouterr().out
+    fit(make_config(changes))
+    assert len(run_names(make_config(changes).checkpoints_path)) == 2
+    load_trained(make_config(changes)).load_splits()
+    assert "have changed since training" not in capsys.readouterr().out

@@ -18,8 +18,9 @@ import torch
 from filelock import FileLock
 from torchvision.transforms.v2 import functional as V
 
+from utils.data.contents import content_digest
 from utils.data.images import MEGAPIXELS, DataError, ImageFolder, read_image
-from utils.data.stored import KEY, StoredPixels, write_entries, write_rows
+from utils.data.stored import DIGEST, KEY, StoredPixels, write_entries, write_rows
 from utils.data.unreadable import check_readable
 from utils.files import atomic, megabytes
 from utils.runtime import progress
@@ -30,7 +31,8 @@ BLOCK = 64  # images decoded before the next write
 class Decoder:
     """The pixels of N image files in one size, decoded anew whenever they are asked for.
 
-    unreadable: the index of each image that could not be decoded when all were gone through, and the cause.
+    unreadable: the index of each image that could not be decoded when all were gone through, and the cause. digests:
+    DIGEST (N,), of the bytes of each file as they were then; zeros of one that could not be decoded.
     """
 
     def __init__(self, paths, size, workers=0, max_megapixels=MEGAPIXELS):
@@ -39,6 +41,7 @@ class Decoder:
         self.size = tuple(size)
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding releases the interpreter lock
         self.unreadable: dict[int, str] = {}
+        self.digests = np.zeros(len(paths), DIGEST)
 
     def __len__(self):
         return len(self.paths)
@@ -51,12 +54,18 @@ class Decoder:
         return decode(self.paths[index], self.size, self.max_megapixels)
 
     def attempt(self, index):
-        """The pixels uint8 (h, w, 3) of an image; None, and a cause in `unreadable`, when it cannot be decoded."""
+        """The pixels uint8 (h, w, 3) of an image, whose file has its digest in `digests` from now on; None, and a cause
+        in `unreadable`, when it cannot be decoded.
+        """
         try:
-            return self._decode(index)
+            pixels = self._decode(index)
+            self.digests[index] = np.void(content_digest(self.paths[index]))
+            return pixels
         except DataError as error:
             self.unreadable[index] = str(error).removeprefix(f"{self.paths[index]}: ")
-            return None
+        except OSError as error:  # the file has gone since it was decoded
+            self.unreadable[index] = error.strerror or str(error)
+        return None
 
     def blocks(self, known, show):
         """The pixels of all images, uint8 (BLOCK, h, w, 3) at a time; `known(index)` hands over a row or None.
@@ -64,6 +73,7 @@ class Decoder:
         Images that cannot be decoded are zeros, and noted in `unreadable`.
         """
         self.unreadable = {}
+        self.digests = np.zeros(len(self), DIGEST)
         black = np.zeros((*self.size, 3), np.uint8)
 
         def row(index):
@@ -94,6 +104,7 @@ class PixelCache(Decoder):
         if not np.array_equal(self.stored.keys, keys):
             raise ValueError(f"{file} holds other images")
         self.unreadable = decoder.unreadable
+        self.digests = self.stored.digests
 
     def __getitem__(self, indices) -> np.ndarray:
         """indices int (B,) to pixels uint8 (B, h, w, 3); rows that were damaged on disk, even now, are decoded anew.
@@ -198,23 +209,29 @@ def _build(decoder, file, keys, show):
     for leftover in file.parent.glob(f".{file.name}.*"):
         leftover.unlink()  # of a build that was killed
     _check_room(file.parent, len(decoder) * math.prod(decoder.size) * 3)
-    known = _rows_of_before(file, decoder.size, keys)
+    known = _rows_of_before(file, decoder, keys)
     with atomic(file) as opened:
         checksums = write_rows(opened, decoder.blocks(known, show), (len(decoder), *decoder.size, 3))
-        write_entries(opened, keys, checksums, list(decoder.unreadable))
+        write_entries(opened, keys, checksums, decoder.digests, list(decoder.unreadable))
 
 
-def _rows_of_before(file, size, keys):
-    """A function from an index to the row that the cache of before, of the same folder, has of this image, or None."""
+def _rows_of_before(file, decoder, keys):
+    """A function from an index to the row that the cache of before, of the same folder, has of this image, or None.
+
+    The decoder takes the digest of the file from there too.
+    """
     try:
-        before = StoredPixels(file, size)
+        before = StoredPixels(file, decoder.size)
     except (OSError, ValueError):
         return _nothing_known
     rows = {key.tobytes(): row for row, key in enumerate(before.keys) if before.decoded[row]}
 
     def known(index):
         row = rows.get(keys[index].tobytes())
-        return None if row is None else before.read(row)
+        pixels = None if row is None else before.read(row)
+        if pixels is not None:
+            decoder.digests[index] = before.digests[row]
+        return pixels
 
     return known
 

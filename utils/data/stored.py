@@ -1,7 +1,7 @@
 """The file of a pixel cache: checked when it is opened and whenever it is read, never misread.
 
 Two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its key, the
-checksum of its pixels, and whether it could be decoded. At the end, the checksum of these.
+checksum of its pixels, whether it could be decoded, and the digest of its file. At the end, the checksum of these.
 """
 
 import math
@@ -12,17 +12,19 @@ import zlib
 
 import numpy as np
 
+from utils.data.contents import DIGEST_BYTES
 from utils.files import seal
 
 KEY = np.dtype("V16")
-ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("decoded", "?")])
+DIGEST = np.dtype(f"V{DIGEST_BYTES}")  # of the bytes of an image file
+ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("decoded", "?"), ("digest", DIGEST)])
 
 
 class StoredPixels:
     """Such a file of images of one size; OSError or ValueError when it is missing, damaged or of another format.
 
     It is read, not mapped into memory: where another process cuts a mapped file off, reading it ends this one.
-    keys: KEY (N,). decoded: bool (N,).
+    keys: KEY (N,). decoded: bool (N,). digests: DIGEST (N,), of the image files; zeros where not decoded.
     """
 
     def __init__(self, file, size):
@@ -37,6 +39,7 @@ class StoredPixels:
         self.keys = entries["key"]
         self.checksums = entries["checksum"]
         self.decoded = entries["decoded"]
+        self.digests = entries["digest"]
         self.lock = threading.Lock()
 
     def read(self, index) -> np.ndarray | None:
@@ -60,11 +63,20 @@ def write_rows(opened, blocks, shape) -> list[int]:
     return checksums
 
 
-def write_entries(opened, keys: np.ndarray, checksums: list[int], unreadable: list[int]):
-    """Write what belongs to each image behind the pixels; `unreadable` are the indices that could not be decoded."""
+def write_entries(opened, keys: np.ndarray, checksums: list[int], digests: np.ndarray, unreadable: list[int]):
+    """Write what belongs to each image behind the pixels.
+
+    Args:
+        opened: The file, at the end of the pixels.
+        keys: KEY (N,).
+        checksums: N checksums of pixels, as `write_rows` returns them.
+        digests: DIGEST (N,), of the image files.
+        unreadable: The indices of images that could not be decoded.
+    """
     entries = np.empty(len(keys), ENTRY)
     entries["key"] = keys
     entries["checksum"] = checksums
+    entries["digest"] = digests
     entries["decoded"] = True
     entries["decoded"][unreadable] = False
     np.lib.format.write_array(opened, entries, allow_pickle=False)

@@ -14,6 +14,7 @@ import torch
 from utils.archives import UNLOADABLE, DamagedArchiveError, check_archive, is_archive
 from utils.config import Config, key_names
 from utils.data import Splits
+from utils.data.contents import content_digest
 from utils.errors import UserError
 from utils.files import atomic
 
@@ -81,32 +82,43 @@ def damaged(path: Path, cause: str) -> CheckpointError:
 
 
 def fingerprint(config: Config, splits: Splits) -> dict[str, str]:
-    """Digests of all that the course of a training run depends on: most settings; names and sizes of the images."""
+    """Digests of all that the course of a training run depends on: most settings; names and content of the images."""
     return {"settings": settings_digest(config), "images": images_digest(splits)}
 
 
 def settings_digest(config: Config) -> str:
     """Of all settings that the course of a training run depends on.
 
-    A file of `pretrained` weights counts by its name and size, wherever it lies.
+    A file of `pretrained` weights counts by its name and content, wherever it lies.
     """
     settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
     settings["version"] = TRAINING
     settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
     settings["trained"] = config.hyperparameters.epochs > 0  # without training the network has no embedding of its own
     if isinstance(config.pretrained, Path):
-        size = config.pretrained.stat().st_size if config.pretrained.is_file() else None
-        settings["pretrained"] = [config.pretrained.name, size]
+        settings["pretrained"] = [config.pretrained.name, _content_of(config.pretrained)]
     return digest(settings)
 
 
+def _content_of(path):
+    """The digest of a file; None where it cannot be read, which is refused when it is loaded."""
+    try:
+        return content_digest(path).hex()
+    except OSError:
+        return None
+
+
 def images_digest(splits: Splits) -> str:
-    """Of the names and sizes of all images that can be read, wherever their folder lies."""
+    """Of the names and the content of all images that can be read, wherever their folder lies and whatever its times.
+
+    No file is read: their digests were taken when they were decoded.
+    """
     folder = splits.folder
     below = len(str(folder.root)) + 1
-    names = [path[below:].replace(os.sep, "/") for path in folder.paths]
-    images = list(zip(names, folder.stats[:, 0].tolist(), strict=True))
-    images = [image for index, image in enumerate(images) if index not in splits.pixels.unreadable]
+    images = []
+    for index, (path, content) in enumerate(zip(folder.paths, splits.pixels.digests.tolist(), strict=True)):
+        if index not in splits.pixels.unreadable:
+            images.append((path[below:].replace(os.sep, "/"), content.hex()))
     return digest(images)
 
 

@@ -191,7 +191,8 @@ def _named(config, mark):
     else:
         print(f"Its training was interrupted after epoch {len(run.history)}.")
     if run.fingerprint["images"] != mark["images"]:
-        print("The images have changed since its training: test pairs may hold training images.")
+        older = "or it is of an earlier version of this project"
+        print(f"The images have changed since its training, {older}: test pairs may hold training images.")
     return run
 
 
