@@ -130,13 +130,15 @@ def test_with_references_the_changed_image_looks_like_the_other():
     assert found.flipped
     assert plain.flipped
     assert found.area > plain.area
-    assert "image 1 before: red (5 of 5), after: green (" in found.sentence()
+    assert "nearest to image 1, 5 of 5 are red before, " in found.sentence()
+    assert " are green after." in found.sentence()
     assert plain.nearest_after is None
     assert counterfactual(Coloured(), explanation, replace(known, names=())).area == plain.area
 
 
 def test_of_equally_frequent_classes_the_nearest_is_told():
-    assert in_classes(["b/1.png", "a/1.png", "a/2.png", "b/2.png", "c/1.png"]) == "b (2 of 5)"
+    assert in_classes(["b/1.png", "a/1.png", "a/2.png", "b/2.png", "c/1.png"]) == "2 of 5 are b"
+    assert in_classes(["b/1.png"]) == "1 of 1 is b"
 
 
 @pytest.mark.parametrize(("network", "pair"), [(Chequered(), same_pair), (Coloured(), different_pair)])

@@ -75,19 +75,22 @@ def test_a_third_image_is_shown_with_its_name_and_source():
     assert outlines(shown.axes[1]) == []
 
 
-def test_the_nearest_references_are_named_below_each_image():
+def test_the_class_of_most_references_is_not_taken_for_that_of_the_nearest():
+    """The nearest file may be of another class than most: each is said of what it is."""
     explanation = explanation_of()
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
-    before = ("rose/1.png", "rose/2.png", "tulip/3.png"), ("tulip/4.png",) * 3
+    before = ("tulip/3.png", "rose/1.png", "rose/2.png"), ("tulip/4.png",) * 3
     after = ("tulip/5.png", "tulip/6.png", "rose/7.png"), ("tulip/4.png",) * 3
     found = Counterfactual(explanation, explanation.images[0], regions, 0.3, None, None, before, after)
     labels = [axes.get_xlabel() for axes in counterfactual_figure(found).axes]
     assert labels == [
-        "nearest: rose (2 of 3)\nrose/1.png",
-        "nearest: tulip (3 of 3)\ntulip/4.png",
-        "nearest: tulip (2 of 3)\ntulip/5.png",
-        "nearest: tulip (3 of 3)\ntulip/4.png",
+        "nearest training images: 2 of 3 are rose\nthe very nearest: tulip/3.png",
+        "nearest training images: 3 of 3 are\ntulip\nthe very nearest: tulip/4.png",
+        "nearest training images: 2 of 3 are\ntulip\nthe very nearest: tulip/5.png",
+        "nearest training images: 3 of 3 are\ntulip\nthe very nearest: tulip/4.png",
     ]
+    touched = "Of the training images nearest to image 1, 2 of 3 are rose before, 2 of 3 are tulip after."
+    assert touched in found.sentence()
 
 
 def test_before_and_after_share_one_scale():

@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -82,6 +85,30 @@ def test_both_figures_say_what_is_shown_and_of_what(paths):
         assert shown.get_label().startswith(kind)
         assert drawn(shown).std() > 5
     assert plt.get_fignums() == []
+
+
+def test_what_is_shown_is_said_as_a_share_of_the_whole():
+    """Readers take what is listed for all there is: the parts in the sentence add up to the inner product."""
+    random = torch.Generator().manual_seed(3)
+    places = torch.rand(4, 4, 4, 4, generator=random) / 100
+    places[1, 0, 0, 3] = 0.2
+    bias1, bias2 = torch.rand(2, 4, 4, generator=random) / 10 - 0.1
+    matches = replace(matches_of(places), bias1=bias1, bias2=bias2, bias=-0.02, cosine=0.9)
+    shown = matches_figure(matches)
+    told = texts(shown)
+    listed = [float(text.get_text().split(": ")[1]) for text in shown.legends[0].get_texts()]
+    found = re.search(
+        r"of 0\.900 the .*strongest mutual match(es add| adds) (?P<shown>\S+) \((?P<share>\d+)%\), all other pairs "
+        r"of places (?P<others>\S+), the biases (?P<biases>\S+), residual (?P<residual>\S+?)(?= Image)",
+        told,
+    )
+    parts = [float(found[name]) for name in ("shown", "others", "biases", "residual")]
+    assert sum(parts) == pytest.approx(0.9, abs=0.003)
+    assert parts[0] == pytest.approx(sum(listed), abs=0.001 * len(listed))
+    assert parts[0] + parts[1] == pytest.approx(sum(places.flatten().tolist()), abs=0.002)
+    assert float(found["share"]) == pytest.approx(100 * sum(listed) / 0.9, abs=1)
+    assert found["shown"] in str(matches)
+    assert "%" not in replace(matches, cosine=-0.3).told(matches.mutual())  # no share of what is negative
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])

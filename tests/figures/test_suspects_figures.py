@@ -6,7 +6,7 @@ from helpers import drawn
 
 from utils.figures import figure, saved, shortcuts_figure, suspects_figure
 from utils.training.intervals import Interval
-from utils.trust import Shortcut, Shortcuts, find_suspects
+from utils.trust import Shortcut, Shortcuts, find_suspects, judge
 
 
 @pytest.fixture
@@ -23,13 +23,15 @@ def test_each_suspect_stands_beside_its_neighbour_with_their_maps(prepared, susp
     panels = made.subfigs
     assert made.get_label() == "suspects"
     assert len(panels) == 2
-    plain = figure(prepared.explain(*suspects.pairs(2)))
+    explanation = prepared.explain(*suspects.pairs(2))
+    plain = figure(explanation, judge(prepared.network, explanation, prepared.config.seed))
     for panel, alike, row in zip(panels, plain.subfigs, suspects.table(2).to_numpy(), strict=True):
         image, label, suggested, quality = row[:4]
         title = panel.get_suptitle()
         assert title.startswith(f"Suspect label: {image}\n{label}, but like {suggested} to the network")
         assert f"{quality:.3f}" in title
         assert title.endswith(alike.get_suptitle())
+        assert "Image 2 alone: " in title  # the maps are judged
         shown = [axes.images[0].get_array() for axes in panel.axes if axes.images]
         expected = [axes.images[0].get_array() for axes in alike.axes if axes.images]
         assert all(np.array_equal(one, other) for one, other in zip(shown, expected, strict=True))

@@ -77,8 +77,8 @@ class Counterfactual:
         if self.nearest_before is not None:
             for image in (number for number in range(2) if touched[number]):
                 lines.append(
-                    f"Nearest training images of image {image + 1} before: {in_classes(self.nearest_before[image])}, "
-                    f"after: {in_classes(self.nearest_after[image])}."
+                    f"Of the training images nearest to image {image + 1}, {in_classes(self.nearest_before[image])} "
+                    f"before, {in_classes(self.nearest_after[image])} after."
                 )
         return " ".join(lines)
 
@@ -131,9 +131,9 @@ def nearest(references: References, embedding: torch.Tensor, count=NEAREST) -> t
 
 
 def in_classes(names) -> str:
-    """The most frequent class of references and how many of them are of it: "rose (4 of 5)"."""
+    """How many references are of the class that most of them are of, in words: "4 of 5 are rose"."""
     most, count = _most_frequent(names)
-    return f"{most} ({count} of {len(names)})"
+    return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {most}"
 
 
 def ranks_of(maps: torch.Tensor) -> torch.Tensor:

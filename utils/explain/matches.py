@@ -100,6 +100,17 @@ class Matches:
             values[:, :, self._near(y2), self._near(x2)] = -torch.inf
         return found
 
+    def told(self, found: list[Match]) -> str:
+        """What share of the inner product some matches are, and what the rest is, in words; all parts add up to it."""
+        shown = sum(match.value for match in found)
+        places, bias1, bias2 = (float(part.cpu().double().sum()) for part in (self.places, self.bias1, self.bias2))
+        share = f" ({shown / self.cosine:.0%})" if self.cosine > 0 else ""
+        matches = "strongest mutual match adds" if len(found) == 1 else f"{len(found)} strongest mutual matches add"
+        return (
+            f"of {self.cosine:.3f} the {matches} {shown:+.3f}{share}, all other pairs of places {places - shown:+.3f}, "
+            f"the biases {bias1 + bias2 + self.bias:+.3f}, residual {self.residual:+.1e}"
+        )
+
     def _regions(self):
         """The sums of `places` over both regions, by the middles of the regions: (h, w, h, w)."""
         height, width = self.bias1.shape
@@ -112,11 +123,9 @@ class Matches:
         return slice(max(index - self.side + 1, 0), index + self.side)
 
     def __str__(self):
-        biases = float(self.bias1.sum() + self.bias2.sum()) + self.bias
         return (
             f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.layer}\n"
-            f"places with places {self.places.sum():+.4f}, the rest {biases:+.4f}\n"
-            f"residual {self.residual:.1e}"
+            f"{self.told(self.mutual())}"
         )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from utils.explain import Counterfactual
 from utils.explain.counterfactual import in_classes
-from utils.figures.drawing import closed, file_name, heading, named, pixels, show
+from utils.figures.drawing import closed, file_name, heading, named, pixels, show, wrapped
 
 CHANGED = "white"  # outline of what was changed
 SOURCE = "yellow"  # outline of where its pixels are from
@@ -27,8 +27,9 @@ def counterfactual_figure(found: Counterfactual):
         for column, image in enumerate(pixels(images, explanation)):
             show(axes[row, column], image)
             if names is not None:
-                below = f"nearest: {in_classes(names[column])}\n{names[column][0]}"
-                axes[row, column].set_xlabel(named(below, NAME), fontsize=8)
+                classes = wrapped(f"nearest training images: {in_classes(names[column])}", NAME)
+                nearest = named(f"the very nearest: {names[column][0]}", NAME)
+                axes[row, column].set_xlabel(f"{classes}\n{nearest}", fontsize=8)
     for column in range(2):
         axes[0, column].set_title(f"image {column + 1}", fontsize=10)
         _outline(axes[1, column], found.regions[column], CHANGED)
@@ -43,7 +44,8 @@ def counterfactual_figure(found: Counterfactual):
     axes[1, 0].set_ylabel(f"after: similarity {found.after:.3f}")
     what = f"along the maps of {explanation.source}: {found.sentence()}"
     drawn.suptitle(heading(explanation, what, 44 * columns), fontsize=10)
-    return closed(drawn, file_name("counterfactual", explanation, explanation.method, explanation.layer))
+    name = file_name("counterfactual", explanation, explanation.method, explanation.layer)
+    return closed(drawn, name, explanation.caution)
 
 
 def _outline(axes, region, colour):

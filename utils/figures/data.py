@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.data import ImageFolder, contradictions, groups_of_several
-from utils.figures.drawing import closed, named, photo, show
+from utils.figures.drawing import closed, named, nothing, photo, show
 
 WRONG = "tab:red"
 WIDTH = 20  # characters below an image
@@ -22,9 +22,7 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
     right = [group for group in groups_of_several(duplicates) if len(np.unique(folder.labels[group])) == 1]
     groups = wrong + right
     if not groups:
-        figure = plt.figure(figsize=(6, 0.6), layout="constrained")
-        figure.suptitle(f"No near-duplicates among {len(folder.paths)} images", fontsize=10)
-        return closed(figure, "duplicates")
+        return nothing(f"No near-duplicates among {len(folder.paths)} images.", "duplicates")
     shown = groups[:rows]
     columns = min(columns, max(map(len, shown)))
     size = (max(1.9 * columns, 5), 2.2 * len(shown) + 0.5)

@@ -11,11 +11,13 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colormaps, font_manager
+from matplotlib.text import Text
 
-from utils.data import read_image, to_pixels
+from utils.data import DataError, read_image, to_pixels
 from utils.explain import Explanation
 from utils.files import atomic
 from utils.text import coded, printable, shortened
+from utils.trust import Verdict
 
 # fonts of systems that write Chinese, Japanese or Korean, after Matplotlib's own
 FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")
@@ -25,7 +27,9 @@ plt.rcParams["font.family"] = ["DejaVu Sans", *(name for name in FONTS if name i
 
 COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
-SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value
+SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value; below, words do too
+UNJUDGED = "Maps not judged."
+PER_INCH = 10  # characters of a caution
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks, whose size it holds down; files have more
 LINES = 4  # of a name, at most
@@ -62,9 +66,14 @@ def photo(path) -> np.ndarray:
 
 
 def photos(explanation: Explanation) -> list[np.ndarray]:
-    """Both images of the first pair of an explanation: their files, or else the pixels that were explained."""
+    """Both images of the first pair of an explanation, each uint8 (H, W, 3): their files, or else the pixels that were
+    explained, as where a format is one that the caller alone can read.
+    """
     if explanation.paths:
-        return [photo(path) for path in explanation.paths[0]]
+        try:
+            return [photo(path) for path in explanation.paths[0]]
+        except DataError:
+            pass
     return list(pixels(explanation.images[0], explanation))
 
 
@@ -80,6 +89,36 @@ def pixels(images, explanation: Explanation) -> np.ndarray:
     high = max(explanation.images.max().item(), 1)
     values = ((images - low) / (high - low)).clamp(0, 1)
     return (255 * values).round().byte().movedim(1, -1).numpy()
+
+
+def shown_as(explanation: Explanation) -> str:
+    """What `pixels` shows, in words: the size, and whether the values had to be stretched."""
+    height, width = explanation.images.shape[-2:]
+    size = f"as the network sees it: {height} x {width} pixels"
+    inside = explanation.images.min() >= 0 and explanation.images.max() <= 1
+    if explanation.normalization is not None or inside:
+        return size
+    return f"{size}, brightness stretched (no normalization is known)"
+
+
+def remark(explanation: Explanation, image: int, heatmap) -> str:
+    """What must be said of a map that is too weak to be seen; nothing of one that is drawn in full colour.
+
+    Args:
+        explanation: Of one pair.
+        image: 0 or 1.
+        heatmap: The map of that image as it is drawn, (h, w) in [0, 1].
+    """
+    strongest = float(heatmap.max())
+    if strongest >= SOLID:
+        return ""
+    return f"at most {strongest:.1%}" if strongest > 0 else explanation.cause_of_blank(0, image)
+
+
+def check_verdict(verdict: Verdict | None, explanation: Explanation):
+    """Raises ValueError where the verdict is of another explanation."""
+    if verdict is not None and not verdict.explanation.same_as(explanation):
+        raise ValueError("the verdict is of another explanation: pass judge(network, explanation)")
 
 
 def show(axes, image):
@@ -130,12 +169,34 @@ def file_name(kind: str, explanation: Explanation, *details: str) -> str:
     return "_".join([kind, explanation.decision(), *stems, *details, digest.hexdigest()])
 
 
-def closed(figure, name: str):
-    """Hand a finished figure on, with the name of its file as its label."""
+def nothing(text: str, name: str, caution=""):
+    """A figure of one sentence, where there is nothing to draw."""
+    lines = [wrapped(line, 8 * PER_INCH) for line in (caution, text) if line]
+    drawn, axes = plt.subplots(figsize=(8, 0.3 + 0.25 * "\n".join(lines).count("\n") + 0.3), layout="constrained")
+    axes.set_axis_off()
+    axes.text(0, 0.5, "\n".join(lines), va="center")
+    return closed(drawn, name, caution)
+
+
+def closed(figure, name: str, caution=""):
+    """Return a finished figure, with the name of its file as its label.
+
+    Every figure of what a network says ends here with the caution of its explanation: it stands on top, unless words of
+    the figure hold it already.
+    """
+    if caution and _words(wrapped(caution, 80)) not in _words(*(text.get_text() for text in figure.findobj(Text))):
+        width = int(PER_INCH * figure.get_figwidth())
+        lines = [wrapped(caution, width), figure.get_suptitle()]
+        figure.suptitle("\n".join(filter(None, lines)), fontsize=10)
     plt.close(figure)  # else the notebook shows it a second time
     figure.set_label(name)
     figure.set_dpi(INLINE_DPI)
     return figure
+
+
+def _words(*texts):
+    """Texts in one line."""
+    return " ".join(" ".join(texts).split())
 
 
 def saved(figure, folder):

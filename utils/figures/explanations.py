@@ -10,12 +10,29 @@ import matplotlib.pyplot as plt
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation, only_pair
-from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, heading, named, overlay, photos, show, wrapped
+from utils.figures.drawing import (
+    COLORMAP,
+    OPACITY,
+    UNJUDGED,
+    check_verdict,
+    closed,
+    file_name,
+    heading,
+    named,
+    nothing,
+    overlay,
+    photos,
+    pixels,
+    remark,
+    show,
+    shown_as,
+    wrapped,
+)
 from utils.trust import Verdict
 
 KINDS = ("factual", "counterfactual")
 MOST_PAIRS = 8  # in one figure
-FAINT = 0.2  # a map that stays below is told in words too
+NOTHING = "There is no such pair."
 BLOCK = 4  # methods side by side
 NAME = 34  # characters of a small name that fit it
 TALLEST = 6.0  # inches of both images of a pair: with the title, what a laptop's screen shows
@@ -23,13 +40,15 @@ COLUMN = 30  # characters that fit a column of 2.4 inches
 
 
 def images_figure(explanation: Explanation):
-    """Both images of a pair side by side, with their names."""
+    """Both images of a pair side by side as the network sees them, stretched to its size, with their names."""
     names = only_pair(explanation).names[0]
-    drawn, axes = plt.subplots(1, 2, figsize=(5, 2.8), layout="constrained")
-    for number, (column, image, name) in enumerate(zip(axes, photos(explanation), names, strict=True), start=1):
+    drawn, axes = plt.subplots(1, 2, figsize=(5, 3), layout="constrained")
+    images = pixels(explanation.images[0], explanation)
+    for number, (column, image, name) in enumerate(zip(axes, images, names, strict=True), start=1):
         show(column, image)
         column.set_title(named(f"image {number}: {name}", COLUMN), fontsize=9)
-    return closed(drawn, file_name("images", explanation))
+        column.set_xlabel(wrapped(shown_as(explanation), NAME), fontsize=8)
+    return closed(drawn, file_name("images", explanation), explanation.caution)
 
 
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):
@@ -43,8 +62,9 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     """
     if len(explanation) > MOST_PAIRS:
         raise ValueError(f"{len(explanation)} pairs are too many for one figure: show explanation[:{MOST_PAIRS}]")
-    if verdict is not None and not verdict.explanation.same_as(explanation):
-        raise ValueError("the verdict is of another explanation: pass judge(network, explanation)")
+    check_verdict(verdict, explanation)
+    if not len(explanation):
+        return nothing(NOTHING, "explanation_nothing", explanation.caution)
     if explanation.undecided.any():
         kinds = KINDS
     shown = [photos(pair) for pair in explanation]
@@ -55,7 +75,8 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     for index, (panel, images) in enumerate(zip(panels, shown, strict=True)):
         _draw_pair(panel, images, explanation[index], verdict and verdict[index], kinds, opacity)
     kind = "explanation" if tuple(kinds) == KINDS else "_".join([*kinds, "map"])
-    return closed(drawn, file_name(kind, explanation, explanation.method, explanation.layer))
+    name = file_name(kind, explanation, explanation.method, explanation.layer)
+    return closed(drawn, name, explanation.caution)
 
 
 def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
@@ -63,6 +84,8 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
 
     Raises ValueError when the verdicts are not all of the same one pair.
     """
+    if not verdicts:
+        return nothing("No method was judged.", "methods_nothing")
     explanations = {name: only_pair(verdict.explanation) for name, verdict in verdicts.items()}
     first = next(iter(explanations.values()))
     if not all(first.of_same_pairs(other) for other in explanations.values()):
@@ -83,8 +106,9 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
             axes.set_axis_on()
             heatmap = explanation.factual[0, row].cpu()
             show(axes, overlay(images[row], heatmap, opacity))
-            if not heatmap.any():
-                _say_on(axes, explanation.cause_of_blank(0, row))
+            weak = remark(explanation, row, heatmap)
+            if weak:
+                _say_on(axes, weak)
         verdict = verdicts[name]
         upper.set_title(wrapped(name, 24), fontsize=9)
         gap, span = verdict.gap.decisive[0], verdict.span.decisive[0]
@@ -92,7 +116,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
         lower.set_xlabel(wrapped(said, COLUMN), fontsize=8)
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=grid, label="share of the image's strongest evidence", shrink=0.5)
     drawn.suptitle(heading(first, "factual maps of all methods", COLUMN * 3), fontsize=10)
-    return closed(drawn, file_name("methods", first))
+    return closed(drawn, file_name("methods", first), first.caution)
 
 
 def sanity_figure(curves: dict[str, dict[str, float]]):
@@ -100,6 +124,8 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
 
     Methods whose curves are one share a line.
     """
+    if not curves:
+        return nothing("The maps of no method were tried.", "sanity")
     drawn, axes = plt.subplots(figsize=(9, 3), layout="constrained")
     lines = {}
     for name, curve in curves.items():
@@ -131,17 +157,14 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
         for column, kind in enumerate(kinds, start=1):
             heatmap = getattr(explanation, kind)[0, row].cpu().numpy()
             show(axes[row, column], overlay(image, heatmap, opacity))
-            if heatmap.max() < FAINT:
-                faint = f"at most {heatmap.max():.1%}" if heatmap.any() else explanation.cause_of_blank(0, row)
-                axes[row, column].set_xlabel(wrapped(faint, COLUMN))
+            axes[row, column].set_xlabel(wrapped(remark(explanation, row, heatmap), COLUMN))
     for column, kind in enumerate(kinds, start=1):
         axes[0, column].set_title(headings[kind], fontsize=10)
     scale = ScalarMappable(cmap=COLORMAP)
     panel.colorbar(scale, ax=axes[:, -1], label="share of the image's strongest evidence", shrink=0.8)
     made = [part for part in (explanation.source, explanation.sum_of_parts()) if part]
-    lines = [explanation.sentence(), "; ".join(made)]
-    if verdict is not None:
-        lines.append(verdict.sentence())
+    judged = UNJUDGED if verdict is None else verdict.sentence()
+    lines = [explanation.sentence(), "; ".join(made), judged]
     panel.suptitle(wrapped("\n".join(lines), COLUMN * columns), fontsize=11)
 
 

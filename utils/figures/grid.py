@@ -6,39 +6,72 @@ import matplotlib.pyplot as plt
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation
-from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, named, overlay, photos, show
+from utils.figures.drawing import (
+    COLORMAP,
+    OPACITY,
+    UNJUDGED,
+    check_verdict,
+    closed,
+    file_name,
+    named,
+    nothing,
+    overlay,
+    photos,
+    remark,
+    show,
+    wrapped,
+)
+from utils.figures.explanations import NOTHING
+from utils.trust import Verdict
+from utils.trust.verdict import PARTS
 
 ACROSS = 2  # pairs side by side
 NAME = 24  # characters below an image
 TITLE = 52  # characters above a pair
-NOTHING = "There is no such pair."
 
 
-def grid_figure(explanation: Explanation, opacity=OPACITY):
+def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacity=OPACITY):
     """The pairs of an explanation, ACROSS in a row: each with its factual maps over both images.
 
-    Above each stand what was decided, whether rightly, similarity and probability; without a pair, a line that says so.
+    Above each stand what was decided, whether rightly, similarity and probability, and how faithful the maps are, or
+    that they were not judged; without a pair, a line that says so.
+
+    Args:
+        explanation: Of any number of pairs.
+        verdict: On this explanation.
+        opacity: Of the maps over the images, in (0, 1].
+
+    Raises:
+        ValueError: The verdict is of another explanation.
     """
+    check_verdict(verdict, explanation)
     if not len(explanation):
-        drawn, axes = plt.subplots(figsize=(8, 0.6), layout="constrained")
-        axes.set_axis_off()
-        axes.text(0, 0.5, NOTHING, va="center")
-        return closed(drawn, "grid_nothing")
+        return nothing(NOTHING, "grid_nothing", explanation.caution)
     rows = math.ceil(len(explanation) / ACROSS)
     drawn = plt.figure(figsize=(9, 2.6 * rows), layout="constrained")
     body, side = drawn.subfigures(1, 2, width_ratios=[1, 0.09])
     panels = body.subfigures(rows, ACROSS, squeeze=False).flat
-    for panel, pair in zip(panels, explanation, strict=False):
+    for index, (panel, pair) in enumerate(zip(panels, explanation, strict=False)):
         axes = panel.subplots(1, 2)
-        for column, image, heatmap, name in zip(axes, photos(pair), pair.factual[0], pair.names[0], strict=True):
-            show(column, overlay(image, heatmap.cpu(), opacity))
-            column.set_xlabel(named(name, NAME), fontsize=8)
-            if not heatmap.any():
-                column.set_title("no such evidence", fontsize=8)
-        panel.suptitle(named(caption(pair), TITLE), fontsize=9)
+        for image, (column, photograph) in enumerate(zip(axes, photos(pair), strict=True)):
+            heatmap = pair.factual[0, image].cpu()
+            show(column, overlay(photograph, heatmap, opacity))
+            column.set_xlabel(named(pair.names[0][image], NAME), fontsize=8)
+            column.set_title(wrapped(remark(pair, image, heatmap), NAME), fontsize=8)
+        judged = judgement(verdict, index)
+        panel.suptitle(f"{named(caption(pair), TITLE)}\n{wrapped(judged, TITLE)}", fontsize=9)
     scale = ScalarMappable(cmap=COLORMAP)
     drawn.colorbar(scale, cax=side.subplots(), label="share of the image's strongest evidence")
-    return closed(drawn, file_name("grid", explanation[0], str(len(explanation))))
+    name = file_name("grid", explanation[0], str(len(explanation)))
+    return closed(drawn, name, explanation.caution)
+
+
+def judgement(verdict: Verdict | None, index=0) -> str:
+    """How faithful the maps of a pair, and of each image, are in words."""
+    if verdict is None:
+        return UNJUDGED
+    pair, image1, image2 = (verdict.word(index, part) for part in PARTS)
+    return f"Maps: {pair} (image 1: {image1}; image 2: {image2})."
 
 
 def caption(pair: Explanation) -> str:

@@ -19,8 +19,8 @@ FADED = 0.75  # of what lies outside all regions: how near it is to white
 def matches_figure(matches: Matches, count=5):
     """The `count` strongest mutual matches: a region of each image in one colour, with its number.
 
-    All else is faded; the legend says what each match adds to the inner product. Raises ValueError for more matches
-    than there are colours.
+    All else is faded; the legend says what each match adds to the inner product, the title what share of it they are
+    together. Raises ValueError for more matches than there are colours.
     """
     if count > len(COLOURS):
         raise ValueError(f"{count} matches are too many for one figure: at most {len(COLOURS)}")
@@ -42,11 +42,11 @@ def matches_figure(matches: Matches, count=5):
     ]
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(found), frameon=False)
     what = (
-        f"regions that match each other at {matches.layer}, and what each match adds to the inner product of "
-        f"{matches.cosine:.3f} (residual {matches.residual:+.1e})"
+        f"regions that match each other at {matches.layer}, and what each match adds to the inner product: "
+        f"{matches.told(found)}"
     )
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
-    return closed(drawn, file_name("matches", matches.explanation, matches.layer))
+    return closed(drawn, file_name("matches", matches.explanation, matches.layer), matches.explanation.caution)
 
 
 def point_figure(matches: Matches, point, opacity=OPACITY):
@@ -68,7 +68,7 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes[1], label="share of the strongest match", shrink=0.8)
     what = f"what the marked region at {matches.layer} matches (residual {matches.residual:+.1e})"
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
-    return closed(drawn, file_name("point", matches.explanation, matches.layer))
+    return closed(drawn, file_name("point", matches.explanation, matches.layer), matches.explanation.caution)
 
 
 def _pixels(bounds, image):

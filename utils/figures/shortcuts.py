@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 
-from utils.figures.drawing import closed, show
+from utils.figures.drawing import closed, nothing, show
 from utils.trust import Shortcuts
 
 BLUE = "#0072B2"  # of Okabe and Ito, told apart by the colour-blind
@@ -13,9 +13,15 @@ ORANGE = "#E69F00"
 def shortcuts_figure(shortcuts: Shortcuts):
     """A row for each property: an image before and after it was made alike, its share of the score, its own AUC.
 
-    Whiskers are 95 % intervals; squares are the shares that go when something else is hidden instead.
+    Whiskers are 95 % intervals; squares are the shares that go when something else is hidden instead. A score that may
+    be nothing is said.
     """
     found = shortcuts.found
+    caution = ""
+    if shortcuts.score.low <= 0:
+        caution = f"This score may be nothing: different pairs lie {shortcuts.score} farther apart than same ones."
+    if not found:
+        return nothing("No property was tried.", "shortcuts", caution)
     rows = len(found)
     size = (9, 0.9 * rows + 1)
     drawn, grid = plt.subplots(rows, 4, figsize=size, width_ratios=(1, 1, 4, 3), layout="constrained", squeeze=False)
@@ -38,7 +44,7 @@ def shortcuts_figure(shortcuts: Shortcuts):
     _whiskers(alone, places, [one.alone for one in found])
     alone.set(xlabel="AUC by itself (0.5: says nothing)", xlim=(0.3, 1.03))
     alone.axvline(0.5, color="grey", linestyle=":")
-    return closed(drawn, "shortcuts")
+    return closed(drawn, "shortcuts", caution)
 
 
 def _tall(drawn, column):

@@ -42,11 +42,16 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
     for column in range(count):
         label = column % 2
         candidates = np.flatnonzero(pairs.labels == label)
+        axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
+        if not len(candidates):
+            for place in axes[:, column]:
+                place.set_axis_off()
+            axes[0, column].text(0.5, 0.5, "no such pair", ha="center", va="center", fontsize=8)
+            continue
         position = candidates[len(candidates) * column // count]
         for row, index in enumerate((pairs.first[position], pairs.second[position])):
             show(axes[row, column], photo(splits.folder.paths[index]))
             axes[row, column].set_xlabel(named(splits.folder.classes[splits.folder.labels[index]], 18), fontsize=8)
-        axes[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
     return closed(figure, "pairs")
 
 
