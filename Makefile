@@ -21,6 +21,7 @@ run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a
 	$(RUN) -m utils.notebooks --config $(CONFIG) --set $(SET)
 
 test: $(READY)  ## run all tests, then ruff
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(MAKE) --no-print-directory lint
 
@@ -34,12 +35,12 @@ faults: $(READY)  ## inject some 2,800 faults and count what comes of them: abou
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(RUN) -m faults --seed $(SEED)
 
 benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
 	$(RUN) -c 'from utils import ensure_sample; ensure_sample("$(DATA)")'
 	PYTHONPATH=. $(RUN) tests/benchmarks --data $(DATA) --budget $(BUDGET) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
 faithfulness: $(READY)  ## how faithful heatmaps are, beside their peers: to results/faithfulness.md
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/benchmarks/requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
 	PYTHONPATH=. $(RUN) tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
 
 notebooks: $(READY)  ## refresh the committed notebooks

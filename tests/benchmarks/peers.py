@@ -43,7 +43,7 @@ def paper_repository(network, images, threshold, references=None) -> Explanation
 
 def pytorch_grad_cam(network, images, threshold, references=None) -> Explanation:
     """pytorch-grad-cam on the last stage: the decision's gradient, the other image's embedding held fixed."""
-    from speed import GradCAM, ToOther  # the package is there for benchmarks alone
+    from speed import GradCAM, ToOther  # found by benchmarks alone
 
     distances = distances_of(network, images)
     network = copy.deepcopy(network).float()  # it takes no bfloat16

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import network_and_images
+from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 
 from utils.config import ConfigError
 from utils.explain import FORMULAS
@@ -56,17 +57,18 @@ def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
 
 
 def plain_loops(name, activations, gradients):
-    """The published formulas for one image, (C, h, w) to (h, w), one number at a time."""
+    """The published formulas for one image, (C, h, w) to (h, w), one number at a time, as their equations read."""
     channels, height, width = activations.shape
     places = [(y, x) for y in range(height) for x in range(width)]
     heatmap = torch.zeros(height, width, dtype=activations.dtype)
     for k in range(channels):
         mean = sum(gradients[k, y, x] for y, x in places) / len(places)
-        total = sum(activations[k, y, x] * gradients[k, y, x] ** 3 for y, x in places)
-        weight = sum(
-            gradients[k, y, x] ** 2 / (2 * gradients[k, y, x] ** 2 + total) * max(gradients[k, y, x], 0)
-            for y, x in places
-        )
+        total = sum(activations[k, y, x] for y, x in places)
+        weight = 0
+        for y, x in places:
+            g = gradients[k, y, x]
+            if g > 0:  # the ReLU of equation 10
+                weight += g**2 / (2 * g**2 + total * g**3) * g
         for y, x in places:
             heatmap[y, x] += {
                 "gradcam": mean * activations[k, y, x],
@@ -84,6 +86,80 @@ def test_formulas_against_plain_loops(name):
     found = FORMULAS[name](activations, gradients)
     for index in range(2):
         torch.testing.assert_close(found[index], plain_loops(name, activations[index], gradients[index]))
+
+
+LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
+LARGE = 1e9  # its Grad-CAM++ adds 1e-6 to squares of gradients: nothing beside larger ones
+
+
+def library_map(peer, activations, gradients, scale=LARGE):
+    """The map (N, h, w) of pytorch-grad-cam, before its ReLU and its normalisation.
+
+    Larger gradients at activations smaller by as much have the same map in the equations of all four formulas.
+    """
+    maps = peer.get_cam_image(None, None, None, (activations / scale).numpy(), (gradients * scale).numpy(), False)
+    return torch.from_numpy(maps)
+
+
+def peer_of(name):
+    model = torch.nn.Conv2d(1, 1, 1)
+    return LIBRARY[name](model, [model])
+
+
+@pytest.mark.parametrize("size", [1e-8, 1e-4, 1e-2, 0.1, 1.0, 100.0])
+@pytest.mark.parametrize("kind", ["after a ReLU", "any activations", "zero gradients"])
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas_against_pytorch_grad_cam(name, kind, size):
+    torch.manual_seed(0)
+    activations, gradients = torch.randn(2, 3, 4, 7, 8).double()
+    gradients *= size
+    if kind != "any activations":
+        activations = activations.relu()
+    if kind == "zero gradients":
+        gradients[:, ::2] = 0
+        gradients[:, :, ::2] = 0
+    found = FORMULAS[name](activations, gradients)
+    expected = library_map(peer_of(name), activations, gradients)
+    scale = expected.abs().amax().item()
+    torch.testing.assert_close(found, expected, atol=1e-6 * scale, rtol=0)
+    if size >= 0.1:  # as the library is called, its 1e-6 included
+        expected = library_map(peer_of(name), activations, gradients, scale=1)
+        torch.testing.assert_close(found, expected, atol=1e-3 * scale, rtol=0)
+
+
+class ToOther(torch.nn.Module):
+    """One image in, its distance to a fixed embedding out."""
+
+    def __init__(self, network, other):
+        super().__init__()
+        self.network = network
+        self.other = other
+
+    def forward(self, image):
+        return (self.network(image) - self.other).norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_explanations_against_pytorch_grad_cam(name):
+    """Its hooks, its backward pass and its formula, with the distance to the other image as its target."""
+    network, images = (part.double() for part in network_and_images(size=(64, 96)))
+    explanation = explain(network, images, 0.5, "layer2", FORMULAS[name])
+    with torch.no_grad():
+        embeddings = [network(part) for part in images.unbind(1)]
+    for image in range(2):
+        module = ToOther(network, embeddings[1 - image])
+        for sign, found in ((1, explanation.towards_different), (-1, explanation.towards_same)):
+            with LIBRARY[name](module, [network.backbone.layer2]) as peer:
+                peer.forward(images[:, image], [lambda output, sign=sign: sign * output[0]] * len(images))
+                (activations,), (gradients,) = (
+                    peer.activations_and_grads.activations,
+                    peer.activations_and_grads.gradients,
+                )
+                coarse = library_map(peer, activations, gradients)
+            expected = F.interpolate(coarse[:, None], size=(64, 96), mode="bilinear", align_corners=False)[:, 0]
+            scale = expected.abs().max()
+            assert scale > 0
+            torch.testing.assert_close(found[:, image] / scale, expected.clamp(min=0) / scale, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", FORMULAS)

@@ -157,11 +157,9 @@ def test_classes_of_files_from_elsewhere_are_not_known(trained, tmp_path):
     assert trained.explain((path, str(copy))).classes == (None,)
 
 
-@pytest.mark.parametrize(
-    "method", ["gradcam", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"]
-)
+@pytest.mark.parametrize("method", [*FORMULAS, "integrated", "path_layercam", "contrastive", "occlusion"])
 def test_maps_in_bfloat16_are_those_in_float32_but_for_rounding(method):
-    """The notebooks explain a folded network in bfloat16. Grad-CAM++ divides by next to nothing: it is not steady."""
+    """The notebooks explain a folded network in bfloat16."""
     network, images = network_and_images()
     exact, short = (
         explain(folded(network, dtype), images, 0.5, method=method, layer="layer2")

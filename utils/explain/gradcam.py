@@ -18,12 +18,24 @@ def gradcam(activations, gradients):
 
 
 def gradcam_plus_plus(activations, gradients):
-    """Chattopadhay et al. 2018, equations 10 and 19: the mean of positive gradients, weighted by their certainty."""
-    squares = gradients.square()
-    cubes = gradients**3
-    below = 2 * squares + (activations * cubes).sum(dim=(2, 3), keepdim=True)
-    alphas = squares / torch.where(below != 0, below, 1)
-    weights = (alphas * gradients.clamp(min=0)).sum(dim=(2, 3), keepdim=True)
+    """Weigh each channel by its positive gradients, each with a certainty of its own, and add up the channels.
+
+    Equation 19 gives a place of gradient g the certainty g^2 / (2 g^2 + S g^3), where S is the sum of the channel's
+    activations over all places: 1 / (2 + S g). Activations below 0, which the paper's networks do not have, can bring
+    2 + S g near 0: weights are unsteady there.
+
+    Args:
+        activations: Float (N, C, h, w).
+        gradients: Float (N, C, h, w), of the quantity at them.
+
+    Returns:
+        The map, (N, h, w).
+
+    Source: Chattopadhay et al. 2018, Grad-CAM++, equations 10 and 19.
+    """
+    below = 2 + activations.sum(dim=(2, 3), keepdim=True) * gradients
+    certainties = 1 / torch.where(below != 0, below, 1)
+    weights = (certainties * gradients.clamp(min=0)).sum(dim=(2, 3), keepdim=True)
     return (weights * activations).sum(dim=1)
 
 
