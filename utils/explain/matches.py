@@ -108,7 +108,7 @@ class Matches:
         matches = "strongest mutual match adds" if len(found) == 1 else f"{len(found)} strongest mutual matches add"
         return (
             f"of {self.cosine:.3f} the {matches} {shown:+.3f}{share}, all other pairs of places {places - shown:+.3f}, "
-            f"the biases {bias1 + bias2 + self.bias:+.3f}, residual {self.residual:+.1e}"
+            f"the biases {bias1 + bias2 + self.bias:+.3f}, residual {self.residual:+.3f}"
         )
 
     def _regions(self):
