@@ -8,7 +8,7 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -32,22 +32,22 @@ from utils import (
     prepare_explanations,
     table,
 )
-from utils.data import SAMPLE_FOLDER, ensure_sample, load_differences, load_masks
+from utils.data import SAMPLE_FOLDER, Pairs, ensure_sample, load_differences, load_masks, pairs_of_files
 from utils.network import distances_of
 from utils.runtime import start
+from utils.training import plain_intervals, share_interval
 from utils.training.runs import run_names
 from utils.trust import (
     FAITHFUL,
     explain_at_random,
     explain_by_centre,
     insertion_deletion,
-    interval,
     pointing,
     random_network,
     sanity_curves,
     span_of,
 )
-from utils.trust.verdict import LEAST_SPAN
+from utils.trust.verdict import LEAST_SPAN, PARTS
 
 SCRATCH = {  # a network for photographs without any weights of others
     "image.size": [104, 104],
@@ -62,11 +62,7 @@ SLOW_PROBED = 4
 PROBED = 16
 CHECKED = 32  # pairs of which counterfactuals and matches are looked for: they take seconds each
 STEPS = 16  # of matches
-BLIND = 208  # pairs, of which at most one in twenty may be called faithful by luck
-JSON_KEYS = (
-    *("dataset", "network", "method", "default", "pairs", "gap", "gap_low", "gap_high", "share", "faithful"),
-    *("inserted", "deleted", "hit1", "hit2", "energy1", "energy2", "sanity", "copies", "partner", "seconds_per_pair"),
-)
+BLIND = 208  # pairs whose maps know nothing of them: how often are these called faithful, or weak?
 
 
 def checked_counterfactuals(trained, pairs) -> list[str]:
@@ -152,10 +148,14 @@ def sanity(trained, pairs) -> str:
     return f"Sanity of the default, weights shuffled from the top down to: {steps}."
 
 
-def error_rate(trained, splits) -> str:
-    """How often what knows nothing is called faithful: random maps, a random network, images of noise."""
-    pairs = choose_pairs(splits, BLIND, trained.config.seed + 1)
-    batches = trained.load_batches(pairs)
+def blind_maps(trained, splits) -> tuple[list[str], list[dict]]:
+    """How often maps that know nothing are called faithful, and weak or better: lines, and the same as numbers.
+
+    Random maps; the maps of a network of shuffled weights; of images of noise; and of another pair of the batch.
+    """
+    files = choose_pairs(splits, BLIND, trained.config.seed + 1)
+    drawn = pairs_of_files(files)
+    batches = trained.load_batches(files)
     own = partial(explain, **trained.settings.model_dump())
     random, random_references = random_network(trained, seed=1)
     generator = torch.Generator().manual_seed(0)
@@ -164,17 +164,49 @@ def error_rate(trained, splits) -> str:
         "random maps": (trained.network, batches, partial(explain_at_random, seed=1000), trained.references),
         "a random network": (random, batches, own, random_references),
         "images of noise": (trained.network, noise, own, trained.references),
+        "maps of another pair": (trained.network, batches, partial(_of_another_pair, own), trained.references),
     }
-    found = []
+    lines = [
+        "| maps that know nothing | pairs faithful | weak or better | images faithful | weak or better |",
+        "|:--|:--|:--|:--|:--|",
+    ]
+    numbers = []
     for name, (network, images, method, references) in cases.items():
         threshold = trained.threshold
         if network is random:  # with the trained threshold all its pairs are decided alike
             threshold = float(torch.cat([distances_of(network, part) for part in images]).median())
-        words = []
+        words = {part: [] for part in PARTS}
         for part in images:
-            words += judge(network, method(network, part, threshold, references), seed=7).words()
-        found.append(f"{name} {words.count(FAITHFUL) / len(words):.1%}")
-    return f"Called faithful by luck, {len(pairs)} pairs each: {', '.join(found)}."
+            verdict = judge(network, method(network, part, threshold, references), seed=7)
+            for about, found in words.items():
+                found += verdict.words(about)
+        images_drawn = Pairs(*(np.tile(ends, 2) for ends in (drawn.first, drawn.second, drawn.labels)))
+        rates = {}
+        for about, found, rows in (
+            ("pairs", words["pair"], drawn),
+            ("images", words["image 1"] + words["image 2"], images_drawn),
+        ):
+            rates[f"{about} faithful"] = share_interval([word == FAITHFUL for word in found], rows)
+            rates[f"{about} weak or better"] = share_interval([word in (FAITHFUL, "weak") for word in found], rows)
+        cells = " | ".join(f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})" for rate in rates.values())
+        lines.append(f"| {name}, {len(files)} pairs | {cells} |")
+        numbers.append({"maps": name, "pairs": len(files)} | {kind: asdict(rate) for kind, rate in rates.items()})
+    return lines, numbers
+
+
+def _of_another_pair(method, network, images, threshold, references):
+    """The explanation of each pair with the maps of another pair that is decided the same way, where there is one."""
+    explanation = method(network, images, threshold, references)
+    order = torch.arange(len(images))
+    for decision in (True, False):
+        places = (explanation.different.cpu() == decision).nonzero()[:, 0]
+        order[places] = places.roll(1)
+    return replace(
+        explanation,
+        towards_different=explanation.towards_different[order],
+        towards_same=explanation.towards_same[order],
+        completeness=None,
+    )
 
 
 def right_and_wrong(trained, pairs) -> str:
@@ -192,19 +224,27 @@ def right_and_wrong(trained, pairs) -> str:
         different += explanation.different.tolist()
         right += [explanation.right(index) for index in range(len(explanation))]
     shares, scores, different, right = map(np.array, (shares, scores, different, right))
-    differences = []
+    matched = []  # places of a wrong decision and of the right one of the nearest score
     for wrong in np.flatnonzero(~right):
         alike = np.flatnonzero(right & (different == different[wrong]))
         if len(alike):
-            nearest = alike[np.abs(scores[alike] - scores[wrong]).argmin()]
-            differences.append(shares[nearest] - shares[wrong])
-    if len(differences) < 5:
-        return f"Right and wrong decisions: only {len(differences)} of {len(pairs)} pairs are decided wrongly."
-    low, high = interval(differences)
+            matched.append((wrong, alike[np.abs(scores[alike] - scores[wrong]).argmin()]))
+    if len(matched) < 5:
+        return f"Right and wrong decisions: only {len(matched)} of {len(pairs)} pairs are decided wrongly."
+    places = np.array(matched).T
+
+    def difference(weights):
+        """Of the mean shares of right and wrong decisions, weighted."""
+        wrongs, rights = weights[places]
+        if not wrongs.any() or not rights.any():
+            return np.array([np.nan])
+        wrong, right = places
+        return np.array([np.average(shares[right], weights=rights) - np.average(shares[wrong], weights=wrongs)])
+
+    (value,), (low,), (high,) = plain_intervals(difference, pairs_of_files(pairs))
     return (
-        f"Right and wrong decisions, {len(differences)} wrong ones each beside the right one of the nearest score: the "
-        f"share of the span is {np.mean(differences):+.2f} ({low:+.2f} to {high:+.2f}) higher where the decision is "
-        f"right."
+        f"Right and wrong decisions, {len(matched)} wrong ones each beside the right one of the nearest score: the "
+        f"share of the span is {value:+.2f} ({low:+.2f} to {high:+.2f}) higher where the decision is right."
     )
 
 
@@ -243,15 +283,14 @@ def differences(settings) -> str:
     return ", ".join(found) or "nothing else"
 
 
-def measure(settings, count, rows, texts):
-    """Train where there is no network yet, compare all methods, and append to rows and texts."""
+def measure(settings, count, rows, blind, texts):
+    """Train where there is no network yet, compare all methods, and append to rows, blind and texts."""
     ensure_sample(settings.data_path)
     if not run_names(settings.checkpoints_path):
         fit(settings)
     trained = load_trained(settings, start(settings))
     splits = trained.load_splits()
-    if trained.prepared is None:
-        trained = prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
+    trained = prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
     began = time.perf_counter()
     pairs = choose_pairs(splits, count, trained.config.seed)
     at_layer = {"layer": trained.settings.layer}
@@ -266,6 +305,8 @@ def measure(settings, count, rows, texts):
     found = compare(methods, trained, pairs, splits, trained.config.seed, probed)
     rows += found
     shown = trained.config
+    lines, numbers = blind_maps(trained, splits)
+    blind += [{"dataset": found[0].dataset, "network": found[0].network} | row for row in numbers]
     quick = {name: method for name, method in methods.items() if name not in SLOW}
     print(table(found).to_markdown(disable_numparse=True), flush=True)
     texts += [
@@ -284,7 +325,7 @@ def measure(settings, count, rows, texts):
         "",
         right_and_wrong(trained, choose_pairs(splits, 10**6, trained.config.seed)[: 4 * count]),
         "",
-        error_rate(trained, splits),
+        *lines,
         "",
         sanity(trained, pairs),
         "",
@@ -321,12 +362,13 @@ def main():
     parser.add_argument("--pairs", type=int, default=128, help="test pairs of each dataset, at most")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
-    rows, texts = [], [f"# Faithfulness, {date.today()}", "", machine(), ""]
+    rows, blind = [], []
+    texts = [f"# Faithfulness, {date.today()}", "", machine(), ""]
     with tempfile.TemporaryDirectory() as temporary:
         for settings in networks(options, options.checkpoints or temporary):
-            measure(settings, options.pairs, rows, texts)
+            measure(settings, options.pairs, rows, blind, texts)
             options.results.mkdir(parents=True, exist_ok=True)
-            content = [{key: asdict(row)[key] for key in JSON_KEYS} for row in rows]
+            content = {"methods": [asdict(row) for row in rows], "blind": blind}
             (options.results / "faithfulness.json").write_text(json.dumps(content, indent=2) + "\n")
             (options.results / "faithfulness.md").write_text("\n".join(texts))
 

@@ -4,7 +4,7 @@ from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits
+from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits, pairs_of_files
 from utils.data.images import DataError
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
@@ -101,3 +101,10 @@ def test_too_few_images_for_a_split(make_config, tmp_path):
     write_images(tmp_path / "data" / "b", 4, seed=1)
     with pytest.raises(DataError, match=r"validation split has no positive or no negative pair; raise valid_size"):
         load_splits(make_config({"data_path": str(tmp_path / "data"), "hyperparameters.verbose": False}))
+
+
+def test_pairs_of_files_share_the_index_of_a_file():
+    found = pairs_of_files([("d/a/1.png", "d/b/1.png"), ("d/b/1.png", "d/b/2.png"), ("d/a/1.png", "d/a/1.png")])
+    assert [found.first[0], found.second[0]] == [found.second[2], found.first[1]]
+    assert len({*found.first.tolist(), *found.second.tolist()}) == 3
+    assert found.labels.tolist() == [1, 0, 0]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from utils.data import Pairs, draw_pairs
-from utils.training.intervals import auc_interval, interval, interval_of_mean, intervals
+from utils.training.intervals import auc_interval, interval, interval_of_mean, intervals, mean_interval
 
 CLASSES = 5
 IMAGES = 60
@@ -52,6 +52,10 @@ def test_the_variance_is_that_of_sums_over_shared_images():
         for other, second in zip(ends, wrong - value, strict=True):
             if set(one) & set(other):
                 variance += residual * second / len(ends) ** 2
+    numbers = 100 * wrong - 30.0  # of any range: the interval is symmetric
+    mean = mean_interval(numbers, pairs)
+    assert (mean.value, mean.high - mean.value) == pytest.approx((numbers.mean(), mean.value - mean.low))
+    assert (mean.high - mean.low) / (2 * 1.96) == pytest.approx(100 * np.sqrt(variance), rel=0.15)
     found = interval(share_of(wrong), pairs, draws=4000)
     odds = np.log([end / (1 - end) for end in (found.low, found.high)])
     error = (odds[1] - odds[0]) / (2 * 1.96) * value * (1 - value)

@@ -1,11 +1,9 @@
-import numpy as np
 import pytest
 import torch
 from helpers import CHEQUERED, Chequered, different_pairs, explanation_of
-from scipy.stats import norm
 
 from utils.explain import blurred, mean_colour
-from utils.trust import Effect, insertion_deletion, interval, span_of
+from utils.trust import Effect, insertion_deletion, span_of
 from utils.trust.faithfulness import SHARES
 
 
@@ -87,11 +85,3 @@ def test_the_decisive_gap_is_the_one_that_can_undo_the_decision():
     assert same.both.abs().max() < 1e-5  # an image beside itself: both lose the same, and stay alike
     different = insertion_deletion(network, explanation_of(network, images, right))
     assert (different.decisive > different.each).all()  # each object holds "different" up without the other
-
-
-def test_interval_covers_as_the_normal_approximation_does():
-    values = np.random.default_rng(0).normal(0.3, 0.2, 400)
-    low, high = interval(values)
-    expected = norm.interval(0.95, values.mean(), values.std() / 20)
-    np.testing.assert_allclose((low, high), expected, atol=0.004)
-    assert interval([0.5]) == interval([0.5, 0.5]) == (0.5, 0.5)

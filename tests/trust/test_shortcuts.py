@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from utils import fit, load_config, load_trained
-from utils.data import Pairs, load_splits
+from utils.data import Pairs, draw_pairs, load_splits
 from utils.trust import find_shortcuts, shortcuts
 from utils.trust.properties import (
     Gallery,
@@ -285,19 +285,68 @@ def test_files_lying_on_their_side_have_the_aspect_that_is_seen(trained, make_co
     assert gallery.colour == pytest.approx(np.mean(training, axis=(0, 1, 2)), abs=1.5)
 
 
-def test_scores_count_pairs_as_often_as_their_images_were_drawn():
+def test_score_and_share_of_weighted_pairs_by_repeating_them():
+    """A pair of weight 3 counts as three pairs would."""
     random = np.random.default_rng(0)
     pairs = Pairs(np.array([0, 1, 2, 3, 0, 1]), np.array([1, 2, 3, 0, 2, 3]), np.array([0, 1, 0, 1, 1, 1]))
     distances = random.random(6)
-    weights = shortcuts._weights(pairs, random)
-    assert (weights[0] == 1).all()
-    for row, score in zip(weights, shortcuts._scores(distances, pairs.labels, weights), strict=True):
-        labels = np.repeat(pairs.labels, row.astype(int))
-        repeated = np.repeat(distances, row.astype(int))
-        means = [repeated[labels == kind].mean() for kind in (0, 1)]
-        assert score == pytest.approx(means[1] - means[0])
-    itself = Pairs(np.arange(4), np.arange(4), np.array([0, 1, 0, 1]))
-    assert (np.sqrt(shortcuts._weights(itself, random)).sum(axis=1) == 4).all()
+    for _ in range(10):
+        weights = random.integers(0, 4, 6)
+        labels = np.repeat(pairs.labels, weights)
+        repeated = np.repeat(distances, weights)
+        found = shortcuts._score(distances, pairs, weights.astype(float))
+        if len(set(labels)) < 2:
+            assert np.isnan(found)
+        else:
+            means = [repeated[labels == kind].mean() for kind in (0, 1)]
+            assert found == pytest.approx(means[1] - means[0])
+    halved = shortcuts.share_of_score(distances, distances / 2, pairs)
+    assert (halved.value, halved.low, halved.high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def draw_distances(random, images=48, classes=4):
+    """Distances before and after a change that takes a part of what tells the classes, of images of unequal noise."""
+    labels = np.arange(images) % classes
+    centres = np.eye(8)[labels]
+    noise = random.normal(size=(images, 8)) * 0.25 * random.lognormal(0, 0.5, (images, 1))
+    lost = random.random((images, 1)) < 0.5
+    pairs = draw_pairs(np.arange(images), labels, 4, random)
+    found = []
+    for embeddings in (centres + noise, centres * (1 - 0.8 * lost) + noise):
+        found.append(np.linalg.norm(embeddings[pairs.first] - embeddings[pairs.second], axis=1))
+    return pairs, *found
+
+
+def test_intervals_of_shares_cover_the_truth_and_are_no_wider_than_they_must_be():
+    """The truth is of a simulated world of many images; each draw has 48, in 4 pairs of each kind an image.
+
+    Resampling images without the correction for the noise of a pair (the way that this test replaces) is too wide.
+    """
+    random = np.random.default_rng(3)
+    shares = []
+    covered = []
+    widths = []
+    uncorrected = []
+    for seed in range(200):
+        pairs, before, after = draw_distances(random)
+        found = shortcuts.share_of_score(before, after, pairs, seed)
+        shares.append(found.value)
+        covered.append((found.low, found.high))
+        widths.append((found.high - found.low) / (2 * 1.96))
+        if seed < 40:
+            drawn = random.multinomial(48, np.full(48, 1 / 48), 200)
+            scores = [
+                shortcuts._score(one, pairs, row)
+                for row in drawn[:, pairs.first] * drawn[:, pairs.second]
+                for one in (before, after)
+            ]
+            low, high = np.nanpercentile(1 - np.array(scores[1::2]) / np.array(scores[::2]), (2.5, 97.5))
+            uncorrected.append((high - low) / (2 * 1.96))
+    truth = np.mean(shares)  # of a ratio of means, whose bias is small beside its spread
+    within = np.mean([low <= truth <= high for low, high in covered])
+    assert 0.9 <= within <= 0.98
+    assert np.mean(widths) == pytest.approx(np.std(shares), rel=0.15)
+    assert np.mean(uncorrected) > 1.25 * np.std(shares)
 
 
 @pytest.fixture(scope="module")

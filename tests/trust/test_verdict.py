@@ -144,6 +144,36 @@ def test_pairs_whose_words_are_certain_take_no_more_passes(monkeypatch):
     assert sum(seen) == once + chance
 
 
+def test_what_the_rank_alone_proves():
+    """The rates of the docstring of `Verdict.word`, by simulation: the gap of each image is one more draw.
+
+    The gaps of opposite maps have the other sign; those of a pair decided "same" are means of one gap an image.
+    """
+    random = torch.Generator().manual_seed(0)
+    count = 4000
+    own = torch.randn(2, count, generator=random)
+    drawn = torch.randn(2, DRAWS, count, generator=random)
+    drawn = torch.cat([drawn, -drawn], dim=1)  # (2, RANDOM_MAPS, B)
+    pairs = (drawn[0][:, None] + drawn[1][None]).flatten(0, 1) / 2
+    gaps = {"pair": own.mean(dim=0), "image 1": own[0], "image 2": own[1]}
+    decided = torch.zeros(count, dtype=torch.bool)
+    nothing = torch.zeros(count, 2, 1, 1)
+    explanation = Explanation(torch.zeros(count, 2, 3, 1, 1), torch.full((count,), 0.1), 0.5, nothing, nothing)
+    span = Effect(*torch.full((3, count), LEAST_SPAN), decided)  # so small that the share is no hurdle
+    no_centre = dict.fromkeys(PARTS, torch.full((count,), -10.0))
+    chance = Chance({"pair": pairs, "image 1": drawn[0], "image 2": drawn[1]}, no_centre)
+    verdict = Verdict(explanation, Effect(torch.zeros(count), gaps["image 1"], gaps["image 2"], decided), span, chance)
+    for part, all_beaten, weak_or_better in (
+        ("pair", 1 / 20, 1 / 5),
+        ("image 1", 1 / 8, 1 / 4),
+        ("image 2", 1 / 8, 1 / 4),
+    ):
+        words = verdict.words(part)
+        above_all = (gaps[part] > chance.random[part].amax(dim=0)).float().mean()
+        assert above_all.item() == pytest.approx(all_beaten, abs=0.02)
+        assert 1 - words.count(CHANCE) / count == pytest.approx(weak_or_better, abs=0.03)
+
+
 def verdict_of(gap, beaten, centre=0.0, span=1.0, different=True):
     """A verdict on one pair, made up: of ten random maps `beaten` are below the gap."""
     nothing = torch.zeros(1, 2, 4, 4)
@@ -173,7 +203,8 @@ def test_words_by_random_maps_centre_share_and_span():
 @pytest.mark.parametrize(("different", "words"), [(True, "both images changed"), (False, "each image changed")])
 def test_the_sentence_says_what_was_judged(different, words):
     sentence = verdict_of(0.5, 10, different=different).sentence()
-    assert f"{words}: faithful. Insertion minus deletion +0.500 of 1.000, 50%, above 10 of 10" in sentence
+    drawn = "above all of the 10 combinations of 3 random maps an image and their opposites"
+    assert f"{words}: faithful. Insertion minus deletion +0.500 of 1.000, 50%, {drawn}." in sentence
     assert "Image 1 alone: faithful, +0.700 of 1.000, 70%." in sentence
     assert "Image 2 alone: " in sentence
 

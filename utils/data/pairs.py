@@ -4,6 +4,7 @@ A pair is an anchor, another image, and a label: 0 for the same class (positive)
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -161,6 +162,19 @@ def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random:
         second.append(partners[exists])
         drawn.append(kinds[exists])
     return Pairs(np.concatenate(first), np.concatenate(second), np.concatenate(drawn))
+
+
+def pairs_of_files(files) -> Pairs:
+    """P pairs of image files as Pairs: an image has one index wherever it stands, a class is a folder.
+
+    Args:
+        files: P tuples of two paths.
+    """
+    _, rows = np.unique(np.array(files, str).reshape(-1, 2), return_inverse=True)
+    first, second = rows.reshape(-1, 2).T
+    folders = [(Path(path1).parent, Path(path2).parent) for path1, path2 in files]
+    labels = [int(folder1 != folder2) for folder1, folder2 in folders]
+    return Pairs(first, second, np.array(labels, np.int64))
 
 
 def _what_stays_together(groups):

@@ -29,7 +29,7 @@ FAITHFUL = (
     "behind; near 0, any other pixels would do. Faithful are maps that carry at least half of what hiding "
     "everything changes, more than random maps and a map of the image's centre."
 )
-COLUMNS = ["both images", "each image", "share of span", "faithful: pairs, images"]  # of the table of methods
+COLUMNS = ["both images", "each image", "share of span", "faithful pairs"]  # of the table of methods
 MISTAKES = 6
 FEW_FAITHFUL = 0.5  # of pairs
 WIDE = 0.05  # of an AUC's interval, from end to end

@@ -7,7 +7,16 @@ from utils.training.decision import choose_band, choose_threshold
 from utils.training.doctor import diagnose
 from utils.training.epoch import TrainingError, build_optimizer, build_scaler, train_epoch
 from utils.training.evaluation import embed_images, pair_distances
-from utils.training.intervals import Interval, auc_interval, interval, interval_of_mean, intervals
+from utils.training.intervals import (
+    Interval,
+    auc_interval,
+    interval,
+    interval_of_mean,
+    intervals,
+    mean_interval,
+    plain_intervals,
+    share_interval,
+)
 from utils.training.loop import fit
 from utils.training.losses import BatchContrastiveLoss, ContrastiveLoss
 from utils.training.metrics import Metric, Metrics, error_rates, evaluate, retrieval_metrics
@@ -43,11 +52,14 @@ __all__ = [
     "intervals",
     "kept_epoch",
     "load_checkpoint",
+    "mean_interval",
     "pair_distances",
+    "plain_intervals",
     "reliability",
     "retrieval_metrics",
     "retrieval_rates",
     "save_checkpoint",
+    "share_interval",
     "stopped_early",
     "train_epoch",
 ]

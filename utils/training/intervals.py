@@ -14,7 +14,7 @@ UNKNOWN = 1e6  # variance of what hardly any draw could measure: the interval is
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate in [0, 1] with the ends of its 95 % interval."""
+    """A number with the ends of its 95 % interval."""
 
     value: float
     low: float
@@ -41,6 +41,33 @@ def intervals(measure, pairs: Pairs, seed=0, draws=DRAWS, trials=None) -> tuple[
     values, errors = standard_errors(measure, pairs, seed, draws)
     low, high = _ends(values, errors, image_count(pairs) if trials is None else trials)
     return values, low, high
+
+
+def plain_intervals(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure numbers of any range on pairs, with 95 % intervals that are symmetric around them.
+
+    Args:
+        measure: A function of the weights of all pairs, float (P,), to float (M,), NaN for what cannot be measured.
+        pairs: The P pairs.
+        seed: Of the resampling of images.
+        draws: How often images are resampled.
+
+    Returns:
+        The numbers and the lower and upper ends of their intervals, each float (M,): `standard_errors`, Z to each side.
+    """
+    values, errors = standard_errors(measure, pairs, seed, draws)
+    return values, values - Z * errors, values + Z * errors
+
+
+def mean_interval(values, pairs: Pairs, seed=0) -> Interval:
+    """The mean of one number for each pair, float (P,) of any range, with its 95 % interval by resampled images."""
+    mean, low, high = plain_intervals(lambda weights: np.array([_mean(values, weights)]), pairs, seed)
+    return Interval(float(mean[0]), float(low[0]), float(high[0]))
+
+
+def share_interval(chosen, pairs: Pairs, seed=0) -> Interval:
+    """The share of pairs that are chosen, bool (P,), with its 95 % interval by resampled images."""
+    return interval(lambda weights: _mean(np.asarray(chosen, float), weights), pairs, seed)
 
 
 def standard_errors(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndarray, np.ndarray]:
@@ -90,6 +117,12 @@ def auc_interval(distances, pairs: Pairs, seed=0, draws=DRAWS) -> Interval:
         return (different * nearer).sum() / (same.sum() * different.sum())
 
     return interval(auc, pairs, seed, draws)
+
+
+def _mean(values, weights) -> float:
+    """The weighted mean of numbers, float (P,); NaN where all weights are 0."""
+    total = weights.sum()
+    return float(weights @ values / total) if total else np.nan
 
 
 def _drawn(count, random):

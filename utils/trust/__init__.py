@@ -15,7 +15,7 @@ from utils.trust.controls import (
     sanity_curves,
     stability,
 )
-from utils.trust.faithfulness import Effect, insertion_deletion, interval, span_of
+from utils.trust.faithfulness import Effect, insertion_deletion, span_of
 from utils.trust.shortcuts import Shortcut, Shortcuts, find_shortcuts
 from utils.trust.suspects import Suspects, find_suspects
 from utils.trust.verdict import (
@@ -49,7 +49,6 @@ __all__ = [
     "find_shortcuts",
     "find_suspects",
     "insertion_deletion",
-    "interval",
     "judge",
     "judge_all",
     "measure_chance",

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.data import Splits, load_masks
+from utils.data import Pairs, Splits, load_masks, pairs_of_files
 from utils.explain import mean_colour
 from utils.files import write_text
 from utils.network import distance
 from utils.runtime import progress
 from utils.trained import Trained
+from utils.training import mean_interval, share_interval
 from utils.trust.controls import (
     PROBED,
     choose_partners,
@@ -24,7 +25,7 @@ from utils.trust.controls import (
     sanity,
     stability,
 )
-from utils.trust.faithfulness import embed_evidence, gap_of, insertion_deletion, interval, span_of
+from utils.trust.faithfulness import embed_evidence, gap_of, insertion_deletion, span_of
 from utils.trust.verdict import FAITHFUL, Verdict, measure_chance
 
 
@@ -33,15 +34,16 @@ class Row:
     """What was measured of one method on one network.
 
     default: whether it is the method of the config. pairs: how many. gap: insertion minus deletion with both images
-    changed, with its 95 % bootstrap interval gap_low to gap_high; gap_colour: the same where the mean colour hides
-    pixels; gap_each: with each image changed alone; gap_decisive: the one that verdicts read. span: the most that
-    hiding could change of what verdicts read; share: gap_decisive as a share of it. faithful: share of pairs judged so;
-    faithful_each: share of images. inserted, deleted: share of pairs whose decision is that of their true classes, mean
-    over the shares of pixels shown in both images, and hidden. hit1, hit2, energy1, energy2: on planted objects, None
-    without masks. sanity: `agreement` with the maps of a fully random network; copies: of the maps towards "different"
-    with those towards "same"; partner_same, partner: `agreement` beside another partner of the image's own class, and
-    of another class. stable: rank correlation of factual maps with those of disturbed images. missed: what the places
-    miss, on average, of the change that they should add up to; None where there is no such change.
+    changed, with its 95 % interval by resampled images, gap_low to gap_high; gap_colour: the same where the mean colour
+    hides pixels; gap_each: with each image changed alone; gap_decisive: the one that verdicts read. span: the most that
+    hiding could change of what verdicts read; share: gap_decisive as a share of it. faithful: share of pairs judged so,
+    with its interval faithful_low to faithful_high; faithful_each: share of images. inserted, deleted: share of pairs
+    whose decision is that of their true classes, mean over the shares of pixels shown in both images, and hidden. hit1,
+    hit2, energy1, energy2: on planted objects, None without masks. sanity: `agreement` with the maps of a fully random
+    network; copies: of the maps towards "different" with those towards "same"; partner_same, partner: `agreement`
+    beside another partner of the image's own class, and of another class. stable: rank correlation of factual maps with
+    those of disturbed images. missed: what the places miss, on average, of the change that they should add up to; None
+    where there is no such change.
     """
 
     dataset: str
@@ -58,6 +60,8 @@ class Row:
     span: float
     share: float
     faithful: float
+    faithful_low: float
+    faithful_high: float
     faithful_each: float
     inserted: float
     deleted: float
@@ -86,7 +90,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
     for sanity, other partners and disturbances, by name; PROBED where it is not said.
     """
     batches = trained.load_batches(pairs)
-    different = torch.tensor([Path(one).parent != Path(two).parent for one, two in pairs])
+    drawn = pairs_of_files(pairs)
     masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
     partners = choose_partners(splits, len(pairs), seed)
     network = trained.network
@@ -115,7 +119,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
             method=name,
             default=name == trained.method,
             pairs=len(pairs),
-            **_faithfulness(explanations, spans, chances, network, different, seed),
+            **_faithfulness(explanations, spans, chances, network, drawn, seed),
             **_planted(explanations, masks),
             sanity=sanity(method, trained, first, random),
             copies=_mean([torch.from_numpy(copies(explanation)) for explanation in explanations]),
@@ -141,7 +145,8 @@ def table(rows: list[Row]) -> pd.DataFrame:
             "each image": f"{row.gap_each:.3f}",
             "decisive": f"{row.gap_decisive:.3f}",
             "share of span": f"{row.share:.0%}",
-            "faithful: pairs, images": f"{row.faithful:.0%}, {row.faithful_each:.0%}",
+            "faithful pairs": f"{row.faithful:.0%} ({row.faithful_low:.0%} to {row.faithful_high:.0%})",
+            "faithful images": f"{row.faithful_each:.0%}",
             "right when shown, hidden": f"{row.inserted:.0%}, {row.deleted:.0%}",
         }
         if row.hit1 is not None:
@@ -163,7 +168,7 @@ def write_table(rows: list[Row], folder) -> pd.DataFrame:
     return table(rows)
 
 
-def _faithfulness(explanations, spans, chances, network, different, seed) -> dict:
+def _faithfulness(explanations, spans, chances, network, drawn: Pairs, seed) -> dict:
     gaps = []
     right = []  # share of pairs when the strongest places are shown, and hidden
     words = []
@@ -177,21 +182,24 @@ def _faithfulness(explanations, spans, chances, network, different, seed) -> dic
         verdict = Verdict(explanation, gap, span, chance)
         words += verdict.words()
         for_each += verdict.words("image 1") + verdict.words("image 2")
-    both = torch.cat([gap.both for gap in gaps])
-    low, high = interval(both.cpu(), seed)
+    both = mean_interval(torch.cat([gap.both for gap in gaps]).cpu().double().numpy(), drawn, seed)
+    faithful = share_interval([word == FAITHFUL for word in words], drawn, seed)
+    different = torch.from_numpy(drawn.labels == 1)
     inserted, deleted = (torch.cat(right, dim=2).cpu() == different).float().mean(dim=(1, 2)).tolist()
     decisive = _mean([gap.decisive for gap in gaps])
     span = _mean([one.decisive for one in spans])
     return {
-        "gap": float(both.mean()),
-        "gap_low": low,
-        "gap_high": high,
+        "gap": both.value,
+        "gap_low": both.low,
+        "gap_high": both.high,
         "gap_colour": _mean([insertion_deletion(network, one, hide=mean_colour).both for one in explanations]),
         "gap_each": _mean([gap.each for gap in gaps]),
         "gap_decisive": decisive,
         "span": span,
         "share": decisive / span if span else float("nan"),
-        "faithful": words.count(FAITHFUL) / len(words),
+        "faithful": faithful.value,
+        "faithful_low": faithful.low,
+        "faithful_high": faithful.high,
         "faithful_each": for_each.count(FAITHFUL) / len(for_each),
         "inserted": inserted,
         "deleted": deleted,

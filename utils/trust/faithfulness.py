@@ -2,9 +2,7 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.stats import bootstrap
 
 from utils.explain import Explanation, blurred, embed_explained, pairs_of, ranks_of
 from utils.network import Explainable, distance, embed_pairs, evaluating, similarity
@@ -123,15 +121,3 @@ def support(changed, untouched, different) -> torch.Tensor:
     image2 = distance(untouched[:, 0], changed[..., 1, :])
     similar = similarity(torch.stack([both, image1, image2]))
     return torch.where(different, 1 - similar, similar)
-
-
-def interval(values, seed=0) -> tuple[float, float]:
-    """95 % bootstrap confidence interval of the mean of `values` (N,), percentile method, 2000 resamples.
-
-    Of fewer than two values, or equal ones, both ends are their mean.
-    """
-    values = np.asarray(values, float)
-    if len(values) < 2 or np.ptp(values) == 0:
-        return float(values.mean()), float(values.mean())
-    found = bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=seed).confidence_interval
-    return float(found.low), float(found.high)

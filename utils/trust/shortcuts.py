@@ -9,14 +9,14 @@ from utils.data import Pairs, Splits, draw_pairs
 from utils.network import distance
 from utils.trained import Trained
 from utils.training import embed_images
-from utils.training.intervals import Interval, auc_interval
+from utils.training.intervals import Interval, auc_interval, plain_intervals
 from utils.trust.properties import load_gallery, properties_of
 
 IMAGES = 256  # of the test split, and as many of the training split for their mean colour
 PARTNERS = 4  # pairs of each kind that an image starts
-DRAWS = 500
-DRAWS_ALONE = 100  # for the interval of an AUC: it needs no percentiles
+DRAWS_ALONE = 100  # for the interval of the AUC of a property
 MATTERS = 0.2  # share of the score that is told in words
+UNKNOWN = Interval(np.nan, np.nan, np.nan)
 TELLS = 0.6  # AUC of a property by itself that is told in words
 
 
@@ -102,7 +102,7 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
 
     The score is the mean distance of different pairs less that of same pairs; the share that a property carries is 1
     less the score without it over the score with it. Pairs are drawn anew by the pair rule among at most `count` test
-    images; intervals draw images, a pair counting as often as its two images were drawn, multiplied.
+    images; intervals resample images (`standard_errors`).
 
     What misleads: images without a property are images that the network has not seen, so a share holds the harm of the
     change itself too, and objects reach into the border. Hence what goes when an equal area in the middle, or the
@@ -115,27 +115,60 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
     training = np.sort(random.permutation(splits.train)[:IMAGES])
     gallery = load_gallery(trained, splits, chosen, training)
     pairs = draw_pairs(np.arange(len(chosen)), splits.folder.labels[chosen], PARTNERS, random)
-    weights = _weights(pairs, random)
 
-    def scores(pixels):
+    def distances(pixels):
         embeddings = embed_images(trained.network, pixels, np.arange(len(pixels)), trained.config, trained.runtime)
-        distances = distance(embeddings[pairs.first], embeddings[pairs.second]).numpy()
-        return _scores(distances, pairs.labels, weights)
+        return distance(embeddings[pairs.first], embeddings[pairs.second]).numpy()
 
-    before = scores(gallery.pixels)
-    score = _interval(before)
-    if score.low <= 0:
-        before = np.full_like(before, np.nan)  # a share of what may be nothing would be any number
+    before = distances(gallery.pixels)
+    score = score_interval(before, pairs, seed)
     found = []
     for one in properties_of(gallery):
         alike = one.alike(gallery)
-        share = _interval(1 - scores(alike) / before)
-        elsewhere = 1 - scores(one.elsewhere(gallery))[0] / before[0] if one.elsewhere else np.nan
+        share = elsewhere = UNKNOWN
+        if score.low > 0:  # a share of what may be nothing would be any number
+            share = share_of_score(before, distances(alike), pairs, seed)
+            if one.elsewhere:
+                elsewhere = share_of_score(before, distances(one.elsewhere(gallery)), pairs, seed)
         alone = _alone(one.values(gallery), pairs, seed)
         example = np.stack([gallery.pixels[0], alike[0]])
-        found.append(Shortcut(one.name, share, float(elsewhere), one.instead, alone, one.look, example))
+        found.append(Shortcut(one.name, share, elsewhere.value, one.instead, alone, one.look, example))
     found.sort(key=lambda one: one.share.value, reverse=True)
     return Shortcuts(tuple(found), score, len(chosen), len(pairs))
+
+
+def score_interval(distances, pairs: Pairs, seed=0) -> Interval:
+    """The score: the mean distance of different pairs less that of same pairs, with its 95 % interval.
+
+    Args:
+        distances: float (P,).
+        pairs: The P pairs.
+        seed: Of the resampling of images.
+    """
+    return _interval(lambda weights: _score(distances, pairs, weights), pairs, seed)
+
+
+def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
+    """The share of the score that is lost, 1 less the score after a change over the score before, with its interval.
+
+    The error of the ratio is that of its linear part (the delta method): in a draw of images the score before can come
+    near 0, and the ratio itself be any number.
+
+    Args:
+        before: Distances, float (P,).
+        after: Distances of the same pairs of changed images, float (P,).
+        pairs: The P pairs.
+        seed: Of the resampling of images.
+    """
+
+    once = np.ones(len(pairs))
+    score = _score(before, pairs, once)
+    left = _score(after, pairs, once) / score
+
+    def share(weights):
+        return 1 - left + (left * _score(before, pairs, weights) - _score(after, pairs, weights)) / score
+
+    return _interval(share, pairs, seed)
 
 
 def _choose_images(splits, count, random) -> np.ndarray:
@@ -146,30 +179,19 @@ def _choose_images(splits, count, random) -> np.ndarray:
     return np.unique(np.stack([pairs.first[drawn], pairs.second[drawn]]))
 
 
-def _weights(pairs: Pairs, random) -> np.ndarray:
-    """How often each pair counts, float (1 + D, P): once, and as often as its images are drawn.
-
-    D: DRAWS, less those that leave same or different pairs out.
-    """
-    images = pairs.first.max() + 1  # each is the first of some pair
-    drawn = random.multinomial(images, np.full(images, 1 / images), DRAWS)
-    by_pair = drawn[:, pairs.first] * drawn[:, pairs.second]
-    different = by_pair @ pairs.labels
-    usable = (different > 0) & (different < by_pair.sum(axis=1))
-    return np.concatenate([np.ones((1, len(pairs))), by_pair[usable]])
+def _score(distances, pairs, weights) -> float:
+    """The score of weighted pairs; NaN where a draw holds only one kind of pairs."""
+    different = weights * pairs.labels
+    same = weights * (1 - pairs.labels)
+    if not different.any() or not same.any():
+        return np.nan
+    return float(different @ distances / different.sum() - same @ distances / same.sum())
 
 
-def _scores(distances, labels, weights) -> np.ndarray:
-    """Mean distance of different pairs less that of same pairs by each row of weights (1 + D, P)."""
-    different = weights * labels
-    same = weights * (1 - labels)
-    return different @ distances / different.sum(axis=1) - same @ distances / same.sum(axis=1)
-
-
-def _interval(values) -> Interval:
-    """The first of the values, float (1 + D,), between the percentiles of the others."""
-    low, high = np.percentile(values[1:], (2.5, 97.5))
-    return Interval(float(values[0]), float(low), float(high))
+def _interval(measure, pairs, seed) -> Interval:
+    """One number with its 95 % interval by resampled images."""
+    value, low, high = plain_intervals(lambda weights: np.array([measure(weights)]), pairs, seed)
+    return Interval(float(value[0]), float(low[0]), float(high[0]))
 
 
 def _alone(values, pairs: Pairs, seed) -> Interval:

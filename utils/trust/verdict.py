@@ -10,10 +10,10 @@ from utils.explain import Explanation, embed_explained, pairs_of
 from utils.network import Explainable, distances_of, evaluating
 from utils.trust.faithfulness import Effect, Masked, embed_masked, gap_of, insertion_deletion, span_of
 
-DRAWS = 3  # random maps of each image, and their opposites; each of image 1 beside each of image 2 is one of the pair
-RANDOM_MAPS = 2 * DRAWS
+DRAWS = 3  # random maps drawn for each image
+RANDOM_MAPS = 2 * DRAWS  # those and their opposites, whose gaps have the other sign: they need no passes, and tell less
 CELLS = 7  # a random map has as many along each side: lumps, as a heatmap has
-LEAST_SHARE = 0.5  # of the span, for "faithful": reached by luck by fewer than one pair in twenty on validation
+LEAST_SHARE = 0.5  # of the span, for "faithful"
 LEAST_SPAN = 0.1  # of similarity: below, hiding everything changes next to nothing
 UNLIKELY = 123_456  # a seed that no chance is drawn from, or a random map would have to beat itself
 WEAK = 0.8  # least share of the random maps that a weak map is above
@@ -65,11 +65,19 @@ class Verdict:
         return share.where(span >= LEAST_SPAN, torch.nan)
 
     def word(self, index=0, part="pair") -> str:
-        """What the map is, to the network, never "right". By luck, a pair is called faithful in fewer than one case in
-        twenty, an image, which stands beside fewer random maps, in fewer than one in ten.
+        """Say in a word how well the map holds what the network decides by; never whether the decision is correct.
 
         faithful: its gap is at least LEAST_SHARE of the span, above those of all random maps and of the centre.
-        weak: positive, and above WEAK of the random maps. part: "pair", "image 1" or "image 2".
+        weak: positive, and above WEAK of the random maps.
+
+        Only DRAWS random maps are drawn for an image: the others are their opposites and, for the pair, combinations.
+        So the rank alone proves little: a gap that is one more draw is above all of them in 1 of 8 images and in 1 of
+        20 pairs decided "same", and weak or better in 1 of 4 and 1 of 5. The share of the span and the centre make
+        "faithful" rarer: `make faithfulness` measures how often maps that know nothing are called so.
+
+        Args:
+            index: Of the pair.
+            part: What the word is about: "pair", "image 1" or "image 2".
         """
         if torch.isnan(self.share(part)[index]):
             return HARDLY
@@ -88,7 +96,9 @@ class Verdict:
         """The word for the pair with the numbers behind it, then those for each image."""
         changed = "both images" if self.gap.different[index] else "each image"
         beaten, tried = self._beaten(index, "pair")
-        beside = f", above {beaten} of {tried} random maps" if tried else ""
+        above = "all" if beaten == tried else f"{beaten / max(tried, 1):.0%}"
+        drawn = f"combinations of {DRAWS} random maps an image and their opposites"
+        beside = f", above {above} of the {tried} {drawn}" if tried else ""
         lines = [
             f"Factual maps, {changed} changed: {self.word(index)}. "
             f"Insertion minus deletion {self._numbers(index)}{beside}."
