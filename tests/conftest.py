@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(items):
 def seeded():
     """Every test draws the same weights and images at every run."""
     seed_everything(0)
+    torch.use_deterministic_algorithms(False)  # which another test may have set, for the whole process
 
 
 @pytest.fixture(

@@ -138,9 +138,10 @@ def compiled(config, monkeypatch):
     return stages
 
 
-def cudnn_settings(config):
+def algorithms(config):
     start(config)
-    return torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    return *deterministic, torch.backends.cudnn.benchmark
 
 
 def stops(config):
@@ -257,7 +258,7 @@ KEYS = {
     "margin": (1.5, trained_weights, {}),
     "pairs": ("paper", trained_weights, {}),
     "precision": ("bfloat16", trained_weights, {}),
-    "deterministic": (True, cudnn_settings, {}),
+    "deterministic": (True, algorithms, {}),
     "compile": (True, compiled, {"hyperparameters.epochs": 1}),
     "explanation.method": ("gradcam", evidence, {}),
     "explanation.layer": ("layer1", evidence, {}),

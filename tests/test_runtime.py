@@ -106,6 +106,37 @@ def test_auto_precision_of_a_gpu(make_config, monkeypatch, bfloat16, dtype):
     assert torch.backends.cuda.matmul.fp32_precision == torch.backends.cudnn.fp32_precision == "tf32"
 
 
+def test_one_process_runs_with_and_without_deterministic_algorithms(make_config, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # restored afterwards
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    for deterministic in (True, False, True):
+        runtime.find_runtime(make_config({"deterministic": deterministic}))
+        assert torch.are_deterministic_algorithms_enabled() == deterministic
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.backends.cudnn.deterministic == (not torch.backends.cudnn.benchmark) == deterministic
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the other one that torch accepts
+    runtime.find_runtime(make_config({"deterministic": True}))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+
+def unrepeatable(values):
+    """What torch has no deterministic algorithm for, on a CPU too."""
+    values.clone().put_(torch.tensor([0]), torch.ones(1))
+
+
+def test_an_operation_that_does_not_repeat_is_refused_by_its_name(make_config):
+    runtime.find_runtime(make_config({"deterministic": True}))
+    said = r"deterministic: True is refused: put_, which the backbone needs.*set False"
+    with pytest.raises(ConfigError, match=said), runtime.deterministic_or_refused():
+        unrepeatable(torch.zeros(3))
+    with pytest.raises(RuntimeError, match="something else"), runtime.deterministic_or_refused():
+        raise RuntimeError("something else")
+    runtime.find_runtime(make_config({"deterministic": False}))
+    with runtime.deterministic_or_refused():
+        unrepeatable(torch.zeros(3))
+
+
 def test_under_torchrun_the_gpu_is_that_of_the_process(make_config, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -3,6 +3,7 @@
 import os
 import random
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from utils.config import Config, ConfigError
 
+LACKING = " does not have a deterministic implementation"  # what torch says of an operation, by its name
 FIRST = os.environ.get("RANK", "0") == "0"  # of several processes of torchrun only the first speaks
 
 
@@ -55,15 +57,41 @@ def find_runtime(config: Config) -> Runtime:
 
     `cuda: True` takes an Apple GPU (MPS) where there is no CUDA; without a GPU it falls back to the CPU and prints one
     line. Under torchrun this process joins the others, and its GPU is that of its number on this machine, not `gpu`.
+    With `deterministic: True` torch, in this whole process, takes algorithms alone that repeat to the bit, until this
+    is called with False.
 
     Raises ConfigError when there is no GPU of that index, or float16 is asked of a CPU.
     """
     device = _device(config)
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         _join_the_others(device)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; else torch refuses it
+    torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic
     return Runtime(device, _dtype(config.precision, device))
+
+
+@contextmanager
+def deterministic_or_refused():
+    """Around what computes gradients: an operation that has no deterministic algorithm is refused by its name.
+
+    Raises:
+        ConfigError: `deterministic: True` is set, and torch has one algorithm alone, which does not repeat to the bit.
+            On GPUs such are the gradients of adaptive pooling (but to one place), of linear and cubic interpolation
+            and of reflection padding, which few backbones use.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        operation, lacking, _ = str(error).partition(LACKING)
+        if not lacking:
+            raise
+        raise ConfigError(
+            f"deterministic: True is refused: {operation}, which the backbone needs, has no algorithm that repeats to "
+            "the bit on this device: set False, cuda: False, or another backbone_model"
+        ) from error
 
 
 def _device(config):

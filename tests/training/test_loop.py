@@ -92,6 +92,42 @@ def test_killed_training_resumes_to_the_identical_history(make_config, tmp_path)
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
+def test_deterministic_training_repeats_to_the_bit(make_config, tmp_path, monkeypatch):
+    """With all that is random in training: flips, turns, crops and colours."""
+    observed, real = [], loop.train_epoch
+
+    def observing(*arguments):
+        observed.append(torch.are_deterministic_algorithms_enabled())
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "train_epoch", observing)
+    changes = {
+        "image.RandomRotationDegrees": 20,
+        "image.RandomCropScale": 0.5,
+        "image.hue": 0.1,
+        "image.brightness": 0.3,
+    }
+    weights = []
+    for name in ("first", "second"):
+        config = make_config(changes | {"deterministic": True, "checkpoints_path": str(tmp_path / name)})
+        fit(config)
+        weights.append(load_checkpoint(current_run(config.checkpoints_path) / "last.pt")["network"])
+    assert observed == [True] * 4
+    for name, values in weights[0].items():
+        assert torch.equal(values, weights[1][name]), name
+    fit(make_config({"checkpoints_path": str(tmp_path / "third")}))
+    assert observed[4:] == [False] * 2
+
+
+def test_training_that_cannot_repeat_is_refused_by_the_name_of_the_operation(make_config, monkeypatch):
+    def unrepeatable(*arguments):
+        return torch.zeros(3).put_(torch.tensor([0]), torch.ones(1)).sum().item()
+
+    monkeypatch.setattr(loop, "train_epoch", unrepeatable)
+    with pytest.raises(ConfigError, match="deterministic: True is refused: put_, which the backbone needs"):
+        fit(make_config({"deterministic": True}))
+
+
 def test_what_was_drawn_before_does_not_change_training(make_config, tmp_path):
     config = make_config({"hyperparameters.epochs": 1})
     alone = fit(config)

@@ -16,7 +16,7 @@ from utils.errors import Interrupted
 from utils.files import check_writable
 from utils.network import build_network, dilated, folded
 from utils.parallel import distributed, from_first, rank, world
-from utils.runtime import Runtime, seed_everything, start
+from utils.runtime import Runtime, deterministic_or_refused, seed_everything, start
 from utils.training.checkpoint import damaged, fingerprint, save_checkpoint
 from utils.training.claim import claimed
 from utils.training.contents import load_run
@@ -85,7 +85,7 @@ def _fit(config, splits, runtime) -> list[dict]:
     state = {"network": network, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
     history = _resume(run, state) if run else []
     folder = from_first(folder_of(run, config, mark) if rank() == 0 else None)
-    with _interruptible(history):
+    with _interruptible(history), deterministic_or_refused():
         while not is_finished(history, config):
             began = time.perf_counter()
             number = len(history) + 1
