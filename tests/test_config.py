@@ -71,6 +71,19 @@ def test_paper_config_loads(tmp_path):
     assert config.pairs == "batch"
 
 
+def test_the_head_of_the_shipped_config_says_which_keys_are_the_papers():
+    """PAPER_CONFIG has the keys of config.yml in the paper's repository, as it stood there on 2026-11-28."""
+    shipped = yaml.safe_load((ROOT / "config.yml").read_text())
+    paper = yaml.safe_load(PAPER_CONFIG)
+    down_to_gpu = list(shipped)[: list(shipped).index("gpu") + 1]
+    assert set(down_to_gpu) == set(paper)
+    for key, part in paper.items():
+        if isinstance(part, dict):
+            assert set(shipped[key]) - set(part) == ({"RandomCropScale"} if key == "image" else set())
+            assert set(part) <= set(shipped[key])
+    assert "down to `gpu`" in (ROOT / "config.yml").read_text().splitlines()[0]
+
+
 def test_shipped_config_names_every_key():
     written = yaml.safe_load((ROOT / "config.yml").read_text())
     for name in key_names():
