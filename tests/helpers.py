@@ -77,6 +77,18 @@ class Coloured(nn.Module):
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
+class ToOther(nn.Module):
+    """One image in, its distance to a fixed embedding out (N, 1): what libraries that explain one image can take."""
+
+    def __init__(self, network, other):
+        super().__init__()
+        self.network = network
+        self.other = other
+
+    def forward(self, images):
+        return (self.network(images) - self.other).norm(dim=1, keepdim=True)
+
+
 def board(height, width):
     """1 and -1 in turn."""
     return (-1.0) ** (torch.arange(height)[:, None] + torch.arange(width))

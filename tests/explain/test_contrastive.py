@@ -1,5 +1,7 @@
 import pytest
 import torch
+import torch.nn.functional as F
+from captum.attr import LayerIntegratedGradients
 from helpers import network_and_images
 
 from utils.config import ConfigError
@@ -39,10 +41,39 @@ def test_one_step_against_a_full_backward_pass():
             for y in range(height):
                 for x in range(width):
                     evidence[y, x] = sum(change[:, y, x] * middles[image].grad[0, :, y, x])
-            enlarged = torch.nn.functional.interpolate(
+            enlarged = F.interpolate(
                 evidence[None, None], size=images.shape[-2:], mode="bilinear", align_corners=False
             )[0, 0]
             torch.testing.assert_close(found.evidence[pair, image], enlarged)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+@pytest.mark.parametrize(("layer", "steps"), [("layer1", 2), ("layer2", 4), ("layer4", 5)])
+def test_maps_against_captum(threshold, layer, steps):
+    """Integrated gradients at a layer, by hooks, of a target that is linear in the embedding before normalisation."""
+    network, images = network_and_images(size=(48, 64))
+    references = References(references_of(network, images).embeddings.double())
+    network, images = network.double(), images.double()
+    explanation = explain_by_contrast(network, images, threshold, references, layer, steps)
+    module = network.backbone.get_submodule(layer)
+    for pair in range(2):
+        embeddings = network(images[pair]).detach()
+        for image in range(2):
+            towards = embeddings[image] if threshold == 0 else references.embeddings.mean(dim=0)
+            direction = towards - embeddings[1 - image]
+            one = images[pair, image, None]
+            length = network.project_features(network.features(one)).detach().norm()
+
+            def target(inputs, direction=direction, length=length):
+                return network.project_features(network.features(inputs)) @ direction / length
+
+            peer = LayerIntegratedGradients(target, module)
+            added = peer.attribute(one, blurred(one), n_steps=steps, method="riemann_middle").detach()
+            expected = F.interpolate(added.sum(dim=1, keepdim=True), (48, 64), mode="bilinear", align_corners=False)[
+                0, 0
+            ]
+            scale = expected.abs().max()
+            torch.testing.assert_close(explanation.evidence[pair, image] / scale, expected / scale, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("decision", ["same", "different"])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import network_and_images
+from helpers import ToOther, network_and_images
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 
 from utils.config import ConfigError
@@ -125,18 +125,6 @@ def test_formulas_against_pytorch_grad_cam(name, kind, size):
     if size >= 0.1:  # as the library is called, its 1e-6 included
         expected = library_map(peer_of(name), activations, gradients, scale=1)
         torch.testing.assert_close(found, expected, atol=1e-3 * scale, rtol=0)
-
-
-class ToOther(torch.nn.Module):
-    """One image in, its distance to a fixed embedding out."""
-
-    def __init__(self, network, other):
-        super().__init__()
-        self.network = network
-        self.other = other
-
-    def forward(self, image):
-        return (self.network(image) - self.other).norm(dim=1, keepdim=True)
 
 
 @pytest.mark.parametrize("name", FORMULAS)

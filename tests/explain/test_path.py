@@ -1,6 +1,8 @@
 import pytest
 import torch
-from helpers import network_and_images
+import torch.nn.functional as F
+from captum.attr import LayerIntegratedGradients
+from helpers import ToOther, network_and_images
 
 from utils.config import ConfigError
 from utils.explain import blurred, contributions, explain_by_path
@@ -44,6 +46,38 @@ def test_one_step_against_a_full_backward_pass():
                 down[y, x] -= slope * change if slope < 0 else 0
     torch.testing.assert_close(raising[0, 0], up)
     torch.testing.assert_close(lowering[0, 0], down)
+
+
+@pytest.mark.parametrize(("layer", "steps"), [("layer1", 2), ("layer2", 4), ("layer4", 5)])
+def test_maps_against_captum(layer, steps):
+    """Integrated gradients at a layer by hooks, and its mean gradients alone, for the channels kept apart."""
+    network, images = (part.double() for part in network_and_images(size=(48, 64)))
+    complete = explain_by_path(network, images, 0.5, layer, steps, split=False)
+    split = explain_by_path(network, images, 0.5, layer, steps)
+    module = network.backbone.get_submodule(layer)
+    settings = {"n_steps": steps, "method": "riemann_middle"}
+    for pair in range(2):
+        for image in range(2):
+            with torch.no_grad():
+                to_other = ToOther(network, network(images[pair, 1 - image, None]))
+            one = images[pair, image, None]
+            added, gradients = (
+                LayerIntegratedGradients(to_other, module, multiply_by_inputs=multiply)
+                .attribute(one, blurred(one), **settings)
+                .detach()
+                for multiply in (True, False)
+            )
+            total = added.sum(dim=1)
+            raising = torch.where(gradients > 0, added, 0).sum(dim=1)
+            lowering = torch.where(gradients < 0, -added, 0).sum(dim=1)
+            enlarged = F.interpolate(
+                torch.stack([total, raising, lowering], dim=1), (48, 64), mode="bilinear", align_corners=False
+            )[0]
+            scale = enlarged[0].abs().max()
+            torch.testing.assert_close(complete.evidence[pair, image] / scale, enlarged[0] / scale, atol=1e-6, rtol=0)
+            found = split.towards_different[pair, image], split.towards_same[pair, image]
+            for maps, expected in zip(found, enlarged[1:].clamp(min=0), strict=True):
+                torch.testing.assert_close(maps / scale, expected / scale, atol=1e-6, rtol=0)
 
 
 def test_signs_of_gradient_kept_apart_or_not():
