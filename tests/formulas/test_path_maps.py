@@ -1,0 +1,141 @@
+"""Integrated gradients of the distance and of the contrastive target, in loops, with differences for gradients.
+
+Written without reading the implementation.
+"""
+
+import pytest
+import torch
+from plain_network import (
+    CHANNELS,
+    DIMENSIONS,
+    HEIGHT,
+    WIDTH,
+    PlainNetwork,
+    TinyNetwork,
+    as_map,
+    distance_between,
+    inner,
+    length,
+    mean_gradient,
+    places,
+    scaled,
+)
+
+from utils.explain import References, blurred, contributions, explain_by_contrast, explain_by_path
+from utils.network import Cut
+
+
+@pytest.fixture
+def network():
+    return TinyNetwork(bend=0.5)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 2, 3, HEIGHT, WIDTH, dtype=torch.float64)
+
+
+def both_ends(plain, images):
+    """The feature maps of the blurred image and of the image, by (pair, image)."""
+    starts, ends = {}, {}
+    for pair in range(len(images)):
+        for image in range(2):
+            starts[pair, image] = plain.features(blurred(images)[pair, image].tolist())
+            ends[pair, image] = plain.features(images[pair, image].tolist())
+    return starts, ends
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_contributions_to_the_distance(network, images, steps):
+    """Sundararajan et al. 2017 (Axiomatic Attribution), equation 1, by the midpoint rule; channels of positive and of
+    negative mean gradient apart. Written without reading the implementation.
+    """
+    plain = PlainNetwork(network)
+    raising, lowering, _, completeness = contributions(Cut(network, "lift"), images, steps=steps)
+    signed = explain_by_path(Cut(network, "lift"), images, 0.5, steps=steps, split=False)
+    starts, ends = both_ends(plain, images)
+    for (pair, image), end in ends.items():
+        start = starts[pair, image]
+        partner = plain.embedding(ends[pair, 1 - image])
+
+        def distance_from(features, partner=partner):
+            return distance_between(plain.embedding(features), partner)
+
+        slopes = mean_gradient(distance_from, start, end, steps)
+        up, down = dict.fromkeys(places(), 0.0), dict.fromkeys(places(), 0.0)
+        for channel in range(CHANNELS):
+            for y, x in places():
+                slope = slopes[channel, y, x]
+                gained = end[channel, y, x] - start[channel, y, x]
+                if slope > 0:
+                    up[y, x] += gained * slope
+                else:
+                    down[y, x] -= gained * slope
+        torch.testing.assert_close(raising[pair, image], as_map(up), rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(lowering[pair, image], as_map(down), rtol=1e-5, atol=1e-8)
+        evidence = as_map(up) - as_map(down)
+        torch.testing.assert_close(signed.evidence[pair, image].double(), evidence, rtol=1e-4, atol=1e-6)
+    for pair in range(2):
+        added, changed = 0.0, 0.0
+        for image in range(2):
+            partner = plain.embedding(ends[pair, 1 - image])
+            added += float((raising - lowering)[pair, image].sum())
+            changed += distance_between(plain.embedding(ends[pair, image]), partner)
+            changed -= distance_between(plain.embedding(starts[pair, image]), partner)
+        assert completeness[pair].tolist() == pytest.approx([added, changed], rel=1e-5)
+
+
+def test_many_steps_are_complete(network, images):
+    """Sundararajan et al. 2017, proposition 1: the attributions add up to the change of the distance. Written without
+    reading the implementation.
+    """
+    plain = PlainNetwork(network)
+    raising, lowering, _, _ = contributions(Cut(network, "lift"), images, steps=200)
+    starts, ends = both_ends(plain, images)
+    for pair, image in ends:
+        partner = plain.embedding(ends[pair, 1 - image])
+        changed = distance_between(plain.embedding(ends[pair, image]), partner)
+        changed -= distance_between(plain.embedding(starts[pair, image]), partner)
+        assert float((raising - lowering)[pair, image].sum()) == pytest.approx(changed, abs=1e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("with_references", [False, True])
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_contrastive_target(network, images, threshold, with_references, steps):
+    """Integrated gradients (Sundararajan et al. 2017, equation 1) of <e, e* - o> if "different" and <e, c - o> if
+    "same", as the docstring of `explain_by_contrast` has them after Lin et al. 2023 (COCOA), section 3. Written
+    without reading the implementation.
+    """
+    plain = PlainNetwork(network)
+    centre = [0.0] * DIMENSIONS
+    references = None
+    if with_references:
+        vectors = torch.nn.functional.normalize(torch.randn(5, DIMENSIONS, dtype=torch.float64), dim=1)
+        references = References(vectors)
+        for vector in vectors.tolist():
+            for dimension in range(DIMENSIONS):
+                centre[dimension] += vector[dimension] / 5
+    explanation = explain_by_contrast(Cut(network, "lift"), images, threshold, references, steps=steps)
+    starts, ends = both_ends(plain, images)
+    for (pair, image), end in ends.items():
+        partner = plain.embedding(ends[pair, 1 - image])
+        own = plain.embedding(end)
+        if threshold == 0.0:  # any pair is decided "different"
+            direction = [own[dimension] - partner[dimension] for dimension in range(DIMENSIONS)]
+        else:
+            direction = [centre[dimension] - partner[dimension] for dimension in range(DIMENSIONS)]
+        length_at_the_end = length(plain.vector(end))
+
+        def target(features, direction=direction, divisor=length_at_the_end):
+            return inner(scaled(plain.vector(features), divisor), direction)
+
+        slopes = mean_gradient(target, starts[pair, image], end, steps)
+        values = dict.fromkeys(places(), 0.0)
+        for channel, y, x in end:
+            gained = end[channel, y, x] - starts[pair, image][channel, y, x]
+            values[y, x] += gained * slopes[channel, y, x]
+        evidence = explanation.evidence[pair, image].double()
+        torch.testing.assert_close(evidence, as_map(values), rtol=1e-4, atol=1e-6)
+        neither = torch.minimum(explanation.towards_different, explanation.towards_same)
+        assert not neither.any()
