@@ -1,5 +1,6 @@
 import pytest
 import torch
+from captum.attr import LayerIntegratedGradients
 from helpers import network_and_images
 from torch import nn
 
@@ -75,6 +76,28 @@ def test_integrated_jacobians_of_squares_are_differences_of_squares(dtype, close
     expected = torch.einsum("cyx,c->yx", parts[0], base2) / lengths
     torch.testing.assert_close(found.bias1.double(), expected, atol=close * expected.abs().max().item(), rtol=0)
     assert abs(found.residual) < close
+
+
+def test_integrated_jacobians_against_captum():
+    """Integrated gradients at a layer of each dimension of the vectors, one after another, by hooks."""
+    network, images = (part.double() for part in network_and_images(count=1, size=(48, 64)))
+    found = decompose(network, explain(network, images, 0.5), "layer2", steps=3)
+    parts = []
+    for one in images[0, :, None]:
+        vector = network.project_features(network.features(one)).detach()[0]
+        rows = []
+        for dimension in range(len(vector)):
+
+            def target(inputs, dimension=dimension):
+                return network.project_features(network.features(inputs))[:, dimension]
+
+            peer = LayerIntegratedGradients(target, network.backbone.layer2)
+            added = peer.attribute(one, blurred(one), n_steps=3, method="riemann_middle").detach()
+            rows.append(added[0].sum(dim=0) / vector.norm())
+        parts.append(torch.stack(rows))
+    expected = torch.einsum("dyx,dvu->yxvu", *parts)
+    scale = expected.abs().max()
+    torch.testing.assert_close(found.places / scale, expected / scale, atol=1e-6, rtol=0)
 
 
 def test_the_residual_of_earlier_layers_shrinks_with_the_steps():

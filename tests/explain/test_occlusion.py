@@ -1,5 +1,6 @@
 import torch
-from helpers import Chequered, patterned
+from captum.attr import Occlusion
+from helpers import Chequered, ToOther, network_and_images, patterned
 
 from utils.explain import blurred, explain_by_occlusion
 from utils.explain.occlusion import GRID
@@ -25,6 +26,19 @@ def test_against_windows_one_at_a_time():
                     found[y][x].append(base - distance(network(hidden), network(image2)).item())
     expected = torch.tensor([[sum(values) / len(values) for values in line] for line in found])
     torch.testing.assert_close(explanation.evidence[0, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_against_captum():
+    """Of images so large that all windows lie equally far apart, as captum lays them."""
+    network, images = network_and_images(size=(60, 120))
+    explanation = explain_by_occlusion(network, images, 0.5)
+    for image in range(2):
+        with torch.no_grad():
+            peer = Occlusion(ToOther(network, network(images[:, 1 - image])))
+        window = {"sliding_window_shapes": (3, 18, 36), "strides": (3, 7, 14)}
+        expected = peer.attribute(images[:, image], baselines=blurred(images[:, image]), **window)[:, 0]
+        scale = expected.abs().max()
+        torch.testing.assert_close(explanation.evidence[:, image] / scale, expected / scale, atol=1e-4, rtol=0)
 
 
 def test_it_finds_the_pattern_of_each_image():
