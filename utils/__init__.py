@@ -88,6 +88,7 @@ PUBLIC = {  # every name that notebooks and users need, by the place where it li
         "write_table",
     ),
     "search": (
+        "FromFiles",
         "Gallery",
         "dataset_map",
         "gallery",

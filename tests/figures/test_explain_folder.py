@@ -4,15 +4,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers import write_images
 
-from utils import DataError, explain_folder
-from utils.figures.folder import pairs_of
+from utils import DataError, explain_folder, overlay
+from utils.data import read_image
+from utils.figures.drawing import OPACITY
+from utils.figures.folder import LETTERS, NARROWEST, _lettered, pairs_of
 from utils.search.__main__ import main
 
 
@@ -34,8 +35,21 @@ def test_files_hold_what_the_explanations_say(trained, pairs, tmp_path):
         with np.load(tmp_path / "out" / f"{row['files']}.npz", allow_pickle=False) as content:
             assert np.allclose(content["factual"], explanation.factual[index].numpy(), atol=2e-2)
             assert np.allclose(content["counterfactual"], explanation.counterfactual[index].numpy(), atol=2e-2)
-        picture = cv2.imread(str(tmp_path / "out" / f"{row['files']}.png"))
-        assert picture.shape == (40, 2 * 48, 3)
+        picture = read_image(tmp_path / "out" / f"{row['files']}.png")
+        for number, (path, heatmap) in enumerate(zip(pairs[index], explanation.factual[index], strict=True)):
+            expected = overlay(read_image(path), heatmap, OPACITY)
+            column = picture[:, number * NARROWEST : number * NARROWEST + 48].astype(int)
+            misses = [np.abs(column[top : top + 40] - expected).mean() for top in range(len(column) - 39)]
+            assert min(misses) < 1, number  # somewhere below the words
+
+
+def test_words_of_a_picture_are_drawn_in_lines_that_fit():
+    assert _lettered("", 100).shape == (0, 100, 3)
+    short, long = _lettered("at most 16.0%", 160), _lettered("at most 16.0% of something that is long to say", 160)
+    assert short.shape[1] == long.shape[1] == 160
+    assert len(long) >= len(short) + 2 * LETTERS
+    assert (short[:, -3:] == 255).all()  # nothing is cut off
+    assert short.min() < 60
 
 
 def test_a_killed_run_goes_on_and_a_pair_is_explained_once(trained, pairs, tmp_path, monkeypatch):
@@ -121,9 +135,16 @@ def test_a_csv_file_that_cannot_be_used(tmp_path, text, cause):
 
 def test_folders_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
-    for name, cause in (("empty", "holds no image"), ("absent", "is not a folder")):
+    write_images(tmp_path / "one", 1)
+    for name, cause in (
+        ("empty", "holds no image"),
+        ("absent", "is not a folder"),
+        ("one", "hold one image, the same"),
+    ):
         with pytest.raises(DataError, match=cause):
             pairs_of((tmp_path / name, tmp_path / name))
+    with pytest.raises(DataError, match="pairs: there is none"):
+        pairs_of([])
 
 
 def test_command_line(make_config, checkpoints, pairs, tmp_path, monkeypatch, capsys):

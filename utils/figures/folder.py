@@ -10,14 +10,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
 
 from utils.data import DataError
 from utils.data.images import EXTENSIONS
 from utils.explain import Explanation
-from utils.figures.drawing import OPACITY, overlay, photos
+from utils.figures.drawing import OPACITY, overlay, photos, remark, wrapped
+from utils.figures.grid import judgement
 from utils.files import atomic, write_text
 from utils.runtime import progress
-from utils.search import scores_table
+from utils.search import FromFiles, scores_table
+from utils.search.files import check_reads_files, tensors_digest
 from utils.search.gallery import files_digest, network_digest
 from utils.trained import BATCH, Trained
 from utils.trust import judge
@@ -31,6 +35,10 @@ KINDS = ("factual", "counterfactual")
 WRITERS = 2  # threads, at work while the network is
 
 
+LETTERS = 12  # pixels of the words in a picture
+NARROWEST = 160  # pixels of an image's column in a picture, which holds words too
+
+
 @dataclass(frozen=True)
 class Job:
     """One pair and the name of its files."""
@@ -39,26 +47,34 @@ class Job:
     name: str
 
 
-def explain_folder(trained: Trained, pairs, folder, judged=False) -> pd.DataFrame:
-    """Explain many pairs of image files by the method of config.yml, to files of `folder`; returns their scores.
+def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) -> pd.DataFrame:
+    """Explain many pairs of image files, to files of `folder`; returns their scores.
 
-    pairs: a CSV file with columns image1 and image2, paths relative to it; or two folders: every image of the first
-    beside every image of the second; or tuples of two paths. judged: also a verdict on each map, which takes up to 108
-    network passes a pair.
+    Of each pair there are <name>.png, both images with their factual maps and how faithful they are, and <name>.npz:
+    `factual` and `counterfactual`, float16 (2, H, W), and `row`, its line of scores.csv as JSON. A pair that is there
+    already is not explained again; a pair with an image that cannot be decoded has a line that says why, unless a
+    Trained's config says `unreadable: stop`.
 
-    Of each pair there are <name>.png, both images with their factual maps, and <name>.npz: `factual` and
-    `counterfactual`, float16 (2, H, W), and `row`, its line of scores.csv as JSON. A pair that is there already is not
-    explained again; a pair with an image that cannot be decoded has a line that says why, unless `unreadable: stop`.
+    Args:
+        trained: A trained network, explained by the method of its config; or any other in FromFiles.
+        pairs: A CSV file with columns image1 and image2, paths relative to it; or two folders: every image of the first
+            beside every image of the second; or tuples of two paths.
+        folder: Where the files go.
+        judged: Also give a verdict on each map, which takes up to 108 network passes a pair.
 
-    Raises DataError for a CSV file or folders without pairs, and where `folder` holds maps of another network or other
-    settings: nothing is overwritten.
+    Raises:
+        DataError: There are no pairs, or `folder` holds maps of another network or other settings: nothing is
+            overwritten.
+        ExplanationError: A network alone is given, which does not say how files are loaded.
     """
+    check_reads_files(trained)
     folder = Path(folder)
     jobs = [Job(pair, _name(pair)) for pair in pairs_of(pairs)]
     _claim(folder, trained, judged)
     waiting = [job for job in jobs if not (folder / f"{job.name}.npz").exists()]
     failed = {}
-    show = trained.config.hyperparameters.verbose
+    config = _config(trained)
+    show = config is None or config.hyperparameters.verbose
     with ThreadPoolExecutor(WRITERS) as pool, progress(jobs, "Pairs", show) as bar:
         bar.update(len(jobs) - len(waiting))
         written = []
@@ -82,7 +98,12 @@ def pairs_of(source) -> list[tuple[str, str]]:
     source = list(source)
     if len(source) == 2 and all(isinstance(one, str | Path) for one in source):
         first, second = (_images_of(Path(one)) for one in source)
-        return [pair for pair in product(first, second) if pair[0] != pair[1]]
+        pairs = [pair for pair in product(first, second) if pair[0] != pair[1]]
+        if not pairs:
+            raise DataError(f"{source[0]} and {source[1]} hold one image, the same: name a folder with another one.")
+        return pairs
+    if not source:
+        raise DataError("pairs: there is none: give tuples of two image files, a CSV file or two folders.")
     return [(str(one), str(two)) for one, two in source]
 
 
@@ -124,10 +145,27 @@ def _name(pair):
 
 def _claim(folder, trained, judged):
     """Note in the folder what its maps are made by. Raises DataError where that is something else already."""
+    if isinstance(trained, FromFiles):
+        run = ""
+        carried = trained.carried
+    else:
+        run = trained.folder.name
+        prepared = trained.prepared
+        carried = {
+            "band": trained.band,
+            "caution": prepared.caution if prepared else "",
+            "calibration": prepared and prepared.calibration,
+        }
+    references = [trained.references.embeddings] if trained.references else []
+    calibration = carried["calibration"]
     made_by = {
-        "run": trained.folder.name,
+        "run": run,
         "network": network_digest(trained),
         "threshold": trained.threshold,
+        "band": [float(edge) for edge in carried["band"] or ()],
+        "calibration": tensors_digest("", [calibration.distances, calibration.probabilities]) if calibration else "",
+        "references": tensors_digest("", references),
+        "caution": carried["caution"],
         "judged": judged,
         "explanation": trained.settings.model_dump(mode="json"),
     }
@@ -141,12 +179,18 @@ def _claim(folder, trained, judged):
         raise DataError(f"{folder} holds maps that were made otherwise ({', '.join(changed)}): name another folder.")
 
 
+def _config(trained):
+    """The config of a Trained; any other network has none."""
+    return None if isinstance(trained, FromFiles) else trained.config
+
+
 def _explained(trained, jobs, failed):
     """The explanations of jobs, and these: all in one, or, where an image cannot be decoded, one by one."""
     try:
         return [(trained.explain(*(job.pair for job in jobs)), jobs)]
     except DataError as error:
-        if trained.config.unreadable == "stop":
+        config = _config(trained)
+        if config is not None and config.unreadable == "stop":
             raise
         if len(jobs) == 1:
             failed[jobs[0].name] = str(error)
@@ -157,28 +201,57 @@ def _explained(trained, jobs, failed):
 def _written(pool, trained, explained, folder, judged):
     """Writers at work on each pair of a batch."""
     explanation, jobs = explained
-    verdict = judge(trained.network, explanation, trained.config.seed) if judged else None
+    config = _config(trained)
+    verdict = judge(trained.network, explanation, config.seed if config else 0) if judged else None
     rows = scores_table(explanation, verdict).to_dict("records")
     maps = {kind: getattr(explanation, kind).half().cpu().numpy() for kind in KINDS}
-    return [
-        pool.submit(_write, folder / job.name, explanation[index], row, {kind: maps[kind][index] for kind in KINDS})
-        for index, (job, row) in enumerate(zip(jobs, rows, strict=True))
-    ]
+    written = []
+    for index, (job, row) in enumerate(zip(jobs, rows, strict=True)):
+        own = {kind: maps[kind][index] for kind in KINDS}
+        written.append(pool.submit(_write, folder / job.name, explanation[index], row, own, judgement(verdict, index)))
+    return written
 
 
-def _write(stem, explanation: Explanation, row, maps):
+def _write(stem, explanation: Explanation, row, maps, judged):
     """The picture first: where the numbers are, a pair is done."""
-    images = photos(explanation)
-    height = min(HEIGHT, *(image.shape[0] for image in images))
-    sides = []
-    for image, heatmap in zip(images, maps["factual"], strict=True):
-        width = max(round(height * image.shape[1] / image.shape[0]), 1)
-        sides.append(overlay(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), heatmap, OPACITY))
-    picture = cv2.imencode(".png", np.hstack(sides)[..., ::-1], QUICK)[1]
+    picture = cv2.imencode(".png", _picture(explanation, maps["factual"], judged)[..., ::-1], QUICK)[1]
     with atomic(f"{stem}.png") as file:
         file.write(picture.tobytes())
     with atomic(f"{stem}.npz") as file:
         np.savez(file, row=np.array(json.dumps(row)), **maps)
+
+
+def _picture(explanation, heatmaps, judged):
+    """Both images with their maps, words above them and below a map that is too weak to be seen: uint8 (H, W, 3)."""
+    images = photos(explanation)
+    height = min(HEIGHT, *(image.shape[0] for image in images))
+    columns = []
+    for number, (image, heatmap) in enumerate(zip(images, heatmaps, strict=True)):
+        width = max(round(height * image.shape[1] / image.shape[0]), 1)
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        side = max(width, NARROWEST)
+        shown = np.full((height, side, 3), 255, np.uint8)
+        shown[:, :width] = overlay(small, heatmap, OPACITY)
+        columns.append((shown, _lettered(remark(explanation, number, heatmap), side)))
+    below = max(len(words) for _, words in columns)
+    body = []
+    for shown, words in columns:
+        space = np.full((below - len(words), shown.shape[1], 3), 255, np.uint8)
+        body.append(np.vstack([shown, words, space]))
+    body = np.hstack(body)
+    words = [line for line in (explanation.caution, judged) if line]
+    return np.vstack([_lettered("\n".join(words), body.shape[1]), body])
+
+
+def _lettered(text, width):
+    """Text in black on white, in lines that fit `width` pixels: uint8 (H, width, 3); no line, no height."""
+    font = ImageFont.truetype(font_manager.findfont("DejaVu Sans"), LETTERS)
+    lines = wrapped(text, max(int(width / font.getlength("n")), 1)).replace(r"\$", "$").splitlines()
+    if not lines:
+        return np.empty((0, width, 3), np.uint8)
+    picture = Image.new("RGB", (width, len(lines) * (LETTERS + 4) + 2), "white")
+    ImageDraw.Draw(picture).text((2, 1), "\n".join(lines), "black", font, spacing=2)
+    return np.asarray(picture)
 
 
 def _row(folder, job, failed):

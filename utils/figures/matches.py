@@ -42,7 +42,7 @@ def matches_figure(matches: Matches, count=5):
     ]
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(found), frameon=False)
     what = (
-        f"regions that match each other at {matches.layer}, and what each match adds to the inner product: "
+        f"regions that match each other at {matches.source}, and what each match adds to the inner product: "
         f"{matches.told(found)}"
     )
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
@@ -66,7 +66,7 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     axes[1].set_title("what it matches in image 2", fontsize=10)
     axes[1].set_xlabel(f"at most {strongest:+.3f} of {matches.cosine:.3f}")
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes[1], label="share of the strongest match", shrink=0.8)
-    what = f"what the marked region at {matches.layer} matches (residual {matches.residual:+.1e})"
+    what = f"what the marked region at {matches.source} matches (residual {matches.residual:+.1e})"
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
     return closed(drawn, file_name("point", matches.explanation, matches.layer), matches.explanation.caution)
 

@@ -14,9 +14,10 @@ import torch
 
 from utils.data import DataError, Decoder, evaluation_transform, stored_size
 from utils.data.images import EXTENSIONS
-from utils.explain import Explanation
+from utils.explain import Explanation, ExplanationError
 from utils.files import read_sealed, write_sealed
 from utils.network import evaluating
+from utils.search.files import FromFiles, check_reads_files, tensors_digest
 from utils.search.nearest import nearest
 from utils.text import printable
 from utils.trained import Trained
@@ -58,21 +59,33 @@ class Gallery:
         return nearest(self.embeddings, queries, count)
 
 
-def gallery(trained: Trained, source=None) -> Gallery:
+def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
     """The images of a folder and all below it, or, without one, the test images of the run, as a Gallery.
 
-    Embeddings are kept under `cache_path`, of these files and this network: they are computed again when one changes.
-    Images that cannot be decoded are left out, and named in `unreadable`.
+    Embeddings of a Trained are kept under `cache_path`, of these files and this network: they are computed again when
+    one changes. Images that cannot be decoded are left out, and named in `unreadable`.
 
-    Raises DataError for a folder that is missing or holds no image that can be decoded.
+    Args:
+        trained: A trained network, or any other in FromFiles.
+        source: A folder; FromFiles has no test images that could stand for it.
+
+    Raises:
+        DataError: The folder is missing, or holds no image that can be decoded.
+        ExplanationError: A network alone is given, or FromFiles without a folder.
     """
+    check_reads_files(trained)
+    any_network = isinstance(trained, FromFiles)
+    if any_network and source is None:
+        raise ExplanationError("FromFiles has no test images: name a folder, gallery(from_files, folder).")
     if source is None:
         splits = trained.load_splits()
         root, paths = splits.folder.root, [splits.folder.paths[index] for index in splits.test]
     else:
         root, paths = Path(source), _images_below(Path(source))
-    folder = trained.config.cache_path
-    if folder is None:
+    folder = None if any_network else trained.config.cache_path
+    if any_network:
+        names, embeddings, unreadable = _embedded_one_by_one(trained, root, paths)
+    elif folder is None:
         names, embeddings, unreadable = _embedded(trained, root, paths)
     else:
         own = files_digest([str(root.resolve()), *paths])
@@ -83,14 +96,23 @@ def gallery(trained: Trained, source=None) -> Gallery:
     return Gallery(root, tuple(str(root / name) for name in names), embeddings, unreadable)
 
 
-def most_similar(trained: Trained, image, count=5, images: Gallery | None = None) -> Explanation:
+def most_similar(trained: Trained | FromFiles, image, count=5, images: Gallery | None = None) -> Explanation:
     """The pairs of an image file and each of the `count` images nearest to it, nearest first, explained.
 
-    images: the gallery to search, the test images by default. The image itself is no hit, nor is a copy of its file.
+    The image itself is no hit, nor is a copy of its file.
 
-    Raises DataError for an image that cannot be decoded, and where the gallery has no other image; ValueError for a
-    count below 1.
+    Args:
+        trained: A trained network, or any other in FromFiles.
+        image: The path of the file that is asked with.
+        count: At least 1.
+        images: The gallery to search, of the same network; the test images by default.
+
+    Raises:
+        DataError: The image cannot be decoded, or the gallery has no other image.
+        ExplanationError: A network alone is given, or FromFiles without a gallery.
+        ValueError: A count below 1.
     """
+    check_reads_files(trained)
     if count < 1:
         raise ValueError(f"count: {count} is refused: at least 1 image is looked for")
     images = images or gallery(trained)
@@ -124,14 +146,13 @@ def _images_below(root) -> list[str]:
     return paths
 
 
-def network_digest(trained: Trained) -> str:
+def network_digest(trained: Trained | FromFiles) -> str:
     """What stands for the network: its weights and how images are given to it."""
-    digest = hashlib.blake2b(
-        repr((trained.config.image.model_dump(), str(trained.runtime.dtype))).encode(), digest_size=12
-    )
-    for values in trained.network.state_dict().values():
-        digest.update(values.float().cpu().contiguous().numpy())
-    return digest.hexdigest()
+    if isinstance(trained, FromFiles):
+        given = trained.network.layers, trained.digest_of_load()
+    else:
+        given = trained.config.image.model_dump(), str(trained.runtime.dtype)
+    return tensors_digest(repr(given), trained.network.state_dict().values())
 
 
 def files_digest(paths) -> str:
@@ -161,6 +182,22 @@ def _embedded(trained, root, paths):
     names = [Path(paths[index]).relative_to(root).as_posix() for index in readable]
     unreadable = {paths[index]: cause for index, cause in sorted(decoder.unreadable.items())}
     return names, torch.cat(blocks)[readable].numpy(), unreadable
+
+
+@torch.no_grad()
+def _embedded_one_by_one(files: FromFiles, root, paths):
+    """The same of any network, whose files `load` decodes."""
+    names, embeddings, unreadable = [], [], {}
+    with evaluating(files.network):
+        for path in paths:
+            try:
+                image = files.load_images(path)
+            except DataError as error:
+                unreadable[path] = str(error)
+                continue
+            names.append(Path(path).relative_to(root).as_posix())
+            embeddings.append(files.network(image)[0].float().cpu().numpy())
+    return names, np.array(embeddings), unreadable
 
 
 def _kept(file: Path):

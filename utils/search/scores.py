@@ -9,7 +9,8 @@ from utils.trust.verdict import PARTS
 
 def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd.DataFrame:
     """A row for each pair, numbered from 1: names, true classes, similarity, distance, probability of one class with
-    the ends of its 95 % interval, decision and whether it is right; with a verdict, its words.
+    the ends of its 95 % interval, decision and whether it is right; with a verdict, its words; the caution, if there
+    is one.
 
     What is known of no pair has no column.
     """
@@ -26,6 +27,8 @@ def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd
         row |= {"decision": explanation.decision(index), "right": _words(explanation.right(index))}
         if verdict is not None:
             row |= {f"map of {part}": verdict.word(index, part) for part in PARTS}
+        if explanation.caution:
+            row["caution"] = explanation.caution
         rows.append(row)
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))

@@ -1,0 +1,119 @@
+"""Any network on image files, trained here or not: paths in, explanations out."""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from utils.config import ExplanationSettings
+from utils.data import DataError
+from utils.explain import Explanation, ExplanationError, References, explain, measured
+from utils.network import Explainable, paired
+
+FAILURES = (OSError, ValueError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images
+
+
+class FromFiles:
+    """A network, and how an image file is given to it: `explain_folder`, `gallery` and `most_similar` take it as they
+    take a Trained.
+
+    Args:
+        network: A `Cut` of any module, or a SiameseNetwork.
+        load: A function from the path of an image file to float (3, H, W), as the network takes it, on any device; of
+            one size for all files.
+        threshold: The distance, in [0, 2], up to which a pair is decided "same".
+        references: Training images that the method `contrastive` contrasts with.
+        normalization, caution, band, calibration: As `explain` takes them.
+        settings: The keys of `explanation` in config.yml, as `explain` takes them.
+    """
+
+    def __init__(
+        self,
+        network: Explainable,
+        load,
+        threshold: float,
+        references: References | None = None,
+        *,
+        normalization=None,
+        caution="",
+        band=None,
+        calibration=None,
+        **settings,
+    ):
+        self.network = network
+        self.load = load
+        self.threshold = threshold
+        self.references = references
+        self.settings = measured(ExplanationSettings().changed(**settings))
+        self.carried = {
+            "normalization": normalization,
+            "caution": caution,
+            "band": band,
+            "calibration": calibration,
+        }
+
+    def load_images(self, *paths) -> torch.Tensor:
+        """N image files as the network takes them: float (N, 3, H, W) on its device.
+
+        Raises:
+            DataError: `load` could not decode a file.
+            ExplanationError: `load` gives no float tensor (3, H, W), or images of several sizes.
+        """
+        images = [self._loaded(path) for path in paths]
+        for path, image in zip(paths, images, strict=True):
+            if image.shape != images[0].shape:
+                sizes = f"{tuple(images[0].shape[1:])} for {paths[0]} and {tuple(image.shape[1:])} for {path}"
+                raise ExplanationError(f"load gives images of {sizes}: let it stretch or crop all to one size.")
+        return torch.stack(images).to(next((values.device for values in self.network.parameters()), "cpu"))
+
+    def explain(self, *pairs) -> Explanation:
+        """Explain B pairs of image files, each a tuple of two paths, by the method of the settings."""
+        if any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
+            raise ValueError("a pair is a tuple of two image files: (path1, path2), (path3, path4), ...")
+        images = paired(self.load_images(*(path for pair in pairs for path in pair)))
+        settings = self.settings.model_dump()
+        return explain(self.network, images, self.threshold, self.references, paths=pairs, **self.carried, **settings)
+
+    def digest_of_load(self) -> str:
+        """A fingerprint of what `load` makes of a picture that is always the same; "" where it takes no PNG file."""
+        picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+        with tempfile.TemporaryDirectory() as folder:
+            path = str(Path(folder) / "picture.png")
+            cv2.imwrite(path, picture)
+            try:
+                return tensors_digest("", [self._loaded(path)])
+            except DataError:
+                return ""
+
+    def _loaded(self, path) -> torch.Tensor:
+        try:
+            image = self.load(path)
+        except FAILURES as error:
+            raise DataError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        if not isinstance(image, torch.Tensor):
+            found = type(image).__name__
+        elif image.dim() != 3 or len(image) != 3 or not image.is_floating_point():
+            found = f"{image.dtype} of {tuple(image.shape)}"
+        else:
+            return image.detach()
+        raise ExplanationError(f"load gives {found} for {path}: it must give a float tensor (3, H, W), normalised.")
+
+
+def tensors_digest(text: str, tensors) -> str:
+    """A fingerprint of a text and of the values of tensors, in their order."""
+    digest = hashlib.blake2b(text.encode(), digest_size=12)
+    for values in tensors:
+        digest.update(values.float().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def check_reads_files(explainer):
+    """Raises ExplanationError for a network alone, which does not say how image files become tensors."""
+    if not hasattr(explainer, "load_images"):
+        raise ExplanationError(
+            f"{type(explainer).__name__} alone does not say how an image file becomes a tensor: "
+            "pass FromFiles(network, load, threshold), where load(path) gives float (3, H, W), or a Trained."
+        )
