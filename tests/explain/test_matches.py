@@ -4,7 +4,7 @@ from captum.attr import LayerIntegratedGradients
 from helpers import network_and_images
 from torch import nn
 
-from utils.explain import Explanation, Match, Matches, blurred, decompose, explain
+from utils.explain import Explanation, Match, Matches, blurred, decompose, explain, matches
 from utils.network import Cut
 
 
@@ -176,6 +176,45 @@ def test_there_is_one_match_at_least():
     assert match.value == -0.5
     (match,) = planted(torch.zeros(1, 1, 1, 1)).mutual()
     assert match == Match((0.5, 0.5), (0.5, 0.5), 0.0)
+
+
+def blocks_of(side, count):
+    """The first and the last place but one of each of `count` blocks, as even as can be, by hand."""
+    ends = [place for place in range(1, side + 1) if place * count // side != (place - 1) * count // side]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+@pytest.mark.parametrize(("size", "grid"), [((12, 18), (3, 5)), ((17, 8), (5, 2)), ((10, 10), (5, 5))])
+def test_maps_of_many_places_are_pooled_and_every_sum_stays(monkeypatch, size, grid):
+    network = Cut(Squared(), layer="map")
+    explanation = explain(network, torch.randn(1, 2, 3, *size, dtype=torch.float64), 0.5)
+    whole = decompose(network, explanation, "map", steps=2)
+    monkeypatch.setattr(matches, "LARGEST", 5)
+    found = decompose(network, explanation, "map", steps=2)
+    assert found.places.shape == grid * 2
+    rows, columns = blocks_of(size[0], grid[0]), blocks_of(size[1], grid[1])
+    for y1, (top1, bottom1) in enumerate(rows):
+        for x1, (left1, right1) in enumerate(columns):
+            of_block = whole.places[top1:bottom1, left1:right1]
+            part = whole.bias1[top1:bottom1, left1:right1].sum()
+            torch.testing.assert_close(found.bias1[y1, x1], part)
+            for y2, (top2, bottom2) in enumerate(rows):
+                for x2, (left2, right2) in enumerate(columns):
+                    part = of_block[:, :, top2:bottom2, left2:right2].sum()
+                    torch.testing.assert_close(found.places[y1, x1, y2, x2], part)
+    assert found.residual == pytest.approx(whole.residual, abs=1e-12)
+    assert f"at map, pooled to {grid[0]} x {grid[1]} places" in str(found)
+    assert "pooled" not in str(whole)
+
+
+def test_a_map_of_448_x_224_places_takes_40_megabytes_at_most():
+    """All pairs of its places would take 40 gigabytes."""
+    network = Cut(Squared(), layer="map")
+    explanation = explain(network, torch.randn(1, 2, 3, 448, 224), 0.5, steps=1)
+    found = decompose(network, explanation, "map", steps=2)
+    assert found.places.shape == (56, 28, 56, 28)
+    assert found.places.untyped_storage().nbytes() <= 40e6
+    assert abs(found.residual) < 1e-4
 
 
 def test_one_pair_at_a_time():

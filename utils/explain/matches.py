@@ -13,6 +13,7 @@ from utils.runtime import progress
 
 EXACT = 5e-3  # of the length of the vectors: what the parts may miss by rounding, TF32 and bfloat16 included
 
+LARGEST = 56  # places along the longer side: the pairs of 56 x 56 places take 40 MB, those of 224 x 224 take 10 GB
 FAINT = 0.1  # of the strongest match: what adds less is none
 
 
@@ -38,7 +39,7 @@ class Matches:
     explanation: of the one pair. layer: whose places they are. places: float (h, w, h, w), of position [y, x] in
     image 1 with position [y, x] in image 2. bias1, bias2: float (h, w), of a position with what the other image starts
     from. bias: of both starts. cosine: the inner product as the network computes it. Floats are float32, or float64
-    from a network of that precision.
+    from a network of that precision. pooled: whether the layer has more places, of which each of these is a sum.
     """
 
     explanation: Explanation
@@ -48,6 +49,13 @@ class Matches:
     bias2: torch.Tensor
     bias: float
     cosine: float
+    pooled: bool = False
+
+    @property
+    def source(self) -> str:
+        """The layer, and how many places there are where it has more, in words."""
+        height, width = self.bias1.shape
+        return f"{self.layer}, pooled to {height} x {width} places" if self.pooled else self.layer
 
     @property
     def residual(self) -> float:
@@ -124,7 +132,7 @@ class Matches:
 
     def __str__(self):
         return (
-            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.layer}\n"
+            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.source}\n"
             f"{self.told(self.mutual())}"
         )
 
@@ -138,6 +146,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     image, by the midpoint rule (Moeller et al. 2023, "An Attribution Method for Siamese Encoders", section 3); the
     error shrinks with `steps` and stands in `residual`. Each step takes a backward pass for each of the embedding's
     dimensions. The lengths of both vectors are held fixed, so the path is that of the vectors before normalisation.
+    Of a map with a side of more than LARGEST places, neighbouring places are added up to at most so many along a side.
 
     Raises ValueError for more than one pair, for another network than the explained one, and where one step is not
     exact. Raises ConfigError or ValueError for an unknown layer.
@@ -158,7 +167,8 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
             "so the sum would not be exact. Name the layer before the pooling, or pass more steps."
         )
     lengths = vectors.norm(dim=1, keepdim=True)
-    part1, part2 = parts / lengths[:, :, None, None]
+    pooled = _pooled(parts)
+    part1, part2 = pooled / lengths[:, :, None, None]
     bias1, bias2 = biases / lengths
     return Matches(
         explanation,
@@ -168,6 +178,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
         torch.einsum("dyx,d->yx", part2, bias1),
         float(bias1 @ bias2),
         F.cosine_similarity(*vectors[:, None]).item(),
+        pooled.shape != parts.shape,
     )
 
 
@@ -185,6 +196,23 @@ def _integrated(network, starts, ends, vectors, layer, steps):
         slope = slopes.unflatten(0, (steps, 2)).to(change.dtype).mean(dim=0)  # (2, C, h, w)
         parts.append((change * slope).sum(dim=1))
     return torch.stack(parts, dim=1)
+
+
+def _pooled(parts):
+    """Parts (2, D, h, w) added up over blocks of neighbouring places, so that no side has more than LARGEST; the blocks
+    of a side differ by one place at most, and every place is in one block.
+    """
+    largest = max(parts.shape[-2:])
+    if largest <= LARGEST:
+        return parts
+    for dim in (2, 3):
+        side = parts.shape[dim]
+        count = max(round(side * LARGEST / largest), 1)
+        shape = list(parts.shape)
+        shape[dim] = count
+        block = torch.arange(side, device=parts.device) * count // side
+        parts = parts.new_zeros(shape).index_add_(dim, block, parts)
+    return parts
 
 
 def _summed(maps, side):

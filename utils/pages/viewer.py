@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from utils.explain import Counterfactual, Explanation, Matches, only_pair
 from utils.explain.matches import FAINT
-from utils.figures.drawing import OPACITY, SOLID, colour_table, file_name, photos, pixels
+from utils.figures.drawing import OPACITY, SOLID, UNJUDGED, colour_table, file_name, photos, pixels, remark
 from utils.network import similarity
 from utils.pages.html import Element, component, data_uri, packed
 from utils.trust import Verdict
@@ -29,7 +29,8 @@ def view(explanations, verdicts=None, matches: Matches | None = None, change: Co
     """
     content = view_content(explanations, verdicts, matches, change)
     first = next(iter(_by_name(explanations).values()))
-    return component("mountViewer", content, file_name("view", first), content["title"], ["viewer.js"], ["viewer.css"])
+    name = file_name("view", first)  # its sentence begins with the caution, also where a grid opens it
+    return component("mountViewer", content, name, content["title"], ["viewer.js"], ["viewer.css"], "")
 
 
 def view_content(explanations, verdicts=None, matches=None, change=None) -> dict:
@@ -91,15 +92,12 @@ def _method_content(name, explanation, verdict):
         "name": name,
         "source": explanation.source,
         "headings": {"factual": f'what speaks for "{lean}"', "counterfactual": f'what speaks for "{other}"'},
-        "verdict": verdict and verdict.sentence().splitlines()[0],
+        "verdict": UNJUDGED if verdict is None else verdict.sentence().splitlines()[0],
         "verdicts": verdict and verdict.sentence().splitlines()[1:],
         "height": height,
         "width": width,
         "maps": {kind: [packed(_bytes(one)) for one in both] for kind, both in maps.items()},
-        "blank": {
-            kind: [None if one.any() else explanation.cause_of_blank(0, image) for image, one in enumerate(both)]
-            for kind, both in maps.items()
-        },
+        "weak": {kind: [remark(explanation, image, one) for image, one in enumerate(maps[kind])] for kind in KINDS},
     }
 
 
@@ -119,8 +117,9 @@ def _matches_content(matches):
         "scale": scale,
         "faint": FAINT,
         "cosine": matches.cosine,
+        "places": float(matches.places.cpu().double().sum()),
         "residual": matches.residual,
-        "layer": matches.layer,
+        "layer": matches.source,
     }
 
 
