@@ -36,7 +36,25 @@ def test_each_tile_opens_the_viewer_of_its_pair(pairs):
     for index, (tile, pair) in enumerate(zip(content["pairs"], explanation, strict=True)):
         expected = view_content(pair, verdict[index], decompose(network, pair))
         assert tile["view"] == json.loads(json.dumps(expected))
-        assert tile["caption"] == caption(pair)
+        word, *of_images = (verdict.word(index, part) for part in ("pair", "image 1", "image 2"))
+        said = f"Maps: {word} (image 1: {of_images[0]}; image 2: {of_images[1]})."
+        assert tile["caption"] == f"{caption(pair).strip()} {said}"
+
+
+def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pairs):
+    network, explanation = pairs
+    assert all(tile["caption"].endswith(" Maps not judged.") for tile in content_of(grid(explanation))["pairs"])
+    for panel in grid_figure(explanation).subfigs[0].subfigs[:3]:
+        assert panel.get_suptitle().endswith("\nMaps not judged.")
+    verdict = judge(network, explanation)
+    for index, panel in enumerate(grid_figure(explanation, verdict).subfigs[0].subfigs[:3]):
+        title = " ".join(panel.get_suptitle().split())
+        for part in ("image 1", "image 2"):
+            assert f"{part}: {verdict.word(index, part)}" in title
+        assert f"Maps: {verdict.word(index)} (" in title
+    for shown in (grid, grid_figure):
+        with pytest.raises(ValueError, match="the verdict is of another explanation"):
+            shown(explanation[:2], verdict=verdict)
 
 
 def test_captions_say_decision_truth_and_score(pairs):
@@ -74,7 +92,7 @@ def test_the_still_grid_shows_every_pair(pairs, count):
     assert len(images) == 2 * count
     panels = drawn.subfigs[0].subfigs[:count]
     for panel, pair in zip(panels, explanation, strict=False):
-        assert panel.get_suptitle().replace("\n", " ") == caption(pair).strip()
+        assert panel.get_suptitle().replace("\n", " ") == f"{caption(pair).strip()} Maps not judged."
 
 
 def test_distances_and_probabilities_of_the_map_are_those_of_the_network(prepared):

@@ -74,6 +74,7 @@ def test_it_says_what_the_explanation_says(pair):
     content = view_content(explanation, verdict, matches, change)
     assert content["sentence"] == explanation.sentence()
     assert content["similarity"] == pytest.approx(explanation.similarity.item())
+    assert content["matches"]["places"] == pytest.approx(sum(matches.places.flatten().tolist()), abs=1e-4)
     assert content["least"] == pytest.approx(1 - explanation.threshold / 2)
     (method,) = content["methods"]
     assert "\n".join([method["verdict"], *method["verdicts"]]) == verdict.sentence()
@@ -92,13 +93,13 @@ def test_what_is_not_known_is_not_said(pair):
     assert content["right"] is None
     assert content["matches"] is None
     assert content["change"] is None
-    assert content["methods"][0]["verdict"] is None
+    assert content["methods"][0]["verdict"] == "Maps not judged."
 
 
 def test_a_blank_map_says_why():
     network, images = network_and_images(count=1)
     (method,) = view_content(explanation_of(network, images, torch.zeros(1, 2, 64, 64)))["methods"]
-    assert method["blank"]["factual"] == ["blank: the distance does not react to this image"] * 2
+    assert method["weak"]["factual"] == ["blank: the distance does not react to this image"] * 2
 
 
 def test_the_method_of_the_matches_is_shown_first(pair):
@@ -106,7 +107,7 @@ def test_the_method_of_the_matches_is_shown_first(pair):
     other = explanation_of(pair[0], explanation.images, torch.rand(1, 2, 64, 64), threshold=0.01)
     content = view_content({"other": other, "ours": explanation}, {"ours": verdict}, matches)
     assert content["first"] == "ours"
-    assert [method["verdict"] is None for method in content["methods"]] == [True, False]
+    assert [method["verdict"] == "Maps not judged." for method in content["methods"]] == [True, False]
 
 
 def test_parts_of_other_pairs_are_refused(pair):

@@ -25,7 +25,8 @@ function mountGrid(root, content) {
     const layer = element("span", { className: "layer" }, [element("img", { src: image.source, alt: "" }), canvas]);
     const thumb = element("span", { className: "thumb" }, [layer]);
     thumb.style.aspectRatio = `${image.width} / ${image.height}`;
-    return thumb;
+    const weak = element("span", { className: "weak", textContent: method.weak.factual[number] });
+    return element("span", { className: "thumbed" }, [thumb, weak]);
   };
 
   const tiles = content.pairs.map((pair) =>

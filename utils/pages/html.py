@@ -61,19 +61,27 @@ def page(title: str, body: str) -> str:
     return PAGE.format(title=escape(title), style=source("page.css"), body=body)
 
 
-def component(mount: str, content: dict, name: str, title: str, scripts, styles) -> Element:
+def component(mount: str, content: dict, name: str, title: str, scripts, styles, caution: str) -> Element:
     """An Element that the script function `mount(root, content)` fills, in a shadow root, where no style gets in.
 
-    content: JSON, which is compressed; what is in it is data to the script, never markup. scripts, styles: files of
-    this folder.
+    Args:
+        mount: The name of the script function.
+        content: JSON, which is compressed; what is in it is data to the script, never markup.
+        name: Of the element's file, without ending.
+        title: Of its page, plain text.
+        scripts: Files of this folder.
+        styles: Files of this folder.
+        caution: What must be read before anything else, plain text: it stands above, also without scripts. "" where
+            there is none.
     """
     data = packed(np.frombuffer(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9), np.uint8))
     digest = hashlib.blake2b(data.encode(), digest_size=8).hexdigest()
     script = "\n".join(source(file) for file in scripts)
     style = script_json("\n".join(source(file) for file in styles))
     still = f"{escape(title)}: this view needs scripts; the figure beside it does not."
+    said = f'<p role="alert"><strong>{escape(caution)}</strong></p>\n' if caution else ""
     html = (
-        f'<div data-view="{digest}" data-lm-suppress-shortcuts="true">{still}</div>\n'
+        f'{said}<div data-view="{digest}" data-lm-suppress-shortcuts="true">{still}</div>\n'
         f"<script>(async () => {{\n{script}\n{UNPACK}"
         f"const style = {style};\nconst content = await unpack('{data}');\n"
         f"for (const host of document.querySelectorAll('[data-view=\"{digest}\"]')) {{\n"

@@ -48,4 +48,6 @@ def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element
         "band": [float(np.clip(edge, 0, FARTHEST)) for edge in trained.band or ()],
     }
     title = f"A map of {len(images)} images"
-    return component("mountPlane", content, "map", title, ["viewer.js", "plane.js"], ["viewer.css", "plane.css"])
+    caution = trained.prepared.caution if trained.prepared else ""
+    scripts, styles = ["viewer.js", "plane.js"], ["viewer.css", "plane.css"]
+    return component("mountPlane", content, "map", title, scripts, styles, caution)

@@ -65,7 +65,7 @@ def report(
         "Training": _paragraphs(" ".join(diagnose(trained, splits, distances).split())) + _history(trained),
         "Score": _table(_metrics(metrics)) + "".join(map(_image, curves)),
         "Explanations": _explanations(trained, splits, comparison),
-        "Worst mistakes": grid(worst_mistakes(trained, splits, MISTAKES), trained.network).html,
+        "Worst mistakes": _mistakes(trained, splits),
         "Suspect labels": _paragraphs(str(suspects)) + _table(suspects.table()),
         "Shortcuts": _paragraphs(str(shortcuts)) + _image(shortcuts_figure(shortcuts)),
         "How to make it again": _paragraphs(f"Run {trained.folder.name}, torch {torch.__version__}")
@@ -105,6 +105,12 @@ def _explanations(trained, splits, comparison):
         verdict = judge(trained.network, explanation, trained.config.seed)
         parts.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
     return "".join(parts)
+
+
+def _mistakes(trained, splits):
+    mistakes = worst_mistakes(trained, splits, MISTAKES)
+    verdict = judge(trained.network, mistakes, trained.config.seed) if len(mistakes) else None
+    return grid(mistakes, trained.network, verdict).html
 
 
 def _metrics(metrics):

@@ -282,8 +282,8 @@ function mountViewer(root, content) {
       } else {
         const look = { colours: colours[state.colours], opacity: state.opacity, solid: content.solid };
         drawHeatmap(canvas, method.maps[state.kind][number], method.height, method.width, look);
-        const blank = method.blank[state.kind][number];
-        if (blank) caption.lastChild.textContent = blank;
+        const said = [method.weak[state.kind][number], caption.lastChild.textContent];
+        caption.lastChild.textContent = said.filter(Boolean).join(". ");
       }
     });
     shown.textContent = wordsShown(method);
@@ -298,14 +298,14 @@ function mountViewer(root, content) {
       return `Shown: the pair ${word}. ${content.change.sentence}`;
     }
     if (state.kind === "matches") {
-      const { layer, residual, cosine } = content.matches;
+      const { layer, places, residual, cosine } = content.matches;
       return (
-        `Shown: the strongest match of each place, of ${cosine.toFixed(3)}, the inner product of both embeddings ` +
-        `(${layer}; the sum of all misses ${signed(residual)}).`
+        `Shown: the strongest match of each place at ${layer}. All pairs of places add ${signed(places)} to the inner ` +
+        `product of both embeddings, ${cosine.toFixed(4)}; the biases add ${signed(cosine - places - residual)}, ` +
+        `the residual is ${signed(residual)}.`
       );
     }
-    const verdict = method.verdict ? ` ${method.verdict}` : " Not judged: how faithful this map is is not known.";
-    return `Shown: ${method.headings[state.kind]}, by ${method.source}.${verdict}`;
+    return `Shown: ${method.headings[state.kind]}, by ${method.source}. ${method.verdict}`;
   }
 
   function wordsMatched(cell) {
@@ -322,8 +322,8 @@ function mountViewer(root, content) {
     }
     return (
       `This place of image ${state.point.image + 1} matches image ${2 - state.point.image} most at ${place}: ` +
-      `${signed(values[most])} of ${content.matches.cosine.toFixed(3)} (strongest of the pair ` +
-      `${signed(matches.strongest)}), with all places ${signed(total)}.`
+      `${signed(values[most])} of all that pairs of places add, ${signed(content.matches.places)} (strongest of the ` +
+      `pair ${signed(matches.strongest)}); with all places of it ${signed(total)}.`
     );
   }
 
