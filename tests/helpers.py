@@ -177,6 +177,13 @@ def write_images(folder, count, size=(32, 32), seed=0):
         Image.fromarray(random.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{number}.png")
 
 
+def by_pillow(pixels, quality):
+    """An image uint8 (h, w, 3) through a JPEG file of Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
+
+
 def drawn(figure) -> np.ndarray:
     """A figure as pixels, uint8 (H, W, 3)."""
     file = io.BytesIO()

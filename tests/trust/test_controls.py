@@ -1,12 +1,14 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import network_and_images
+from helpers import by_pillow, network_and_images
 from scipy.stats import spearmanr
 
+from utils.data import to_pixels
 from utils.explain import Explanation, explain
 from utils.network import distances_of, randomised
 from utils.trust import (
@@ -22,7 +24,8 @@ from utils.trust import (
     sanity_curve,
     stability,
 )
-from utils.trust.controls import disturbed
+from utils.trust.controls import QUALITY, disturbed
+from utils.trust.properties import through_jpeg
 
 
 def brightness(network, images, threshold, references=None):
@@ -168,6 +171,35 @@ def test_disturbances_are_small(make_config):
     for name in ("noise", "JPEG"):
         change = (found[name] - images).abs()
         assert 0 < change.mean() < 0.15
+
+
+def colourful():
+    """One colour fades into another, with mild noise, uint8 (40, 48, 3) each: red, blue, and both side by side."""
+    random = np.random.default_rng(0)
+    shade = np.linspace(0.4, 1, 40)[:, None, None]
+    red, blue = (
+        shade * np.array(colour) + random.normal(0, 8, (40, 48, 3)) for colour in ((220, 30, 20), (20, 40, 230))
+    )
+    both = np.where(np.arange(48)[None, :, None] < 21, red, blue)
+    return [image.round().clip(0, 255).astype(np.uint8) for image in (red, blue, both)]
+
+
+@pytest.mark.parametrize("quality", [20, 50, 90])
+def test_jpeg_is_that_of_pillow(quality):
+    for image in colourful():
+        gaps = through_jpeg(image, quality).astype(int) - by_pillow(image, quality)
+        assert abs(gaps).max() <= 2  # decoders round
+
+
+def test_jpegs_of_disturbed_images_are_those_of_pillow(make_config):
+    settings = make_config({"image.size": [40, 48]}).image
+    normalise = settings.normalization
+    pixels = np.stack(colourful()[:2])
+    shown = torch.from_numpy(pixels).movedim(-1, 1) / 255
+    mean, std = (torch.tensor(part)[:, None, None] for part in (normalise.mean, normalise.std))
+    found = to_pixels(disturbed(((shown - mean) / std)[None], settings)["JPEG"][0], normalise).numpy()
+    for image, expected in zip(found, pixels, strict=True):
+        assert abs(image.astype(int) - by_pillow(expected, QUALITY)).max() <= 2
 
 
 def test_hits_and_energy_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import COLOURS, tiny_settings
+from helpers import COLOURS, by_pillow, tiny_settings
 from PIL import Image
 from torch import nn
 
@@ -12,6 +12,7 @@ from utils import fit, load_config, load_trained
 from utils.data import Pairs, draw_pairs, load_splits
 from utils.trust import find_shortcuts, shortcuts
 from utils.trust.properties import (
+    QUALITY,
     Gallery,
     load_gallery,
     one_aspect,
@@ -256,6 +257,8 @@ def test_one_format_is_jpeg():
     assert abs(alike.astype(float) - pixels).mean() > 5  # noise does not survive
     flat = np.full((1, 32, 32, 3), (200, 50, 40), np.uint8)
     assert abs(one_format(gallery_of(flat)).astype(float) - flat).max() <= 4  # colours stay in their places
+    for image, decoded in zip(pixels, alike, strict=True):
+        assert abs(decoded.astype(int) - by_pillow(image, QUALITY)).max() <= 2
 
 
 def test_values_tell_what_they_are_named_for():

@@ -1,6 +1,5 @@
 """Controls: maps must change with the weights and with the partner, stay with the content, and lie on the object."""
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from utils.explain import Explanation, References, embed_references
 from utils.network import SiameseNetwork, fully_random, paired, randomised
 from utils.runtime import progress
 from utils.trained import Trained
+from utils.trust.properties import through_jpeg
 
 SHIFT = 2  # pixels
 NOISE = 0.02  # standard deviation, of values in [0, 1]
@@ -134,7 +134,7 @@ def disturbed(images, settings: ImageSettings, seed=0) -> dict[str, torch.Tensor
     std = torch.tensor(settings.normalization.std, device=images.device)[:, None, None]
     noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
     pixels = to_pixels(flat, settings.normalization).cpu().numpy()
-    decoded = torch.from_numpy(np.stack([_through_jpeg(image) for image in pixels]))
+    decoded = torch.from_numpy(np.stack([through_jpeg(image, QUALITY) for image in pixels]))
     found = {
         "shift": shifted,
         "noise": flat + NOISE / std * noise,
@@ -189,8 +189,3 @@ def _references(network, images):
 def _rows(maps):
     """Maps (B, 2, H, W) as 2B flat arrays."""
     return maps.flatten(0, 1).flatten(1).float().cpu().numpy()
-
-
-def _through_jpeg(image):
-    encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR)

@@ -122,11 +122,21 @@ def one_aspect(gallery: Gallery) -> np.ndarray:
 
 def one_format(gallery: Gallery) -> np.ndarray:
     """Each image, in the size that the network sees, written as JPEG of QUALITY and read again."""
-    again = []
-    for image in gallery.pixels:
-        _, written = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-        again.append(cv2.imdecode(written, cv2.IMREAD_COLOR))
-    return np.stack(again)
+    return np.stack([through_jpeg(image, QUALITY) for image in gallery.pixels])
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Write an image as JPEG and read it again, in RGB both times.
+
+    Args:
+        image: uint8 (h, w, 3), RGB.
+        quality: Of the JPEG, in [0, 100].
+
+    Returns:
+        uint8 (h, w, 3), RGB.
+    """
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])  # OpenCV takes BGR
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
 
 
 def _resized(pixels, size):
