@@ -12,10 +12,10 @@ from utils.training import Interval
 class Prepared:
     """What explanations of a network rest on, measured once after training and kept in its checkpoint.
 
-    asked: method, layer and steps of the config then, and the threshold. layer, steps: what `auto` among them means,
-    chosen on validation pairs. gaps: insertion minus deletion of each choice tried. names, embeddings: of the reference
-    images, "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration: from distance
-    to probability.
+    asked: method, layer, output_stride and steps of the config then, and the threshold. layer, steps: what `auto` among
+    them means, chosen on validation pairs. gaps: insertion minus deletion of each choice tried. names, embeddings: of
+    the reference images, "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration:
+    from distance to probability.
     """
 
     asked: dict[str, str | int | float]

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from utils import load_trained
-from utils.config import AUTO
+from utils.config import AUTO, ExplanationSettings
 from utils.data import Pairs
 from utils.explain import embed_references, explain
-from utils.training import Interval, auc_interval, load_checkpoint
+from utils.training import Interval, auc_interval, load_checkpoint, save_checkpoint
 from utils.training.runs import current_run
 from utils.trust import choice, choose_place, insertion_deletion
 
@@ -56,6 +56,52 @@ def test_what_the_config_names_is_not_looked_for(prepared):
     _, _, tried = choose_place(with_settings(prepared, method="gradcam"), splits, prepared.references)
     assert len(tried) == len(prepared.network.layers)  # steps are none of its settings
     assert choose_place(with_settings(prepared, method="occlusion"), splits, prepared.references)[2] == {}
+
+
+CHANGED = {"method": "gradcam", "layer": "layer2", "output_stride": 16, "steps": 2, "test_pairs": 3, "opacity": 0.2}
+
+
+@pytest.fixture
+def quickly_prepared(prepared, monkeypatch):
+    """The network, prepared on few pairs and layers; nothing is written."""
+    monkeypatch.setattr(choice, "keep", lambda trained, anew: replace(trained, prepared=anew))
+    monkeypatch.setattr(choice, "PAIRS", 4)
+    monkeypatch.setattr(choice, "LAYERS", 2)
+    return prepared_for(replace(prepared, prepared=None))
+
+
+def prepared_for(trained):
+    splits = trained.load_splits()
+    return choice.prepare_explanations(trained, splits, np.linspace(0, 1, len(splits.test_pairs), dtype=np.float32))
+
+
+@pytest.mark.parametrize("key", ExplanationSettings.model_fields)
+def test_a_changed_key_is_measured_anew_or_changes_nothing_that_is_measured(quickly_prepared, key):
+    before = quickly_prepared.prepared
+    changed = with_settings(quickly_prepared, **{key: CHANGED[key]})
+    layer, steps, gaps = choose_place(changed, changed.load_splits(), changed.references)  # whatever is kept
+    after = prepared_for(changed).prepared
+    assert (after.layer, after.steps) == (layer, steps)
+    assert after.gaps == pytest.approx(gaps, abs=1e-5)
+    assert (after is before) == (key in ("test_pairs", "opacity"))  # nothing is measured twice
+
+
+def test_another_threshold_is_measured_anew(quickly_prepared):
+    """Maps explain decisions."""
+    strict = prepared_for(replace(quickly_prepared, threshold=0.01))
+    assert strict.prepared.asked == quickly_prepared.prepared.asked | {"threshold": 0.01}
+    assert prepared_for(strict) is strict
+
+
+def test_what_an_earlier_version_prepared_is_measured_anew(prepared, quickly_prepared, tmp_path):
+    """It did not keep `output_stride`."""
+    content = load_checkpoint(prepared.folder / "best.pt")
+    del content["prepared"]["asked"]["output_stride"]
+    save_checkpoint(tmp_path / prepared.folder.name / "best.pt", content)
+    earlier = load_trained(prepared.config.model_copy(update={"checkpoints_path": tmp_path}))
+    anew = prepared_for(earlier).prepared
+    assert anew.asked == quickly_prepared.prepared.asked
+    assert anew.gaps == pytest.approx(quickly_prepared.prepared.gaps, abs=1e-5)
 
 
 def test_what_was_prepared_is_in_the_checkpoint_and_nothing_else_has_changed(prepared, checkpoints):

@@ -154,6 +154,7 @@ class Asked(Part):
     method: str
     layer: str
     steps: str | int
+    output_stride: int | None = None  # an earlier version did not keep it, and is prepared anew
     threshold: Number
 
 

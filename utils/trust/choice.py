@@ -21,6 +21,7 @@ PAIRS = 48  # of validation
 LAYERS = 6  # at most, spread from the first to the last
 FIRST_STEPS = 2  # with which layers are compared
 STEPS = (1, 2, 4)  # tried at the chosen layer
+UNMEASURED = {"test_pairs", "opacity"}  # keys of `explanation` that change nothing of what is measured here
 ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the rest
 
 
@@ -32,7 +33,7 @@ def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray
     steps that `auto` stands for are those of `choose_place`; probabilities are fitted on the validation pairs; the test
     AUC comes with its interval. distances: float32 (P,), of the test pairs.
     """
-    asked = trained.config.explanation.model_dump(include={"method", "layer", "steps"})
+    asked = trained.config.explanation.model_dump(exclude=UNMEASURED)
     asked |= {"threshold": trained.threshold}  # decisions are what maps explain
     if trained.prepared is not None and trained.prepared.asked == asked:
         return trained
