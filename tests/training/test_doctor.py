@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
+from utils import load_config
 from utils.data import Pairs
-from utils.training.doctor import diagnose, findings, measure, pairs_of_training
+from utils.training.doctor import collapse_warning, diagnose, findings, measure, pairs_of_training
 
 IMAGES = 400
 
@@ -25,14 +27,19 @@ HEALTHY = {
     "train": planted(0.3, 1.0),
     "valid": planted(0.4, 0.9, seed=1),
     "test": planted(0.4, 0.9, seed=2),
-    "margin": 1.0,
+    "config": load_config(ROOT / "config.yml"),
+    "epochs": 20,
     "test_images": IMAGES,
     "images": 2600,
 }
 
 
-def planted_findings(**changes):
-    return findings(**(HEALTHY | changes))
+MIXED_UP = {"valid": planted(0.6, 0.75, seed=1), "test": planted(0.6, 0.75, seed=2)}
+
+
+def planted_findings(*settings, **changes):
+    """The findings where the shipped config.yml has other settings, "key=value", and the network other pairs."""
+    return findings(**(HEALTHY | {"config": load_config(ROOT / "config.yml", settings)} | changes))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,24 +59,25 @@ def test_nothing_is_found_on_a_perfect_one():
     ("said", "changes"),
     [
         ("The embeddings have collapsed", {"valid": planted(0.005, 0.006, noise=0.001)}),
-        ("Labels seem upside down", {"valid": planted(0.9, 0.6)}),
+        ("Labels seem upside down: validation", {"valid": planted(0.9, 0.6), "test": planted(0.9, 0.6)}),
+        ("Labels seem upside down: test", {"valid": planted(0.5, 0.5), "test": planted(0.9, 0.6)}),
         ("The network may know nothing", {"test": planted(0.5, 0.5)}),
         (
-            "The margin is never reached: no different pair is farther apart than 0.8",
-            {"train": planted(0.1, 0.6, noise=0.08), "valid": planted(0.1, 0.6, noise=0.08)},
+            "The margin is never reached: no different pair is farther apart than 0.",
+            {"train": planted(0.3, 0.5, noise=0.1), "valid": planted(0.3, 0.5, noise=0.1), "test": planted(0.3, 0.5)},
         ),
         (
             "The margin is nearly always reached: 100% of the different training pairs",
             {"train": planted(1.0, 1.4, noise=0.1), "valid": planted(1.0, 1.3, noise=0.2)},
         ),
-        ("The training images are memorised", {"train": planted(0.1, 1.0), "valid": planted(0.6, 0.75)}),
+        ("The training images are memorised", {"train": planted(0.1, 1.0), **MIXED_UP}),
         ("There are few images: 30 in the test", {"test": planted(0.4, 0.55, images=30), "test_images": 30}),
     ],
 )
 def test_each_finding_is_told_with_its_cure(said, changes):
     found = [sentence for sentence in planted_findings(**changes) if sentence.startswith(said)]
     assert len(found) == 1
-    assert re.search(r"\. (Lower|Check|Train|Raise|Add|For)", found[0])
+    assert re.search(r"\. (Lower|Check|Train|Raise|Add|Take|For)", found[0])
 
 
 def test_of_a_collapsed_network_nothing_else_is_told():
@@ -88,7 +96,103 @@ def test_the_images_that_it_takes_make_the_interval_narrow():
 
 def test_without_training_the_margin_means_nothing():
     short = planted(0.1, 0.6, noise=0.08)
-    assert planted_findings(train=short, valid=short, margin=None) == []
+    assert planted_findings(train=short, valid=short, epochs=0) == []
+
+
+NOTHING = {"test": planted(0.5, 0.5)}
+SHORT = {"train": planted(0.3, 0.5, noise=0.1), "valid": planted(0.3, 0.5, noise=0.1), "test": planted(0.3, 0.5)}
+BEYOND = {"train": planted(1.1, 1.4, noise=0.1), "valid": planted(1.0, 1.3, noise=0.2)}
+MEMORISED = {"train": planted(0.1, 1.0)} | MIXED_UP
+FEW = {"test": planted(0.4, 0.55, images=30), "test_images": 30}
+TRAINED_ON = ("pretrained=True", "hyperparameters.epochs=20")
+AUGMENTED = ("image.RandomCropScale=0.5", "image.brightness=0.2", "image.contrast=0.2")
+
+
+@pytest.mark.parametrize(
+    ("advice", "pairs", "given_with", "not_with"),
+    [
+        ("pretrained", NOTHING, (), ("pretrained=True",)),
+        ("pretrained", MEMORISED, (), ("pretrained=True",)),
+        (
+            "hyperparameters.epochs",
+            NOTHING,
+            (),
+            ("hyperparameters.epochs=60",),
+        ),  # later ones were no better
+        ("hyperparameters.epochs", SHORT, (), ("hyperparameters.epochs=60",)),
+        ("image.size", NOTHING, (), ("image.size=[224, 224]",)),
+        ("raise margin", BEYOND, (), ("margin=2",)),
+        ("augment more", BEYOND, (), AUGMENTED),
+        ("augment more", MEMORISED, (), AUGMENTED),
+        ("image.randomcropscale", MEMORISED, (), AUGMENTED[:1]),
+        ("image.brightness", MEMORISED, (), AUGMENTED[1:2]),
+        ("image.contrast", MEMORISED, (), AUGMENTED[2:]),
+        ("backbone_training: last", MEMORISED, TRAINED_ON, ("pretrained=False",)),  # random weights are none to keep
+        ("backbone_training: last", MEMORISED, TRAINED_ON, (*TRAINED_ON, "backbone_training=last")),
+        ("backbone_training: last", MEMORISED, TRAINED_ON, (*TRAINED_ON, "backbone_training=frozen")),
+        ("weight_decay", MEMORISED, (), ("hyperparameters.weight_decay=0.3",)),
+        ("test_size", FEW, (), ("test_size=0.4",)),
+    ],
+)
+def test_what_the_settings_do_already_is_no_advice(advice, pairs, given_with, not_with):
+    if "margin=2" in not_with:
+        pairs = {"train": planted(1.8, 2.4, noise=0.1), "valid": planted(1.0, 1.3, noise=0.2)}
+    given = " ".join(planted_findings(*given_with, **pairs))
+    without = " ".join(planted_findings(*not_with, **pairs))
+    assert advice in given.lower()
+    assert advice not in without.lower()
+    assert re.sub(r"\. [A-Z].*", "", given)[:25] == re.sub(r"\. [A-Z].*", "", without)[:25]  # the finding itself stays
+
+
+def test_a_cure_is_left_where_everything_is_done_already():
+    done = (*AUGMENTED, "pretrained=True", "margin=2", "image.size=[224, 224]", "hyperparameters.epochs=60")
+    done += ("backbone_training=frozen", "hyperparameters.weight_decay=0.3", "test_size=0.4")
+    for pairs in (NOTHING, MEMORISED, SHORT, FEW):
+        found = planted_findings(*done, **pairs)
+        assert found
+        assert all(re.search(r"\. (Check|Add|Raise|For)", sentence) for sentence in found)
+
+
+def test_a_gap_to_validation_alone_is_chance():
+    """AUCs of 0.949, 0.799 and 0.920 on training, validation and test pairs were called memorised."""
+    train, valid, test = (
+        planted(0.4, 0.8, noise=0.17),
+        planted(0.4, 0.6, 60, noise=0.17),
+        planted(0.4, 0.76, noise=0.17),
+    )
+    for part, expected in ((train, 0.95), (valid, 0.80), (test, 0.93)):
+        assert part.auc.value == pytest.approx(expected, abs=0.03)
+    assert valid.auc.high < train.auc.value - 0.05
+    assert not [text for text in planted_findings(train=train, valid=valid, test=test) if "memorised" in text]
+    assert not [text for text in planted_findings(train=train, valid=test, test=valid) if "memorised" in text]
+    assert [text for text in planted_findings(train=train, valid=valid, test=valid) if "memorised" in text]
+
+
+def test_labels_are_not_upside_down_where_the_test_contradicts_validation():
+    assert not [text for text in planted_findings(valid=planted(0.9, 0.6)) if "upside down" in text]
+
+
+def test_an_unreached_margin_does_not_matter_to_a_network_that_tells_all_apart():
+    short = planted(0.1, 0.6, noise=0.08)
+    assert planted_findings(train=short, valid=short, test=short) == []
+
+
+def test_what_was_never_trained_is_not_told_to_train_longer_and_has_memorised_nothing():
+    epochs = {"epochs": 0}
+    settings = ("pretrained=True", "hyperparameters.epochs=0")
+    (sentence,) = planted_findings(*settings, **NOTHING, **epochs)
+    assert "Train it (hyperparameters.epochs above 0)" in sentence
+    for pairs in (MEMORISED, SHORT, BEYOND):
+        assert planted_findings(*settings, **pairs, **epochs) == []
+
+
+def test_the_cures_of_a_collapse():
+    assert "Lower hyperparameters.learning_rate, raise margin (up to 2), or check" in collapse_warning(
+        HEALTHY["config"]
+    )
+    assert "margin" not in collapse_warning(load_config(ROOT / "config.yml", ["margin=2"]))
+    untrained = load_config(ROOT / "config.yml", ["hyperparameters.epochs=0", "pretrained=True"])
+    assert "learning_rate" not in collapse_warning(untrained)
 
 
 def test_a_trained_network_is_diagnosed(trained):

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from utils.config import Config
 from utils.data import Pairs, Splits, draw_pairs
 from utils.training.intervals import Interval, auc_interval
 
 COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which all embeddings are one
-COLLAPSE_WARNING = (
-    "The embeddings have collapsed: all images lie at nearly one point. "
-    "Lower hyperparameters.learning_rate, raise margin, or check that the classes differ."
-)
 BEYOND = 0.98  # share of the different training pairs beyond the margin that is nearly all of them
 GOOD = 0.95  # an AUC that leaves little to learn
 FAR = 0.05  # a difference of AUCs that matters, and half an interval that is wide
+ENOUGH_PIXELS = 224  # along the shorter side, beyond which larger images are no first advice
+ENOUGH_DECAY = 0.1  # a weight decay that is strong already
+ENOUGH_TEST = 0.3  # a share of test images that is large already
+LARGEST_MARGIN = 2.0
 WIDTH = 110  # of a line, in characters
 
 
@@ -45,8 +46,8 @@ def diagnose(trained, splits: Splits, distances: np.ndarray) -> str:
     train = measure(trained.distances(splits, training_pairs), training_pairs, seed)
     valid = measure(valid_distances, valid_pairs, seed)
     test = measure(distances, splits.test_pairs, seed)
-    margin = trained.config.margin if trained.history else None  # without training it meant nothing
-    found = findings(train, valid, test, margin, len(splits.test), len(splits.folder.paths))
+    counts = len(splits.test), len(splits.folder.paths)
+    found = findings(train, valid, test, trained.config, len(trained.history), *counts)
     text = " ".join(found) or (
         f"Nothing seems wrong: the AUC is {train.auc.value:.3f} on training pairs, {valid.auc} on those of validation "
         f"and {test.auc} on those of the test."
@@ -68,27 +69,46 @@ def measure(distances, pairs: Pairs, seed=0) -> Measured:
     return Measured(distances, pairs.labels, auc_interval(distances, pairs, seed))
 
 
-def findings(train, valid, test, margin: float | None, test_images: int, images: int) -> list[str]:
-    """A sentence or two for each thing that seems wrong; of a collapsed network that alone.
+def findings(train, valid, test, config: Config, epochs: int, test_images: int, images: int) -> list[str]:
+    """Say what seems wrong, each finding with the cures that are not taken already.
 
-    train, valid, test: Measured. margin: None where nothing was trained. images: how many there are in all.
+    Args:
+        train: Measured pairs of training images.
+        valid: Measured pairs of validation.
+        test: Measured pairs of the test.
+        config: The settings: what they do already is no advice.
+        epochs: After how many the network is kept; 0 where nothing was trained.
+        test_images: How many images the test has.
+        images: How many there are in all.
+
+    Returns:
+        A sentence or two for each finding; of a collapsed network that alone.
     """
     if valid.distances.mean() < COLLAPSED:
-        return [COLLAPSE_WARNING]
-    found = [
-        _upside_down(valid, test),
-        _knows_nothing(test),
-        margin and _margin_never_reached(train, valid, margin),
-        margin and _margin_always_reached(train, valid, margin),
-        _memorised(train, valid),
-        _too_few_images(test, test_images, images),
-    ]
+        return [collapse_warning(config)]
+    found = [_upside_down(valid, test), _knows_nothing(test, config, epochs)]
+    if epochs:  # else no margin was learned, and nothing memorised
+        found += [
+            _margin_never_reached(train, valid, test, config, epochs),
+            _margin_always_reached(train, valid, config),
+            _memorised(train, valid, test, config),
+        ]
+    found.append(_too_few_images(test, config, test_images, images))
     return [sentence for sentence in found if sentence]
+
+
+def collapse_warning(config: Config) -> str:
+    """Say that all embeddings are one, with the cures that are not taken already."""
+    cures = ["check that the classes differ"]
+    if config.hyperparameters.epochs:
+        cures = ["lower hyperparameters.learning_rate", *_larger_margin(config), *cures]
+    return f"The embeddings have collapsed: all images lie at nearly one point. {_sentence(cures)}"
 
 
 def _upside_down(valid, test):
     for name, part in (("validation", valid), ("test", test)):
-        if part.auc.high < 0.5:
+        contradicted = name == "validation" and test.auc.low > 0.5
+        if part.auc.high < 0.5 and not contradicted:
             return (
                 f"Labels seem upside down: {name} pairs of one class lie farther apart than pairs of two, AUC "
                 f"{part.auc}. Check that each folder of data_path holds one class: notebook 01 shows a few pairs."
@@ -96,56 +116,99 @@ def _upside_down(valid, test):
     return None
 
 
-def _knows_nothing(test):
-    if test.auc.low <= 0.5 <= test.auc.high:
-        return (
-            f"The network may know nothing: the test AUC is {test.auc}, and 0.5 is guessing. Train longer, take "
-            "pretrained weights (`pretrained`), or raise image.size until the classes can be told apart by eye."
-        )
-    return None
+def _knows_nothing(test, config, epochs):
+    if not test.auc.low <= 0.5 <= test.auc.high:
+        return None
+    cures = [*_longer(config, epochs), *_pretrained(config)]
+    if min(config.image.size) < ENOUGH_PIXELS:
+        cures.append("raise image.size until the classes can be told apart by eye")
+    cures = cures or ["check that the classes can be told apart by eye, and add images"]
+    return f"The network may know nothing: the test AUC is {test.auc}, and 0.5 is guessing. {_sentence(cures)}"
 
 
-def _margin_never_reached(train, valid, margin):
+def _margin_never_reached(train, valid, test, config, epochs):
     farthest = max(train.different.max(initial=0), valid.different.max(initial=0))
-    if farthest < margin:
-        return (
-            f"The margin is never reached: no different pair is farther apart than {farthest:.2f}, of {margin:g}. "
-            "Train longer, raise hyperparameters.learning_rate, or lower margin."
-        )
-    return None
+    if farthest >= config.margin or test.auc.high >= GOOD:
+        return None
+    cures = [*_longer(config, epochs), "raise hyperparameters.learning_rate", "lower margin"]
+    return (
+        f"The margin is never reached: no different pair is farther apart than {farthest:.2f}, of {config.margin:g}. "
+        f"{_sentence(cures)}"
+    )
 
 
-def _margin_always_reached(train, valid, margin):
-    beyond = (train.different >= margin).mean()
-    if beyond >= BEYOND and valid.auc.high < GOOD:
-        return (
-            f"The margin is nearly always reached: {beyond:.0%} of the different training pairs lie beyond margin "
-            f"{margin:g} and teach nothing more, while validation pairs are still mixed up, AUC {valid.auc}. Raise "
-            "margin (up to 2), or augment more (image.RandomCropScale, brightness, ...)."
-        )
-    return None
+def _margin_always_reached(train, valid, config):
+    beyond = (train.different >= config.margin).mean()
+    if beyond < BEYOND or valid.auc.high >= GOOD:
+        return None
+    return (
+        f"The margin is nearly always reached: {beyond:.0%} of the different training pairs lie beyond margin "
+        f"{config.margin:g} and teach nothing more, while validation pairs are still mixed up, AUC {valid.auc}. "
+        f"{_sentence([*_larger_margin(config), *_augmentation(config), 'add images'])}"
+    )
 
 
-def _memorised(train, valid):
-    if train.auc.value > valid.auc.high and train.auc.value - valid.auc.value > FAR:
-        return (
-            f"The training images are memorised: the AUC is {train.auc.value:.3f} on pairs of them and {valid.auc} on "
-            "those of validation. Add images, augment more (image.RandomCropScale, brightness, ...), take pretrained "
-            "weights, set backbone_training: last, or raise hyperparameters.weight_decay."
-        )
-    return None
+def _memorised(train, valid, test, config):
+    """Only where validation and test agree: a gap to one of them alone is chance."""
+    for part in (valid, test):
+        if train.auc.value <= part.auc.high or train.auc.value - part.auc.value <= FAR:
+            return None
+    cures = ["add images", *_augmentation(config), *_pretrained(config)]
+    if config.pretrained and config.backbone_training == "full":
+        cures.append("set backbone_training: last")
+    if config.hyperparameters.weight_decay < ENOUGH_DECAY:
+        cures.append("raise hyperparameters.weight_decay")
+    return (
+        f"The training images are memorised: the AUC is {train.auc.value:.3f} on pairs of them, {valid.auc} on those "
+        f"of validation and {test.auc} on those of the test. {_sentence(cures)}"
+    )
 
 
-def _too_few_images(test, test_images, images):
+def _too_few_images(test, config, test_images, images):
     error = (test.auc.high - test.auc.low) / 2
-    if error > FAR:
-        factor = (error / FAR) ** 2  # an error falls with the root of the number of images
-        return (
-            f"There are few images: {test_images} in the test leave its AUC uncertain by ±{error:.2f}. For ±{FAR:g} it "
-            f"takes about {_rounded(factor * test_images)}, so {_rounded(factor * images)} images in all instead of "
-            f"{images}, or a larger test_size."
-        )
-    return None
+    if error <= FAR:
+        return None
+    factor = (error / FAR) ** 2  # an error falls with the root of the number of images
+    larger = ", or a larger test_size" if config.test_size < ENOUGH_TEST else ""
+    return (
+        f"There are few images: {test_images} in the test leave its AUC uncertain by ±{error:.2f}. For ±{FAR:g} it "
+        f"takes about {_rounded(factor * test_images)}, so {_rounded(factor * images)} images in all instead of "
+        f"{images}{larger}."
+    )
+
+
+def _longer(config, epochs) -> list[str]:
+    """More training, unless later epochs were no better than the one that is kept."""
+    if epochs == 0:
+        return ["train it (hyperparameters.epochs above 0)"]
+    return ["raise hyperparameters.epochs"] if epochs >= config.hyperparameters.epochs else []
+
+
+def _pretrained(config) -> list[str]:
+    return [] if config.pretrained else ["take pretrained weights (`pretrained`)"]
+
+
+def _larger_margin(config) -> list[str]:
+    return [f"raise margin (up to {LARGEST_MARGIN:g})"] if config.margin < LARGEST_MARGIN else []
+
+
+def _augmentation(config) -> list[str]:
+    """The kinds of augmentation that are off."""
+    image = config.image
+    off = []
+    if image.RandomCropScale == 1:
+        off.append("image.RandomCropScale")
+    for name in ("brightness", "contrast"):
+        if getattr(image, name) == 0:
+            off.append(f"image.{name}")
+    return [f"augment more ({', '.join(off)})"] if off else []
+
+
+def _sentence(cures) -> str:
+    """Cures in one sentence that begins with a capital letter."""
+    first, last = ", ".join(cures[:-1]), cures[-1]
+    text = f"{first}, or {last}" if first else last
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _rounded(count) -> int:

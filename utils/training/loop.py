@@ -21,7 +21,7 @@ from utils.training.checkpoint import damaged, fingerprint, save_checkpoint
 from utils.training.claim import claimed
 from utils.training.contents import load_run
 from utils.training.decision import check_decision
-from utils.training.doctor import COLLAPSE_WARNING, COLLAPSED
+from utils.training.doctor import COLLAPSED, collapse_warning
 from utils.training.epoch import build_optimizer, build_scaler, check_finite, train_epoch
 from utils.training.evaluation import pair_distances
 from utils.training.intervals import auc_interval
@@ -137,7 +137,7 @@ def _build_scheduler(optimizer, config):
 def _validate(distances, pairs, config, number) -> dict:
     """Loss and AUC of the validation pairs, and its error; warns when all their distances are nearly 0."""
     if check_finite(float(distances.mean()), number) < COLLAPSED:
-        warnings.warn(COLLAPSE_WARNING, RuntimeWarning, stacklevel=3)
+        warnings.warn(collapse_warning(config), RuntimeWarning, stacklevel=3)
     loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(pairs.labels))
     auc = auc_interval(distances, pairs, config.seed, DRAWS)
     return {"valid_loss": loss.item(), "valid_auc": auc.value, "valid_auc_error": (auc.high - auc.low) / 2}
