@@ -173,7 +173,7 @@ class Trained:
     def _source(self, pairs) -> dict:
         """What an explanation carries of its image files."""
         classes = [self._classes_of(pair) for pair in pairs]
-        caution = self.prepared.caution if self.prepared else ""
+        caution = self.prepared.caution if self.prepared else None
         return {
             "paths": pairs,
             "classes": classes,

@@ -3,11 +3,14 @@ import shutil
 import pytest
 import torch
 from helpers import Chequered, network_and_images
+from matplotlib.text import Text
 
-from utils.config import ConfigError, ExplanationSettings
+from utils import figure
+from utils.config import ConfigError, ExplanationSettings, Normalization
 from utils.explain import (
     FORMULAS,
     PAPER,
+    ExplanationError,
     References,
     explain,
     explain_by_contrast,
@@ -19,7 +22,7 @@ from utils.explain import (
     name_of,
 )
 from utils.explain.gradcam import layercam
-from utils.network import distances_of, folded
+from utils.network import Cut, distances_of, folded
 
 
 @pytest.mark.parametrize(
@@ -169,3 +172,59 @@ def test_maps_in_bfloat16_are_those_in_float32_but_for_rounding(method):
     assert (short.distance - exact.distance).abs().max() < 0.02
     for one, other in zip(short.evidence.flatten(0, 1), exact.evidence.flatten(0, 1), strict=True):
         assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.85
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_images_of_whole_numbers_are_refused_with_the_cure(dtype):
+    network, _ = network_and_images()
+    images = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
+    for taken in (network, Cut(network.backbone, "layer4")):
+        with pytest.raises(ExplanationError, match=rf"images of {dtype} are refused.*images\.float\(\) / 255 - mean"):
+            explain(taken, images, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_floats_of_pixels_are_explained_with_a_caution(dtype):
+    network, _ = network_and_images()
+    network = network.to(dtype)
+    pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
+    said = explain(network, pixels, 0.5, caution="").sentence()
+    assert said.startswith("CAUTION: the images hold whole numbers up to 255: most networks take normalised ones")
+    imagenet = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    said = explain(network, pixels, 0.5, caution="", normalization=imagenet).sentence()
+    assert said.startswith("CAUTION: the images hold values from 0 to 255, but pixels normalised by the normalization")
+
+
+@pytest.mark.parametrize(
+    ("make", "normalization"),
+    [
+        (lambda pixels: pixels, Normalization(mean=(0, 0, 0), std=(1 / 255,) * 3)),  # of a network that takes pixels
+        (lambda pixels: pixels / 255, None),
+        (lambda pixels: pixels / 255, Normalization(mean=(0, 0, 0), std=(1, 1, 1))),
+        (lambda pixels: (pixels / 255 - 0.5) / 0.25, None),
+        (lambda pixels: (pixels / 255 - 0.5) / 0.25, Normalization(mean=(0.5,) * 3, std=(0.25,) * 3)),
+        (lambda pixels: (pixels > 128).float(), None),  # masks
+        (lambda pixels: torch.randn_like(pixels) * 3, None),
+        (lambda pixels: pixels[:0], None),
+    ],
+)
+def test_what_may_be_right_is_not_doubted(make, normalization):
+    network, _ = network_and_images()
+    pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).float()
+    assert explain(network, make(pixels), 0.5, caution="", normalization=normalization).caution == ""
+
+
+def test_a_network_that_nobody_tested_says_so(trained, prepared):
+    network, images = network_and_images()
+    for taken in (network, Cut(network.backbone, "layer4")):
+        found = explain(taken, images, 0.5)
+        assert found.sentence().startswith("CAUTION: this network was not tested on labelled pairs, so it may know")
+        assert "not tested" in drawn_text(figure(found[0]))
+        assert not explain(taken, images, 0.5, caution="").caution
+    pair = tuple(trained.load_splits().folder.paths[:2])
+    assert "not tested on labelled pairs" in trained.explain(pair).sentence()
+    assert "not tested" not in prepared.explain(pair).sentence()
+
+
+def drawn_text(shown):
+    return " ".join(text.get_text() for text in shown.findobj(Text)).replace("\n", " ")

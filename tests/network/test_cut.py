@@ -309,3 +309,28 @@ def test_matches_need_average_pooling_and_one_linear_layer():
         decompose(network, explain(network, images, 0.5))
     network = Cut(Returning(FORMS["tensor"]), layer="map")
     assert abs(decompose(network, explain(network, images, 0.5)).residual) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["gradcam", "contrastive", "path_layercam"])
+def test_a_map_of_one_place_is_refused_and_layers_with_places_are_named(method):
+    """It would be 1.0 everywhere."""
+    module = models.resnet18()
+    module.fc = nn.Identity()
+    images = torch.randn(1, 2, 3, 64, 64)
+    said = r"layer 'avgpool' of ResNet gives maps of 1 x 1 for images of 64 x 64.*layer3, layer4$"
+    with pytest.raises(ValueError, match=said):
+        explain(Cut(module.eval(), layer="avgpool"), images, 0.5, method=method)
+    said = "layer 'layer4' of ResNet gives maps of 1 x 1 for images of 32 x 32.*layer2, layer3$"  # as small ones are
+    with pytest.raises(ValueError, match=said):
+        explain(Cut(module, layer="layer4"), images[..., :32, :32], 0.5, method=method)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("resnet10t", "global_pool.pool"), ("mobilenetv3_small_050", "blocks.0.0.se.conv_reduce")],
+)
+def test_no_part_of_timm_that_has_one_place_is_taken(name, layer):
+    module = timm.create_model(name, num_classes=0).eval()
+    said = f"layer '{layer}' of .* gives maps of 1 x 1 for images of 64 x 64.*Layers whose maps have places: .*conv"
+    with pytest.raises(ValueError, match=said):
+        Cut(module, layer=layer).features(torch.randn(1, 3, 64, 64))

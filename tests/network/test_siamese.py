@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from utils.config import ConfigError
+from utils.explain import ExplanationError, decompose, explain
 from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, paired, similarity, unit
 
 
@@ -172,3 +173,30 @@ def test_a_vector_without_a_length_has_no_direction():
     assert found[1:].isnan().all()
     ordinary = torch.randn(5, 7)
     assert torch.equal(unit(ordinary), torch.nn.functional.normalize(ordinary, dim=1))
+
+
+def test_layers_of_one_place_are_refused_by_name():
+    network = SiameseNetwork("resnet18", 8, image_size=(32, 32)).eval()
+    network.check_layer("layer3")
+    named = "stem, layer1, layer2, layer3$"
+    for layer in ("last", "layer4", "stride32"):
+        with pytest.raises(ConfigError, match=f"layer: '{layer}' is refused: its maps are 1 x 1.*should be {named}"):
+            network.check_layer(layer)
+    images = torch.randn(1, 2, 3, 32, 32)
+    for method in ("gradcam", "layercam", "integrated", "contrastive"):
+        assert explain(network, images, 0.5, method=method, layer="layer3", steps=1).evidence.any()
+        with pytest.raises(ExplanationError, match=f"gives maps of 1 x 1 for images of 32 x 32.*name one of {named}"):
+            explain(network, images, 0.5, method=method, steps=1)
+    with pytest.raises(ExplanationError, match="gives maps of 1 x 1"):
+        decompose(network, explain(network, images, 0.5, method="occlusion"))
+    larger = SiameseNetwork("resnet18", 8, image_size=(64, 64)).eval()  # convolutions take other images too
+    with pytest.raises(ExplanationError, match="gives maps of 1 x 1 for images of 32 x 32"):
+        explain(larger, images, 0.5)
+
+
+def test_images_too_small_to_be_explained_are_refused_before_training(make_config):
+    said = r"image.size: \[32, 32\] is refused for test_resnet.*set at least \[64, 64\]"
+    with pytest.raises(ConfigError, match=said):
+        build_network(make_config({"image.size": [32, 32]}))
+    build_network(make_config({"image.size": [32, 64]}))
+    build_network(make_config({"image.size": [32, 32], "backbone_model": "vit_tiny_patch16_224"}))  # 2 x 2 patches

@@ -238,6 +238,25 @@ def explained(images, distances, threshold: float, different, same) -> Explanati
     return Explanation(images, distances, threshold, different, same)
 
 
+def check_places(network: Explainable, layer: str, images, features):
+    """Raise ExplanationError where a feature map has one place alone: it would be 1.0 everywhere.
+
+    Args:
+        network: The network that is explained.
+        layer: The name of the layer.
+        images: (N, 3, H, W).
+        features: The map of these images at the layer, (N, C, h, w).
+    """
+    if features.shape[-2:].numel() > 1:
+        return
+    others = [name for name in network.layers if network.features(images[:1], name).shape[-2:].numel() > 1]
+    cure = f"name one of {', '.join(others)}" if others else "pass larger images"
+    raise ExplanationError(
+        f"layer {layer!r} gives maps of 1 x 1 for images of {' x '.join(map(str, images.shape[2:]))}, which have no "
+        f"places to tell apart: {cure}"
+    )
+
+
 def embed_explained(network: Explainable, explanation: Explanation) -> torch.Tensor:
     """Embeddings (B, 2, D) of the explained images; the network is in the mode that it is in.
 

@@ -7,7 +7,7 @@ the gradients are of. Given the negative gradients it maps what lowers it.
 import torch
 
 from utils.config import LAST
-from utils.explain.explanation import Explanation, explained
+from utils.explain.explanation import Explanation, check_places, explained
 from utils.network import Explainable, distance, evaluating, paired
 
 
@@ -62,6 +62,7 @@ def explain_by_gradient(network: Explainable, images, threshold: float, layer=LA
     with evaluating(network):
         with torch.no_grad():
             activations = network.features(images.flatten(0, 1), layer)  # (2B, C, h, w)
+            check_places(network, layer, images.flatten(0, 1), activations)
         with torch.enable_grad():
             activations.requires_grad_()
             embeddings = paired(network.embed_features(activations, layer))  # (B, 2, D)

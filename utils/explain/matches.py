@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from utils.config import LAST
-from utils.explain.explanation import Explanation, embed_explained, only_pair
+from utils.explain.explanation import Explanation, check_places, embed_explained, only_pair
 from utils.explain.hiding import blurred
 from utils.network import Explainable, evaluating
 from utils.runtime import progress
@@ -156,6 +156,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
         with torch.no_grad():
             embed_explained(network, explanation)
             ends = network.features(images, layer)  # (2, C, h, w)
+            check_places(network, layer, images, ends)
             starts = torch.zeros_like(ends) if steps == 1 else network.features(blurred(images), layer)
             vectors, biases = (network.project_features(maps, layer) for maps in (ends, starts))  # (2, D) each
         parts = _integrated(network, starts, ends, vectors, layer, steps)

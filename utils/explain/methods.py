@@ -4,7 +4,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from utils.config import AUTO, LAST, ExplanationSettings
+import torch
+
+from utils.config import AUTO, LAST, ExplanationSettings, Normalization
 from utils.explain.contrastive import explain_by_contrast
 from utils.explain.explanation import Explanation, ExplanationError
 from utils.explain.gradcam import FORMULAS, explain_by_gradient
@@ -12,10 +14,13 @@ from utils.explain.occlusion import explain_by_occlusion
 from utils.explain.path import explain_by_path
 from utils.explain.references import References
 from utils.network import Explainable, dilated, distances_of
+from utils.runtime import deterministic_or_refused
 from utils.text import printable
 
 BY_PATH = ("integrated", "path_layercam", "contrastive")  # the methods that take steps
 STEPS = 4  # where `steps: auto` was never measured
+BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
+UNTESTED = "CAUTION: this network was not tested on labelled pairs, so it may know nothing."
 PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
 
 
@@ -28,7 +33,7 @@ def explain(
     paths=None,
     classes=None,
     normalization=None,
-    caution="",
+    caution: str | None = None,
     band=None,
     calibration=None,
     **settings,
@@ -38,24 +43,30 @@ def explain(
     network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, 3, H, W), as the network takes them.
     threshold: the distance, in [0, 2], up to which a pair is decided "same". references: training images that the
     method `contrastive` contrasts with. paths: B pairs of image files. classes: B pairs of true classes, or None for a
-    pair that has none. normalization: mean and std of the images' values, for figures. caution: what every sentence
-    begins with. band, calibration: as an Explanation has them. settings: the keys of
-    `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer and STEPS here.
+    pair that has none. normalization: mean and std that the images were normalised with, for figures. caution: what
+    every sentence and figure begins with: "" of a network that was tested on labelled pairs, None of one that was not,
+    which is then said; images that do not look normalised add to it. band, calibration: as an Explanation has them.
+    settings: the keys of `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer and
+    STEPS here.
 
     Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape
-    and a module that is in no `Cut`, ExplanationError as an Explanation does, and for maps that are not finite.
+    and a module that is in no `Cut`, ExplanationError as an Explanation does, for images of whole numbers (uint8), for
+    a layer whose map is one place alone, and for maps that are not finite.
     """
     settings = measured(ExplanationSettings().changed(**settings))
     _check_network(network)
-    _check_shape(images)
+    _check_images(images)
+    with deterministic_or_refused():
+        explanation = _by_method(network, images, threshold, references, settings)
+    cautions = [UNTESTED if caution is None else caution, _doubts(images, normalization)]
     explanation = replace(
-        _by_method(network, images, threshold, references, settings),
+        explanation,
         method=settings.method,
         layer=_layer(network, settings),
         details=_details(settings),
         classes=None if classes is None else tuple(classes),
         normalization=normalization,
-        caution=caution,
+        caution=" ".join(text for text in cautions if text),
         band=band,
         calibration=calibration,
     )
@@ -152,6 +163,34 @@ def _check_network(network):
         raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
 
 
-def _check_shape(images):
+def _check_images(images):
     if images.dim() != 5 or images.shape[1:3] != (2, 3):
         raise ValueError(f"images {tuple(images.shape)} must be (B, 2, 3, H, W): two images of three channels a pair")
+    if not images.is_floating_point():
+        raise ExplanationError(
+            f"images of {images.dtype} are refused: pass what the network was trained on, for most networks "
+            "(images.float() / 255 - mean) / std, with the mean and std of each channel"
+        )
+
+
+def _doubts(images, normalization: Normalization | None) -> str:
+    """Why the values of images may not be those that the network takes, in words; "" where nothing tells so."""
+    if not images.numel():
+        return ""
+    low, high = (value.item() for value in images.aminmax())
+    if normalization is not None:
+        black, white = -torch.tensor(normalization.mean), 1 - torch.tensor(normalization.mean)
+        darkest, brightest = ((values / torch.tensor(normalization.std)) for values in (black, white))
+        least, most = darkest.min().item(), brightest.max().item()
+        slack = BEYOND * (most - least)
+        if low < least - slack or high > most + slack:
+            return (
+                f"CAUTION: the images hold values from {low:.4g} to {high:.4g}, but pixels normalised by the "
+                f"normalization that is given lie from {least:.4g} to {most:.4g}."
+            )
+    elif low >= 0 and 2 < high <= 255 and torch.equal(images, images.round()):
+        return (
+            f"CAUTION: the images hold whole numbers up to {high:.0f}: most networks take normalised ones instead. If "
+            "this one takes them, say so by normalization=Normalization(mean=(0, 0, 0), std=(1 / 255,) * 3)."
+        )
+    return ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from utils.config import LAST
-from utils.explain.explanation import Explanation, explained
+from utils.explain.explanation import Explanation, check_places, explained
 from utils.explain.hiding import blurred
 from utils.network import Explainable, distance, evaluating, paired, unit
 
@@ -60,6 +60,7 @@ def path_of(network: Explainable, images, layer=LAST) -> Path:
     """The path at a layer for B pairs of images (B, 2, 3, H, W); the network is in evaluation mode."""
     images = images.flatten(0, 1)  # (2B, 3, H, W)
     both = network.features(torch.cat([blurred(images), images]), layer)
+    check_places(network, layer, images, both)
     before, after = network.project_features(both, layer).chunk(2)
     return Path(network, layer, *both.chunk(2), paired(before), paired(after))
 

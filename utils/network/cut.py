@@ -8,7 +8,7 @@ from torch import nn
 
 from utils.config import LAST
 from utils.network.explainable import evaluating, unit
-from utils.network.hooks import example_of, hooked, read, resume
+from utils.network.hooks import example_of, hooked, read, resume, watched
 from utils.network.maps import layout_of
 
 NOISE = 4  # images that try whether the map decides
@@ -26,8 +26,8 @@ class Cut(nn.Module):
     call only; weights, gradients, modes and hooks of the module stay as they are.
 
     Raises ValueError, saying what the module lacks: at once for a layer that it has not; when images go through, for a
-    layer that gives no map or runs more or less than once, an output that is not one tensor (N, D), and an embedding
-    that the map at `layer` does not determine, or whose places it does not depend on.
+    layer that gives no map, a map of a single place, or runs more or less than once, an output that is not one tensor
+    (N, D), and an embedding that the map at `layer` does not determine, or whose places it does not depend on.
     """
 
     def __init__(self, module: nn.Module, layer: str):
@@ -94,7 +94,29 @@ class Cut(nn.Module):
                 f"{tuple(images.shape[2:])}: name one that gives a map (N, C, h, w), (N, h, w, C) or tokens (N, T, C) "
                 "in their proportions"
             )
+        if self._layout.grid == (1, 1):
+            size = " x ".join(map(str, images.shape[2:]))
+            names = ", ".join(self._with_places()) or "none: pass larger images"
+            raise ValueError(
+                f"layer {self.layer!r} of {type(self.module).__name__} gives maps of 1 x 1 for images of {size}, which "
+                f"have no places to tell apart. Layers whose maps have places: {names}"
+            )
         return self._layout.to_map(output)
+
+    @torch.no_grad()
+    def _with_places(self) -> list[str]:
+        """The outermost layers whose output is a map of several places for the blank image, in the order they run."""
+        found = []
+        order = getattr(self.module, "output_fmt", "NCHW")
+
+        def see(path, module, inputs, output):
+            layout = layout_of(output, self._blank.shape[2:], order)
+            if path and layout is not None and layout.grid != (1, 1):
+                found.append(path)
+
+        with evaluating(self), watched(self.module, see):
+            self.module(self._blank)
+        return [path for path in dict.fromkeys(found) if not any(path.startswith(f"{other}.") for other in found)]
 
     @torch.no_grad()
     def _check_that_it_runs_once(self):

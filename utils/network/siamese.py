@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from utils.config import AUTO, LAST, Config
+from utils.config import AUTO, LAST, Config, ConfigError
 from utils.network.backbones import build_backbone, load_weights
 from utils.network.explainable import unit
 from utils.network.layers import Layers
@@ -47,8 +47,16 @@ class SiameseNetwork(nn.Module):
         return self._maps.names
 
     def check_layer(self, layer: str):
-        """Raises ConfigError for a layer that cannot be read, as `Layers.find` has it."""
-        self._maps.find(layer)
+        """Raises ConfigError for a layer that cannot be read, as `Layers.find` has it, and for one whose map is
+        a single place for images of `image_size`.
+        """
+        _, found = self._maps.find(layer)
+        if found.layout.grid == (1, 1):
+            known = [name for name, other in self._maps.known.items() if other.layout.grid != (1, 1)]
+            raise ConfigError(
+                f"explanation.layer: {layer!r} is refused: its maps are 1 x 1 for images of {self.image_size}, which "
+                f"have no places to tell apart; should be {', '.join(known) or 'that of larger images'}"
+            )
 
     def features(self, images, layer=LAST):
         """images (B, 3, H, W) to the feature map (B, C, h, w) of a layer."""
@@ -120,12 +128,23 @@ def build_network(config: Config) -> SiameseNetwork:
     """
     size = None if config.hyperparameters.epochs == 0 else config.embedding_size
     network = SiameseNetwork(config.backbone_model, size, config.pretrained, config.image.size)
+    _check_size(network)
     if config.explanation.layer != AUTO:
         network.check_layer(config.explanation.layer)  # refused now, not after hours of training
     network.freeze(config.backbone_training)
     if config.pretrained and FIRST:
         _notices(config)
     return network
+
+
+def _check_size(network):
+    """Raises ConfigError for images so small that the last map, which the paper's method reads, is a single place."""
+    last = network._maps.find(LAST)[1]
+    if last.layout.grid == (1, 1):
+        raise ConfigError(
+            f"image.size: {list(network.image_size)} is refused for {network.backbone_model}: its last map is 1 x 1, "
+            f"which has no places to explain: set at least {[2 * last.stride] * 2}"
+        )
 
 
 def _notices(config):
