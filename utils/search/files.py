@@ -38,7 +38,7 @@ class FromFiles:
         references: References | None = None,
         *,
         normalization=None,
-        caution="",
+        caution: str | None = None,
         band=None,
         calibration=None,
         **settings,
