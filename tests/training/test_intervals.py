@@ -5,18 +5,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from utils.data import Pairs, draw_pairs
-from utils.training.intervals import auc_interval, interval, interval_of_mean, intervals, mean_interval
+from utils.training.intervals import auc_interval, interval, interval_of_mean, intervals, mean_interval, standard_errors
 
 CLASSES = 5
 IMAGES = 60
 
 
-def draw_world(random):
+def draw_world(random, classes=CLASSES, iterations=1):
     """Pairs of images of a world where images differ in how hard they are, and whether each is decided wrongly."""
-    labels = np.arange(IMAGES) % CLASSES
+    labels = np.arange(IMAGES) % classes
     hardness = random.normal(0, 1, IMAGES)
-    pairs = draw_pairs(np.arange(IMAGES), labels, 1, random)
-    strain = hardness[pairs.first] + hardness[pairs.second] + random.normal(0, 1, len(pairs))
+    pairs = draw_pairs(np.arange(IMAGES), labels, iterations, random)
+    own = np.tril(random.normal(0, 1, (IMAGES, IMAGES)))  # of each pair of images, in whatever order it stands
+    strain = hardness[pairs.first] + hardness[pairs.second] + (own + own.T)[pairs.first, pairs.second]
     return pairs, strain > 1.5
 
 
@@ -41,10 +42,14 @@ def test_intervals_cover_the_truth_where_pairs_share_images():
     assert np.mean(by_pairs) < 0.9
 
 
-def test_the_variance_is_that_of_sums_over_shared_images():
-    """Cameron and Miller (2014), by plain loops: products of all pairs of pairs that share an image."""
+@pytest.mark.parametrize(("classes", "iterations"), [(CLASSES, 1), (CLASSES, 3), (IMAGES // 2, 1), (IMAGES // 2, 3)])
+def test_the_variance_is_that_of_sums_over_shared_images(classes, iterations):
+    """Cameron and Miller (2014), by plain loops: products of all pairs of pairs that share an image.
+
+    In classes of two images the pair rule makes every positive pair twice.
+    """
     random = np.random.default_rng(0)
-    pairs, wrong = draw_world(random)
+    pairs, wrong = draw_world(random, classes, iterations)
     ends = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     value = wrong.mean()
     variance = 0.0
@@ -56,10 +61,51 @@ def test_the_variance_is_that_of_sums_over_shared_images():
     mean = mean_interval(numbers, pairs)
     assert (mean.value, mean.high - mean.value) == pytest.approx((numbers.mean(), mean.value - mean.low))
     assert (mean.high - mean.low) / (2 * 1.96) == pytest.approx(100 * np.sqrt(variance), rel=0.15)
-    found = interval(share_of(wrong), pairs, draws=4000)
+    found = interval(share_of(wrong), pairs, draws=10_000)
     odds = np.log([end / (1 - end) for end in (found.low, found.high)])
     error = (odds[1] - odds[0]) / (2 * 1.96) * value * (1 - value)
     assert error == pytest.approx(np.sqrt(variance), rel=0.1)
+
+
+def test_pairs_that_stand_twice_tell_nothing_more():
+    pairs, wrong = draw_world(np.random.default_rng(0))
+    seen = np.unique(np.sort([pairs.first, pairs.second], axis=0), axis=1, return_index=True)[1]
+    first, second, labels, wrong = (part[seen] for part in (pairs.first, pairs.second, pairs.labels, wrong))
+    once = Pairs(first, second, labels)
+    twice = Pairs(np.append(first, second), np.append(second, first), np.append(labels, labels))
+    expected = interval(share_of(wrong), once)
+    assert str(interval(share_of(np.append(wrong, wrong)), twice)) == str(expected)
+
+
+@pytest.mark.parametrize(("size", "iterations"), [(2, 1), (2, 3), (3, 3), (10, 1)])
+def test_standard_errors_of_an_auc_where_the_pair_rule_repeats_pairs(size, iterations):
+    """Beside the spread of the AUC over worlds with other images, of which difficult ones blur both kinds of pairs."""
+    random = np.random.default_rng(0)
+
+    def draw():
+        labels = np.arange(IMAGES) // size
+        pairs = draw_pairs(np.arange(IMAGES), labels, iterations, random)
+        hardness = random.normal(0, 0.5, IMAGES)
+        own = np.tril(random.normal(0, 1, (IMAGES, IMAGES)))
+        blur = hardness[pairs.first] + hardness[pairs.second]
+        distances = 1.2 * pairs.labels + (1 - 2 * pairs.labels) * blur + (own + own.T)[pairs.first, pairs.second]
+        same = pairs.labels == 0
+        wins = (distances[same, None] < distances[None, ~same]).astype(float)  # as the AUC is defined
+
+        def area(weights):
+            total = weights[same].sum() * weights[~same].sum()
+            return np.array([weights[same] @ wins @ weights[~same] / total if total else np.nan])
+
+        return area, pairs
+
+    found = []
+    errors = []
+    for number in range(1500):
+        area, pairs = draw()
+        found.append(area(np.ones(len(pairs)))[0])
+        if number < 60:
+            errors.append(standard_errors(area, pairs, number, draws=150)[1][0])
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=0.12)
 
 
 def test_rates_at_the_ends_get_wilsons_interval():

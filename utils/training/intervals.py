@@ -75,17 +75,19 @@ def standard_errors(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndar
 
     Images are drawn with replacement, and a pair counts as often as its two images were drawn, multiplied. That counts
     the noise of a pair itself three times (Owen 2007, The pigeonhole bootstrap), so twice the variance of drawing pairs
-    is taken off; what is left is that of Cameron and Miller (2014, Robust inference for dyadic data).
+    is taken off; what is left is that of Cameron and Miller (2014, Robust inference for dyadic data). Two images that
+    the pair rule has paired more than once, in whatever order, are drawn as one pair: their noise is the same.
     """
     used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     first, second = rows.reshape(2, -1)
+    units, unit_count = _unordered(first, second)
     random = np.random.default_rng(seed)
     by_image = []
     by_pair = []
     for _ in range(draws):
         drawn = _drawn(len(used), random)
         by_image.append(measure(drawn[first] * drawn[second]))
-        by_pair.append(measure(_drawn(len(pairs), random)))
+        by_pair.append(measure(_drawn(unit_count, random)[units]))
     own = _variance(by_pair)
     variance = np.maximum(_variance(by_image) - 2 * own, own)
     return measure(np.ones(len(pairs))), np.sqrt(variance)
@@ -123,6 +125,22 @@ def _mean(values, weights) -> float:
     """The weighted mean of numbers, float (P,); NaN where all weights are 0."""
     total = weights.sum()
     return float(weights @ values / total) if total else np.nan
+
+
+def _unordered(first, second) -> tuple[np.ndarray, int]:
+    """Number the pairs so that those of the same two images have one number, in the order in which they come.
+
+    Args:
+        first: int64 (P,), of the images.
+        second: int64 (P,).
+
+    Returns:
+        The numbers, int64 (P,), and how many there are.
+    """
+    keys = np.minimum(first, second) * (max(first.max(), second.max()) + 1) + np.maximum(first, second)
+    _, places, numbers = np.unique(keys, return_index=True, return_inverse=True)
+    in_order = np.argsort(np.argsort(places))
+    return in_order[numbers], len(places)
 
 
 def _drawn(count, random):
