@@ -1,3 +1,5 @@
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,9 +131,9 @@ def test_what_hardly_any_draw_can_measure_is_not_known():
     assert (found.value, round(found.low, 3), round(found.high, 3)) == (0.5, 0, 1)
 
 
-@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), min_size=2, max_size=40))
-def test_the_auc_against_sklearn(scored):
-    """On a coarse grid, so that ties are common."""
+@given(st.lists(st.tuples(st.integers(0, 8), st.integers(0, 1)), min_size=2, max_size=40), st.integers(0, 1000))
+def test_the_auc_against_sklearn(scored, seed):
+    """On a coarse grid, so that ties are common; also of weighted pairs, as they are when images are drawn anew."""
     distances, labels = np.array(scored).T
     images = np.arange(2 * len(labels)).reshape(2, -1)
     found = auc_interval(distances / 4, Pairs(images[0], images[1], labels), draws=2)
@@ -139,6 +141,10 @@ def test_the_auc_against_sklearn(scored):
         assert np.isnan(found.value)
     else:
         assert found.value == pytest.approx(roc_auc_score(labels, distances))
+        weights = np.random.default_rng(seed).integers(1, 4, len(labels))
+        with patch.dict(auc_interval.__globals__, interval=lambda measure, *others: measure):
+            measure = auc_interval(distances / 4, Pairs(images[0], images[1], labels))
+        assert measure(weights) == pytest.approx(roc_auc_score(labels, distances, sample_weight=weights))
 
 
 def test_the_auc_and_the_mean():

@@ -2,6 +2,9 @@ import math
 
 import pytest
 import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import ContrastiveLoss as Peer
+from pytorch_metric_learning.reducers import DoNothingReducer
 
 from utils.training import BatchContrastiveLoss, ContrastiveLoss
 
@@ -44,6 +47,29 @@ def test_batch_loss_against_plain_loops(device, classes):
     means = [sum(values) / len(values) for values in losses.values() if values]
     measured = BatchContrastiveLoss(1.0)(embeddings.to(device), torch.tensor(classes, device=device))
     assert measured.item() == pytest.approx(sum(means) / len(means), rel=1e-5)
+
+
+@pytest.mark.parametrize("margin", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("classes", [[0, 0, 1, 1, 1, 2, 2, 0], [0, 1, 2, 3], [0, 0, 0]])
+def test_losses_against_pytorch_metric_learning(classes, margin):
+    """It leaves the squares of what is pulled and pushed, and the halves, to its users."""
+    classes = torch.tensor(classes)
+    embeddings = torch.nn.functional.normalize(torch.randn(len(classes), 4, generator=torch.Generator().manual_seed(0)))
+    distance = LpDistance(normalize_embeddings=False)
+    peer = Peer(neg_margin=margin, distance=distance, reducer=DoNothingReducer())(embeddings, classes)
+    means = []
+    losses = []
+    for part in ("pos_loss", "neg_loss"):
+        if len(peer[part]["indices"][0]):
+            losses.append(peer[part]["losses"].square() / 2)
+            means.append(losses[-1].mean())
+    assert BatchContrastiveLoss(margin)(embeddings, classes).item() == pytest.approx(
+        sum(means).item() / len(means), rel=1e-4
+    )
+    one, other = torch.triu_indices(len(classes), len(classes), 1)
+    distances = distance(embeddings)[one, other]
+    found = ContrastiveLoss(margin)(distances, classes[one] != classes[other])  # each pair once; there, twice
+    assert found.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
 def test_batch_loss_moves_embeddings_the_right_way():

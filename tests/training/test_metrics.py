@@ -3,13 +3,22 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from scipy.optimize import brentq
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    confusion_matrix,
+    det_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from utils.data import Pairs
 from utils.training import error_rates, evaluate
-from utils.training.metrics import average_precision, equal_error_rate, fnmr_at
+from utils.training.metrics import FMRS, _Curves, _Decided, _Decisions, average_precision, equal_error_rate, fnmr_at
 
 # distances on a coarse grid, so that ties are common
 scored_pairs = st.lists(
@@ -47,6 +56,52 @@ def test_average_precision_is_that_of_sklearn(pairs, seed):
     kinds = (weights[pairs.labels == kind].sum() for kind in (0, 1))
     found = average_precision(*error_rates(distances, pairs.labels, weights), *kinds)
     assert found == pytest.approx(average_precision_score(pairs.labels, distances, sample_weight=weights))
+
+
+@settings(deadline=None, max_examples=50)
+@given(scored_pairs, st.integers(0, 1000))
+def test_all_rates_are_those_of_sklearn(pairs, seed):
+    """At weights, as they are when images are drawn anew: some are 0."""
+    distances, pairs = scored(*zip(*pairs, strict=True))
+    labels = pairs.labels
+    weights = np.random.default_rng(seed).integers(0, 4, len(pairs)).astype(float)
+    weights[[np.argmax(labels == kind) for kind in (0, 1)]] += 1  # something of each kind is left
+    threshold, band = 0.9, (0.4, 1.3)
+    found = {}
+    measures = _Curves(distances, labels), _Decisions(distances, labels, threshold), _Decided(distances, labels, band)
+    for measure in measures:
+        found |= dict(zip(measure.meanings, measure(weights), strict=True))
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, distances, sample_weight=weights))
+    expected = average_precision_score(labels, distances, sample_weight=weights)
+    assert found["average_precision"] == pytest.approx(expected)
+    decisions = (distances > threshold).astype(int)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, decisions, sample_weight=weights))
+    rates = confusion_matrix(labels, decisions, sample_weight=weights, normalize="true")
+    assert (found["fmr"], found["fnmr"]) == pytest.approx((rates[1, 0], rates[0, 1]))
+    decided = (distances <= band[0]) | (distances > band[1])
+    assert found["undecided"] == pytest.approx(1 - np.average(decided, weights=weights))
+    if (weights * decided).any():
+        errors = 1 - accuracy_score(labels, distances > band[1], sample_weight=weights * decided)
+        assert found["wrong_of_decided"] == pytest.approx(errors)
+    missed, passed, _ = roc_curve(labels, distances, sample_weight=weights)  # different pairs are its positive event
+    assert found["eer"] == pytest.approx(
+        brentq(lambda rate: 1 - rate - np.interp(rate, missed, passed), 0, 1), abs=1e-9
+    )
+    for most in FMRS:
+        fmr, fnmr, _ = det_curve(labels == 0, -distances, sample_weight=weights)
+        if not np.isnan(found[f"fnmr_at_fmr_{most:g}"]):
+            lowest = fnmr[fmr <= most + 1e-9].min() if (fmr <= most + 1e-9).any() else 1.0
+            assert found[f"fnmr_at_fmr_{most:g}"] == pytest.approx(lowest)
+
+
+@pytest.mark.parametrize("count", [5, 40])
+def test_intervals_of_no_and_of_only_errors_are_wilsons_in_scipy(count):
+    distances, pairs = scored(np.linspace(0.1, 1, 2 * count), np.arange(2 * count) >= count)
+    metrics = evaluate(distances, pairs, np.median(distances))
+    for name, hits in (("fnmr", 0), ("accuracy", 4 * count)):  # the trials are the images
+        expected = binomtest(hits, 4 * count).proportion_ci(0.95, "wilson")
+        found = metrics[name].interval
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_everything_by_hand():

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
+from pytorch_metric_learning.utils.inference import CustomKNN
 
 from utils.training import retrieval_rates
 
@@ -32,6 +35,25 @@ def test_against_plain_loops(block, monkeypatch):
     assert list(found) == ["recall_at_1", "r_precision", "map_at_r"]
     for values, column in zip(found.values(), expected.T, strict=True):
         assert values == pytest.approx(column)
+
+
+def test_against_pytorch_metric_learning():
+    """The mean of each class and of all queries; the lone image of class 0 is no query there either."""
+    random = np.random.default_rng(1)
+    labels = random.permutation(np.repeat(np.arange(6), [1, 2, 3, 6, 8, 9]))
+    embeddings = torch.from_numpy(random.normal(size=(len(labels), 4)) + 0.8 * random.normal(size=(6, 4))[labels])
+    found = retrieval_rates(embeddings, labels)
+    queries = labels[labels > 0]  # in the order in which rates come
+    names = {"recall_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_r": "mean_average_precision_at_r"}
+    nearest = CustomKNN(LpDistance(normalize_embeddings=False))
+    for by_class in (False, True):
+        peer = AccuracyCalculator(
+            include=tuple(names.values()), return_per_class=by_class, knn_func=nearest, device=torch.device("cpu")
+        )
+        expected = peer.get_accuracy(embeddings, torch.from_numpy(labels))
+        for name, values in found.items():
+            means = [values[queries == number].mean() for number in range(1, 6)] if by_class else values.mean()
+            assert means == pytest.approx(expected[names[name]])
 
 
 def test_a_perfect_and_a_useless_embedding():
