@@ -58,6 +58,23 @@ def test_interval_in_log_odds():
     assert found.high == pytest.approx(1 / (1 + math.exp(-reach - middle)), abs=2e-4)
 
 
+def test_standard_error_of_pairs_that_come_twice():
+    """Cameron and Miller 2014 where every pair of images stands twice, once the other way round, as the pair rule has
+    it in classes of two images: what is the pair's own is no news the second time. Written without reading the
+    implementation.
+    """
+    random = np.random.default_rng(2)
+    ring = np.arange(120)
+    once = random.normal(size=120)  # the pair's own
+    first = np.concatenate([ring, (ring + 1) % 120])
+    second = np.concatenate([(ring + 1) % 120, ring])
+    values = np.concatenate([once, once])
+    pairs = Pairs(first, second, np.zeros(240, dtype=int))
+    _, errors = standard_errors(lambda weights: np.array([np.average(values, weights=weights)]), pairs, draws=2000)
+    right = sandwich(values.tolist(), first.tolist(), second.tolist())
+    assert errors.item() == pytest.approx(right, rel=0.08)
+
+
 def sandwich(values, first, second):
     """The standard error of a mean over pairs of images: Cameron and Miller 2014 (Robust inference for dyadic data),
     the sum of the products of residuals of any two pairs that share an image.

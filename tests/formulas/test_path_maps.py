@@ -118,6 +118,7 @@ def test_contrastive_target(network, images, threshold, with_references, steps):
                 centre[dimension] += vector[dimension] / 5
     explanation = explain_by_contrast(Cut(network, "lift"), images, threshold, references, steps=steps)
     starts, ends = both_ends(plain, images)
+    completeness = [[0.0, 0.0], [0.0, 0.0]]
     for (pair, image), end in ends.items():
         partner = plain.embedding(ends[pair, 1 - image])
         own = plain.embedding(end)
@@ -135,7 +136,11 @@ def test_contrastive_target(network, images, threshold, with_references, steps):
         for channel, y, x in end:
             gained = end[channel, y, x] - starts[pair, image][channel, y, x]
             values[y, x] += gained * slopes[channel, y, x]
+        completeness[pair][0] += sum(values.values())
+        completeness[pair][1] += target(end) - target(starts[pair, image])
         evidence = explanation.evidence[pair, image].double()
         torch.testing.assert_close(evidence, as_map(values), rtol=1e-4, atol=1e-6)
         neither = torch.minimum(explanation.towards_different, explanation.towards_same)
         assert not neither.any()
+    for pair in range(2):
+        assert explanation.completeness[pair].tolist() == pytest.approx(completeness[pair], rel=1e-4, abs=1e-6)
