@@ -5,7 +5,7 @@ from kornia.filters import gaussian_blur2d
 
 
 def blurred(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, ..., 3, H, W) after a Gaussian blur with a twelfth of each side as sigma.
+    """Images (B, ..., 3, H, W) after a Gaussian blur with a twelfth of each side as sigma, cut off at two sigma.
 
     Unlike a grey patch it brings no edge of its own, and it looks like no class.
     """

@@ -14,6 +14,8 @@ WINDOW = 0.3  # of each side
 def explain_by_occlusion(network, images, threshold: float) -> Explanation:
     """Explain B pairs by blurring windows on a 7x7 grid (after Zeiler and Fergus 2014, section 4.2).
 
+    A window has WINDOW of each side; those of a row lie evenly from border to border, and overlap.
+
     network: any module from images (N, 3, H, W) to embeddings (N, D) of length 1. images: (B, 2, 3, H, W). A window's
     evidence is the distance with it less the distance without it, the other image as it is; a pixel's is the mean over
     the windows that it lies in. It takes 98 passes of the network for a pair.

@@ -25,7 +25,8 @@ class ContrastiveLoss(nn.Module):
 class BatchContrastiveLoss(ContrastiveLoss):
     """The contrastive loss of every pair among the images of a batch.
 
-    Positive and negative pairs weigh the same, however many there are of each: the mean of the two mean losses.
+    Positive and negative pairs weigh the same, however many there are of each: the mean of the two mean losses, or the
+    one of a batch that has only one kind.
     """
 
     def forward(self, embeddings, classes):

@@ -165,7 +165,8 @@ def stability(method, network, images, threshold, settings: ImageSettings, refer
 
 
 def pointing(maps, masks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pointing game (Zhang et al. 2018, section 4.2) and energy (Wang et al. 2020, section 4.2) of maps (B, 2, H, W).
+    """Pointing game (Zhang et al. 2018, section 4.2, without its tolerance in pixels) and energy (Wang et al. 2020,
+    section 4.2) of maps (B, 2, H, W), which hold no value below 0.
 
     masks: bool (B, 2, H, W), True on the object. Returns (hits, energies), float32 (B, 2) for image 1 and image 2:
     whether the peak lies on the object, and the share of the map that does; NaN for an image without an object, 0 for a
