@@ -283,7 +283,7 @@ def differences(settings) -> str:
     return ", ".join(found) or "nothing else"
 
 
-def measure(settings, count, rows, blind, texts):
+def measure(settings, count, without, rows, blind, texts):
     """Train where there is no network yet, compare all methods, and append to rows, blind and texts."""
     ensure_sample(settings.data_path)
     if not run_names(settings.checkpoints_path):
@@ -300,7 +300,7 @@ def measure(settings, count, rows, blind, texts):
         "random map": explain_at_random,
         "centre prior": explain_by_centre,
     }
-    methods = methods_of(trained.settings) | peers
+    methods = methods_of(trained.settings) | {name: peer for name, peer in peers.items() if name not in without}
     probed = dict.fromkeys(methods, PROBED) | dict.fromkeys(SLOW, SLOW_PROBED) | {trained.method: count}
     found = compare(methods, trained, pairs, splits, trained.config.seed, probed)
     rows += found
@@ -317,7 +317,8 @@ def measure(settings, count, rows, blind, texts):
         "",
         table(found).to_markdown(disable_numparse=True),
         "",
-        f"Controls of the default on {count} pairs, of {', '.join(SLOW)} on {SLOW_PROBED}, of the others on {PROBED}.",
+        f"Controls of the default on {count} pairs, of {', '.join(SLOW)} on {SLOW_PROBED}, of the others on {PROBED}."
+        + (f" Not measured: {', '.join(without)}." if without else ""),
         "",
         *planted_differences(trained, quick),
         *checked_counterfactuals(trained, pairs[:CHECKED]),
@@ -360,13 +361,17 @@ def main():
     parser.add_argument("--weights", help="weights for tests/benchmarks/photographs.yml")
     parser.add_argument("--checkpoints", type=Path, help="where the networks are, or will be kept")
     parser.add_argument("--pairs", type=int, default=128, help="test pairs of each dataset, at most")
+    parser.add_argument("--without", nargs="*", default=[], help="peers to leave out: FGGB, CorrRISE, SBSM, ...")
+    parser.add_argument("--only", help="one of the networks: sample, scratch or pretrained")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
     rows, blind = [], []
     texts = [f"# Faithfulness, {date.today()}", "", machine(), ""]
     with tempfile.TemporaryDirectory() as temporary:
         for settings in networks(options, options.checkpoints or temporary):
-            measure(settings, options.pairs, rows, blind, texts)
+            if options.only and settings.checkpoints_path.name != options.only:
+                continue
+            measure(settings, options.pairs, options.without, rows, blind, texts)
             options.results.mkdir(parents=True, exist_ok=True)
             content = {"methods": [asdict(row) for row in rows], "blind": blind}
             (options.results / "faithfulness.json").write_text(json.dumps(content, indent=2) + "\n")

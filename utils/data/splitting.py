@@ -21,8 +21,8 @@ def split(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: 
     labels: int64 (N,). groups: int64 (N,), the index of the first image of each group; groups are never separated.
     `test_size` and `valid_size` are shares of the images of each class, met to within half a group, unless two groups
     alone are more: a class of six or more groups of its own gives at least two groups to validation and to test, so
-    that it can form a positive pair there. A group larger than the share of its class trains. Groups of several classes are dealt first, where they are missed
-    most.
+    that it can form a positive pair there. A group larger than the share of its class trains. Groups of several
+    classes are dealt first, where they are missed most.
     """
     random = np.random.default_rng(seed)
     _, leaders, numbers, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
