@@ -85,9 +85,9 @@ def test_the_class_of_most_references_is_not_taken_for_that_of_the_nearest():
     labels = [axes.get_xlabel() for axes in counterfactual_figure(found).axes]
     assert labels == [
         "nearest training images: 2 of 3 are rose\nthe very nearest: tulip/3.png",
-        "nearest training images: 3 of 3 are\ntulip\nthe very nearest: tulip/4.png",
-        "nearest training images: 2 of 3 are\ntulip\nthe very nearest: tulip/5.png",
-        "nearest training images: 3 of 3 are\ntulip\nthe very nearest: tulip/4.png",
+        "nearest training images: 3 of 3 are tulip\nthe very nearest: tulip/4.png",
+        "nearest training images: 2 of 3 are tulip\nthe very nearest: tulip/5.png",
+        "nearest training images: 3 of 3 are tulip\nthe very nearest: tulip/4.png",
     ]
     touched = "Of the training images nearest to image 1, 2 of 3 are rose before, 2 of 3 are tulip after."
     assert touched in found.sentence()

@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from helpers import explanation_of, network_and_images
 
 from utils import decompose, gallery, grid, grid_figure, judge, plane
-from utils.figures.grid import NOTHING, caption
+from utils.figures.grid import NOTHING, caption, judgement
 from utils.pages.viewer import view_content
 
 HOSTILE = "<img src=x onerror=alert(1)>.jpg", "</script><script>alert(1)</script>"
@@ -36,9 +37,15 @@ def test_each_tile_opens_the_viewer_of_its_pair(pairs):
     for index, (tile, pair) in enumerate(zip(content["pairs"], explanation, strict=True)):
         expected = view_content(pair, verdict[index], decompose(network, pair))
         assert tile["view"] == json.loads(json.dumps(expected))
-        word, *of_images = (verdict.word(index, part) for part in ("pair", "image 1", "image 2"))
-        said = f"Maps: {word} (image 1: {of_images[0]}; image 2: {of_images[1]})."
-        assert tile["caption"] == f"{caption(pair).strip()} {said}"
+        assert tile["caption"] == f"{caption(pair).strip()} {judgement(verdict, index)}"
+
+
+def test_a_word_for_the_pair_and_for_each_image():
+    words = {"pair": "weak", "image 1": "faithful", "image 2": "not better than chance"}
+    verdict = SimpleNamespace(word=lambda index, part: words[part])
+    assert judgement(verdict) == "Maps: weak (image 1: faithful; image 2: not better than chance)."
+    alike = SimpleNamespace(word=lambda index, part: "weak")
+    assert judgement(alike) == "Maps of the pair and of each image: weak."
 
 
 def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pairs):
@@ -49,9 +56,7 @@ def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pa
     verdict = judge(network, explanation)
     for index, panel in enumerate(grid_figure(explanation, verdict).subfigs[0].subfigs[:3]):
         title = " ".join(panel.get_suptitle().split())
-        for part in ("image 1", "image 2"):
-            assert f"{part}: {verdict.word(index, part)}" in title
-        assert f"Maps: {verdict.word(index)} (" in title
+        assert judgement(verdict, index) in title
     for shown in (grid, grid_figure):
         with pytest.raises(ValueError, match="the verdict is of another explanation"):
             shown(explanation[:2], verdict=verdict)

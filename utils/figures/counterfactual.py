@@ -9,7 +9,7 @@ from utils.figures.drawing import closed, file_name, heading, named, pixels, sho
 
 CHANGED = "white"  # outline of what was changed
 SOURCE = "yellow"  # outline of where its pixels are from
-NAME = 40  # characters of a name that fit below an image
+NAME = 46  # characters of a name that fit below an image
 
 
 def counterfactual_figure(found: Counterfactual):
@@ -21,7 +21,7 @@ def counterfactual_figure(found: Counterfactual):
     donor = found.donor
     third = donor is not None and donor is not explanation
     columns = 3 if third else 2
-    drawn, axes = plt.subplots(2, columns, figsize=(3.3 * columns, 7), layout="constrained")
+    drawn, axes = plt.subplots(2, columns, figsize=(3.3 * columns, 8), layout="constrained")
     rows = [(explanation.images[0], found.nearest_before), (found.edited, found.nearest_after)]
     for row, (images, names) in enumerate(rows):
         for column, image in enumerate(pixels(images, explanation)):

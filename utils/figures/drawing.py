@@ -30,6 +30,7 @@ OPACITY = 0.6  # of a heatmap
 SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value; below, words do too
 UNJUDGED = "Maps not judged."
 PER_INCH = 10  # characters of a caution
+LINE = 0.2  # inches of a line of it
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks, whose size it holds down; files have more
 LINES = 4  # of a name, at most
@@ -186,8 +187,9 @@ def closed(figure, name: str, caution=""):
     """
     if caution and _words(wrapped(caution, 80)) not in _words(*(text.get_text() for text in figure.findobj(Text))):
         width = int(PER_INCH * figure.get_figwidth())
-        lines = [wrapped(caution, width), figure.get_suptitle()]
-        figure.suptitle("\n".join(filter(None, lines)), fontsize=10)
+        above = wrapped(caution, width)
+        figure.suptitle("\n".join(filter(None, [above, figure.get_suptitle()])), fontsize=10)
+        figure.set_figheight(figure.get_figheight() + LINE * len(above.splitlines()))
     plt.close(figure)  # else the notebook shows it a second time
     figure.set_label(name)
     figure.set_dpi(INLINE_DPI)

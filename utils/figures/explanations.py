@@ -42,12 +42,12 @@ COLUMN = 30  # characters that fit a column of 2.4 inches
 def images_figure(explanation: Explanation):
     """Both images of a pair side by side as the network sees them, stretched to its size, with their names."""
     names = only_pair(explanation).names[0]
-    drawn, axes = plt.subplots(1, 2, figsize=(5, 3), layout="constrained")
+    drawn, axes = plt.subplots(1, 2, figsize=(5, 3.5), layout="constrained")
     images = pixels(explanation.images[0], explanation)
     for number, (column, image, name) in enumerate(zip(axes, images, names, strict=True), start=1):
         show(column, image)
         column.set_title(named(f"image {number}: {name}", COLUMN), fontsize=9)
-        column.set_xlabel(wrapped(shown_as(explanation), NAME), fontsize=8)
+        column.set_xlabel(wrapped(shown_as(explanation), COLUMN + 8), fontsize=8)
     return closed(drawn, file_name("images", explanation), explanation.caution)
 
 
@@ -68,7 +68,8 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     if explanation.undecided.any():
         kinds = KINDS
     shown = [photos(pair) for pair in explanation]
-    heights = [min(2.2 * sum(_aspects(images)), TALLEST) + 1.6 for images in shown]
+    words = 1.6 if verdict is None else 2.3
+    heights = [min(2.2 * sum(_aspects(images)), TALLEST) + words for images in shown]
     size = (2.4 * (1 + len(kinds)) + 0.8, sum(heights))
     drawn = plt.figure(figsize=size, layout="constrained")
     panels = drawn.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -165,7 +166,7 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
     made = [part for part in (explanation.source, explanation.sum_of_parts()) if part]
     judged = UNJUDGED if verdict is None else verdict.sentence()
     lines = [explanation.sentence(), "; ".join(made), judged]
-    panel.suptitle(wrapped("\n".join(lines), COLUMN * columns), fontsize=11)
+    panel.suptitle(wrapped("\n".join(filter(None, lines)), COLUMN * columns), fontsize=11)
 
 
 def _say_on(axes, text):

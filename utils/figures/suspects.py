@@ -21,6 +21,7 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=PAIRS, opacity=O
         return nothing("No label is suspected: all images look like their own class.", "suspects", caution)
     explanation = trained.explain(*pairs)
     drawn = figure(explanation, judge(trained.network, explanation, trained.config.seed), opacity=opacity)
+    drawn.set_figheight(drawn.get_figheight() + 0.8 * len(pairs))  # for what is suspected
     for panel, row in zip(drawn.subfigs, suspects.table(count).itertuples(), strict=True):
         _, image, label, suggested, quality, *_ = row
         suspicion = f"Suspect label: {image}\n{label}, but like {suggested} to the network (quality {quality:.3f})"
