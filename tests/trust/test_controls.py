@@ -3,6 +3,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import quantus
 import torch
 import torch.nn.functional as F
 from helpers import by_pillow, network_and_images
@@ -208,6 +209,15 @@ def test_hits_and_energy_by_hand():
     hits, energies = pointing(maps, torch.stack([top, ~top])[None])
     assert hits.tolist() == [[1.0, 0.0]]  # the peak of image 2 lies in the upper row, its object in the lower one
     torch.testing.assert_close(energies, torch.tensor([[0.5, 0.25]]))
+
+
+def test_hits_and_energy_against_quantus():
+    maps = torch.rand(3, 2, 8, 9)
+    masks = torch.rand(3, 2, 8, 9) > 0.5
+    settings = {"abs": False, "normalise": False, "disable_warnings": True}
+    for found, peer in zip(pointing(maps, masks), (quantus.PointingGame, quantus.RelevanceMassAccuracy), strict=True):
+        batch = {"a_batch": maps.flatten(0, 1)[:, None].numpy(), "s_batch": masks.flatten(0, 1)[:, None].numpy()}
+        assert found.flatten().tolist() == pytest.approx(list(peer(**settings).evaluate_batch(**batch)), abs=1e-6)
 
 
 def test_no_object_and_a_blank_map():
