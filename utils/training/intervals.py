@@ -77,6 +77,10 @@ def standard_errors(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndar
     the noise of a pair itself three times (Owen 2007, The pigeonhole bootstrap), so twice the variance of drawing pairs
     is taken off; what is left is that of Cameron and Miller (2014, Robust inference for dyadic data). Two images that
     the pair rule has paired more than once, in whatever order, are drawn as one pair: their noise is the same.
+
+    Few images vary less around their own mean than around the true one. For a mean over pairs the variance comes out
+    low by the share of all pairs of pairs that have an image in common, so it is raised by that. Intervals still hold
+    the truth less often than in 95 %: in about 91 % with 30 to 60 images, where images differ as much as pairs do.
     """
     used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
     first, second = rows.reshape(2, -1)
@@ -89,8 +93,19 @@ def standard_errors(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndar
         by_image.append(measure(drawn[first] * drawn[second]))
         by_pair.append(measure(_drawn(unit_count, random)[units]))
     own = _variance(by_pair)
-    variance = np.maximum(_variance(by_image) - 2 * own, own)
+    variance = np.maximum(_variance(by_image) - 2 * own, own) / (1 - _connected(rows.reshape(2, -1), units))
     return measure(np.ones(len(pairs))), np.sqrt(variance)
+
+
+def _connected(images, units) -> float:
+    """The share of all pairs of pairs that have an image in common, at most 1/2.
+
+    Args:
+        images: The two images of each pair by number from 0, int64 (2, P).
+        units: A number for each pair, the same for those of the same two images, int64 (P,).
+    """
+    shared = np.square(np.bincount(images.ravel())).sum() - np.square(np.bincount(units)).sum()
+    return min(shared / images.shape[1] ** 2, 1 / 2)
 
 
 def image_count(pairs: Pairs) -> int:
