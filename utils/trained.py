@@ -10,6 +10,7 @@ import torch
 from utils.config import AUTO, Config, ConfigError, ExplanationSettings
 from utils.data import Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
 from utils.explain import Explanation, References, embed_explained, explain, measured, methods_of, name_of, only_pair
+from utils.explain.methods import UNTESTED
 from utils.files import write_text
 from utils.network import SiameseNetwork, distance, evaluating, folded, paired
 from utils.prepared import Prepared
@@ -78,6 +79,11 @@ class Trained:
         if self.prepared is None:
             return None
         return References(self.prepared.embeddings.to(self.runtime.device), self.prepared.names)
+
+    @property
+    def caution(self) -> str:
+        """What every figure and page says first of a network that may know nothing; "" of one that knows something."""
+        return self.prepared.caution if self.prepared else UNTESTED
 
     @property
     def seconds(self) -> float:
@@ -173,12 +179,11 @@ class Trained:
     def _source(self, pairs) -> dict:
         """What an explanation carries of its image files."""
         classes = [self._classes_of(pair) for pair in pairs]
-        caution = self.prepared.caution if self.prepared else None
         return {
             "paths": pairs,
             "classes": classes,
             "normalization": self.config.image.normalization,
-            "caution": caution,
+            "caution": self.caution,
             "band": self.band,
             "calibration": self.prepared and self.prepared.calibration,
         }

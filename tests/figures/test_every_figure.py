@@ -171,6 +171,17 @@ def test_the_words_are_not_said_twice_and_not_without_need(blind, prepared):
     assert "caution" not in scores_table(knowing)
 
 
+def test_of_a_network_that_was_never_tested_all_say_so(trained):
+    """Before `prepare_explanations` nothing is known of the test pairs: explanations, map and suspects say the same."""
+    assert trained.prepared is None
+    said = trained.explain(trained.load_splits().files(trained.load_splits().test_pairs, 1)[0]).caution
+    assert "not tested" in said
+    images = gallery(trained)
+    assert said in without_scripts(utils.plane(trained, images, dataset_map(images.embeddings)))
+    unsuspected = none_suspected(suspects_of(trained, trained.load_splits()))
+    assert said in words_of(utils.suspects_figure(trained, unsuspected))
+
+
 def test_search_and_its_table_say_it(blind):
     hits = most_similar(blind.trained, blind.pairs[0][0], 2)
     assert hits.caution == CAUTION

@@ -153,7 +153,7 @@ def _claim(folder, trained, judged):
         prepared = trained.prepared
         carried = {
             "band": trained.band,
-            "caution": prepared.caution if prepared else None,
+            "caution": trained.caution,
             "calibration": prepared and prepared.calibration,
         }
     references = [trained.references.embeddings] if trained.references else []

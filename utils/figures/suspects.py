@@ -17,8 +17,7 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=PAIRS, opacity=O
     """
     pairs = suspects.pairs(count)
     if not pairs:
-        caution = trained.prepared.caution if trained.prepared else ""
-        return nothing("No label is suspected: all images look like their own class.", "suspects", caution)
+        return nothing("No label is suspected: all images look like their own class.", "suspects", trained.caution)
     explanation = trained.explain(*pairs)
     drawn = figure(explanation, judge(trained.network, explanation, trained.config.seed), opacity=opacity)
     drawn.set_figheight(drawn.get_figheight() + 0.8 * len(pairs))  # for what is suspected

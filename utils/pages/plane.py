@@ -48,6 +48,5 @@ def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element
         "band": [float(np.clip(edge, 0, FARTHEST)) for edge in trained.band or ()],
     }
     title = f"A map of {len(images)} images"
-    caution = trained.prepared.caution if trained.prepared else ""
     scripts, styles = ["viewer.js", "plane.js"], ["viewer.css", "plane.css"]
-    return component("mountPlane", content, "map", title, scripts, styles, caution)
+    return component("mountPlane", content, "map", title, scripts, styles, trained.caution)

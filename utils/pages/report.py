@@ -78,7 +78,7 @@ def report(
 def cautions(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcuts, found) -> list[str]:
     """What a reader must know before believing the rest, in sentences."""
     auc = metrics["auc"].interval
-    said = [trained.prepared.caution] if trained.prepared.caution else []
+    said = [trained.caution] if trained.caution else []
     if auc.high - auc.low > WIDE:
         said.append(f"The test AUC is {auc}: with {metrics.facts['images']} test images it is not known better.")
     if row.faithful < FEW_FAITHFUL:
