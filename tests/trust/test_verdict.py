@@ -214,3 +214,14 @@ def test_another_network_than_the_explained_one_is_refused():
     explanation = explanation_of(Chequered(), images, right)
     with pytest.raises(ValueError, match="explanation is of another network"):
         judge(Coloured(), explanation)
+
+
+def test_no_pair_has_no_word():
+    """As where no mistake was made: the figure and page of mistakes are judged all the same."""
+    images, right = different_pairs(2)
+    network, pairs = network_and_images(size=(32, 32), count=2)
+    for judged, explanation in (
+        (Chequered(), explanation_of(Chequered(), images, right)),
+        (network, explain(network, pairs, 0.5, layer="layer2")),
+    ):
+        assert judge(judged, explanation[0:0]).words() == []

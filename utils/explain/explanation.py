@@ -264,7 +264,7 @@ def embed_explained(network: Explainable, explanation: Explanation) -> torch.Ten
     """
     embeddings = embed_pairs(network, explanation.images)
     distances = distance(*embeddings.unbind(1))
-    if not (distances - explanation.distance).abs().max() <= ROUNDING:  # NaN is no number to agree with
+    if not ((distances - explanation.distance).abs() <= ROUNDING).all():  # NaN is no number to agree with
         raise ValueError("the explanation is of another network: pass the one that was explained, in its Cut if in one")
     return embeddings
 
