@@ -36,6 +36,16 @@ def test_notebooks_are_short_cells_under_headings(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_sentence_tells_a_result(path):
+    """Text around the cells holds for any dataset: what was found on one is in the outputs, where code writes it."""
+    notebook = nbformat.read(path, as_version=4)
+    text = " ".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "the sample" not in text
+    numbers = re.findall(r"\d+(?:\.\d+)? ?%|\d\.\d\d", text)
+    assert set(numbers) <= {"95 %"}  # of intervals
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_notebooks_are_executed_in_order(path):
     notebook = nbformat.read(path, as_version=4)
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
