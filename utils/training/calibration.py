@@ -4,32 +4,86 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from scipy.special import expit, logit
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
 
 from utils.data import Pairs
 from utils.network import Calibration
 from utils.training.intervals import Interval, Z, image_count, intervals, standard_errors
 
-ENOUGH = 1000  # pairs from which on the shape of the curve is left open
+FOLDS = 10  # of images, over which the shape of the curve is chosen
 KNOTS = 201
 BINS = 10
+EDGE = 0.0025  # distances / 2 of beta calibration stay so far from 0 and 1: half a step between knots
+STEPS = 100  # of Newton's method at most
+TOLERANCE = 1e-6  # in log odds: Newton's method ends below it
 
 
 def fit_calibration(distances, pairs: Pairs, seed=0) -> Calibration:
-    """The probability of "same class" by distance, fitted on validation pairs whose distances are float (P,).
+    """Fit the probability of "same class" by distance to validation pairs.
 
-    Below ENOUGH pairs a sigmoid, by Platt's method (1999) with his softened labels; else isotonic regression (Zadrozny
-    and Elkan 2002), which leaves the shape open and stays as far from 0 and 1 as the softened labels. Same and
-    different pairs weigh alike, so the probability is that among pairs of which half are the same. The interval is
-    symmetric in log odds, by `standard_errors`: images are drawn anew.
+    The curve has the shape of `choose_shape` and never rises: where same pairs are not closer than different pairs, it
+    is flat. Same and different pairs weigh alike, so the probability is that among pairs of which half are the same.
+    Platt's softened labels keep it from 0 and 1: so many pairs cannot show that there are no exceptions.
+
+    The interval reaches from the lowest to the highest end of the intervals of all SHAPES, as so few images leave the
+    shape open. Each is symmetric in log odds, by `standard_errors`: images are drawn anew. As those have no exceptions
+    where the pairs have none, the interval also holds the probabilities that Wilson's (1927) leaves open when none of
+    so many images is an exception.
+
+    Args:
+        distances: Of the pairs, float (P,), in [0, 2].
+        pairs: The P validation pairs, of both kinds.
+        seed: Of the folds and the resampling of images.
+
+    Returns:
+        The probability and its 95 % interval at KNOTS distances from 0 to 2.
+
+    Source: Platt 1999, Probabilistic outputs for support vector machines; Zadrozny and Elkan 2002, Transforming
+    classifier scores into accurate multiclass probability estimates; Kull et al. 2017, Beta calibration.
     """
     grid = np.linspace(0, 2, KNOTS)
-    fit = _isotonic if len(pairs) >= ENOUGH else _sigmoid
-    log_odds, errors = standard_errors(lambda weights: fit(distances, pairs.labels, weights, grid), pairs, seed)
-    probabilities = expit(np.stack([log_odds, log_odds - Z * errors, log_odds + Z * errors], axis=1))
-    return Calibration(torch.from_numpy(grid).float(), torch.from_numpy(probabilities).float())
+    chosen = list(SHAPES).index(choose_shape(distances, pairs, seed))
+
+    def measure(weights):
+        return np.concatenate([fit(distances, pairs.labels, weights, grid) for fit in SHAPES.values()])
+
+    log_odds, errors = (part.reshape(-1, KNOTS) for part in standard_errors(measure, pairs, seed))
+    same, different = np.bincount(pairs.labels, minlength=2)
+    curve = np.clip(log_odds[chosen], -np.log(different + 1), np.log(same + 1))
+    exceptions = logit(Z**2 / (image_count(pairs) + Z**2))
+    low = np.minimum((log_odds - Z * errors).min(axis=0), np.minimum(curve, -exceptions))
+    high = np.maximum((log_odds + Z * errors).max(axis=0), np.maximum(curve, exceptions))
+    columns = [isotonic_regression(expit(column), increasing=False).x for column in (curve, low, high)]
+    return Calibration(torch.from_numpy(grid).float(), torch.from_numpy(np.stack(columns, axis=1)).float())
+
+
+def choose_shape(distances, pairs: Pairs, seed=0) -> str:
+    """Choose the shape of the calibration curve, a key of SHAPES, by log loss over folds of images.
+
+    Images, not pairs, are dealt into FOLDS folds. A pair is scored once, by fits to all pairs that have no image in the
+    folds of its two images. Both kinds weigh alike. Where the folds leave nothing to fit or score: "sigmoid".
+
+    Args:
+        distances: Of the pairs, float (P,), in [0, 2].
+        pairs: The P validation pairs.
+        seed: Of the folds.
+    """
+    used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
+    folds = np.random.default_rng(seed).permutation(len(used)) % FOLDS
+    folds = np.sort(folds[rows.reshape(2, -1)], axis=0)  # (2, P): of both images, the lower first
+    losses = np.full((len(SHAPES), len(pairs)), np.nan)
+    for held in np.unique(folds, axis=1).T:
+        scored = (folds == held[:, None]).all(axis=0)
+        kept = (~np.isin(folds, held).any(axis=0)).astype(float)
+        for row, fit in enumerate(SHAPES.values()):
+            log_odds = fit(distances, pairs.labels, kept, distances[scored])
+            losses[row, scored] = np.logaddexp(0, np.where(pairs.labels[scored] == 0, -log_odds, log_odds))
+    measured = ~np.isnan(losses[0])  # all shapes fail together: where a kind is missing
+    weights = _balanced(pairs.labels, measured.astype(float))
+    if np.isnan(weights).any():
+        return "sigmoid"
+    return list(SHAPES)[(losses[:, measured] @ weights[measured]).argmin()]
 
 
 @dataclass(frozen=True)
@@ -102,26 +156,85 @@ def _bins(probabilities):
     return np.minimum((np.asarray(probabilities) * BINS).astype(int), BINS - 1)
 
 
-def _sigmoid(distances, labels, weights, grid):
-    """Log odds of "same" at the distances of the grid, float (G,); NaN where a kind is missing."""
-    targets, weights = _softened(labels, weights)
-    if targets is None:
-        return np.full(len(grid), np.nan)
-    model = LogisticRegression(C=np.inf)  # each pair counts as same and as different, by its softened label
-    twice = np.concatenate([distances, distances])[:, None]
-    kinds = np.repeat([1, 0], len(distances))
-    model.fit(twice, kinds, np.concatenate([weights * targets, weights * (1 - targets)]))
-    return model.decision_function(grid[:, None])
+def _sigmoid(distances, labels, weights, places):
+    """Log odds of "same" at distances `places`, float (G,); NaN where a kind is missing."""
+    return _logistic([-distances], labels, weights, [-places])
 
 
-def _isotonic(distances, labels, weights, grid):
-    """The same, of a curve whose shape is open."""
+def _beta(distances, labels, weights, places):
+    """The same, linear in the logarithms of the similarity and of its difference to 1 (Kull et al. 2017, section 3)."""
+    return _logistic(_logarithms(distances), labels, weights, _logarithms(places))
+
+
+def _isotonic(distances, labels, weights, places):
+    """The same, of a curve whose shape is open; linear between the distances of the fit, flat beyond them."""
     targets, weights = _softened(labels, weights)
     if targets is None:
-        return np.full(len(grid), np.nan)
-    model = IsotonicRegression(increasing=False, out_of_bounds="clip")
+        return np.full(len(places), np.nan)
     counted = weights > 0
-    return logit(model.fit(distances[counted], targets[counted], weights[counted]).predict(grid))
+    knots, rows = np.unique(distances[counted], return_inverse=True)
+    sums = np.bincount(rows, weights[counted])
+    shares = np.bincount(rows, (weights * targets)[counted]) / sums
+    return logit(np.interp(places, knots, isotonic_regression(shares, weights=sums, increasing=False).x))
+
+
+SHAPES = {"sigmoid": _sigmoid, "beta": _beta, "isotonic": _isotonic}  # the simplest first: it is taken of equals
+
+
+def _logarithms(distances):
+    """The two features of beta calibration, each float (P,) and falling with distance."""
+    share = np.clip(distances / 2, EDGE, 1 - EDGE)
+    return [np.log(1 - share), -np.log(share)]
+
+
+def _logistic(features, labels, weights, features_of_places):
+    """Log odds by logistic regression, float (G,), with softened labels and no negative coefficient.
+
+    The feature with the most negative coefficient is left out, until none is. scikit-learn's is as exact, but takes
+    several times as long for so few pairs, and is fitted a thousand times.
+
+    Args:
+        features: Of the pairs, each float (P,).
+        labels: int (P,), 0 same.
+        weights: Of the pairs, float (P,).
+        features_of_places: The same features at G distances, each float (G,).
+    """
+    targets, weights = _softened(labels, weights)
+    if targets is None:
+        return np.full(len(features_of_places[0]), np.nan)
+    counted = weights > 0
+    inputs = np.stack([np.ones(len(targets)), *features], axis=1)[counted]
+    places = np.stack([np.ones(len(features_of_places[0])), *features_of_places], axis=1)
+    while True:
+        coefficients = _newton(inputs, targets[counted], weights[counted])
+        if coefficients[1:].min(initial=0) >= 0:
+            return places @ coefficients
+        lowest = coefficients[1:].argmin() + 1
+        inputs, places = np.delete(inputs, lowest, axis=1), np.delete(places, lowest, axis=1)
+
+
+def _newton(inputs, targets, weights):
+    """The coefficients of a logistic regression, float (K,), by Newton's method.
+
+    A step moves no log odds by more than 1, with which the loss always falls (Bach 2010, Self-concordant analysis for
+    logistic regression, proposition 1).
+
+    Args:
+        inputs: float (P, K).
+        targets: float (P,), in (0, 1).
+        weights: float (P,), positive.
+    """
+    coefficients = np.zeros(inputs.shape[1])
+    ridge = 1e-10 * weights.sum() * np.eye(len(coefficients))  # equal distances have no curvature
+    for _ in range(STEPS):
+        chances = expit(inputs @ coefficients)
+        curvature = inputs.T @ (inputs * (weights * chances * (1 - chances))[:, None])
+        step = np.linalg.solve(curvature + ridge, inputs.T @ (weights * (targets - chances)))
+        farthest = np.abs(inputs @ step).max()
+        coefficients += step / max(1, farthest)
+        if farthest < TOLERANCE:
+            break
+    return coefficients
 
 
 def _softened(labels, weights):
