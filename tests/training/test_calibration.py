@@ -378,3 +378,13 @@ def test_the_error_of_right_probabilities_falls_with_the_number_of_pairs():
     few, many = (chance_calibration_error(np.full(count, 0.5)) for count in (100, 10000))
     assert few == pytest.approx(np.sqrt(2 / np.pi) * 0.05, rel=0.15)  # mean of |N(0, 0.05)|
     assert many == pytest.approx(few / 10, rel=0.3)
+
+
+def test_a_probability_on_the_edge_of_a_bin_is_in_the_lower_one():
+    """Guo et al. 2017, section 2: bins are ((m - 1) / M, m / M]. Same pairs weigh as much as different ones.
+
+    Bin (0.2, 0.3] holds 0.3, same, and 0.25, different; (0.3, 0.4] holds 0.35, different; (0.9, 1] holds 0.95, same.
+    """
+    probabilities = np.array([0.3, 0.25, 0.35, 0.95])
+    expected = (abs(0.3 + 0.25 - 1) + abs(0.35 - 0) + abs(0.95 - 1)) / 4
+    assert calibration_error(probabilities, np.array([0, 1, 1, 0])) == pytest.approx(expected)

@@ -152,8 +152,9 @@ def _error(probabilities, labels, weights) -> float:
 
 
 def _bins(probabilities):
-    """The bin of each probability, int64 (P,)."""
-    return np.minimum((np.asarray(probabilities) * BINS).astype(int), BINS - 1)
+    """The bin of each probability, int64 (P,); one on an edge is in the lower bin, as in Guo et al. 2017."""
+    edges = np.linspace(0, 1, BINS + 1)
+    return np.searchsorted(edges[1:-1], probabilities)
 
 
 def _sigmoid(distances, labels, weights, places):
