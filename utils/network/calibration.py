@@ -10,7 +10,8 @@ class Calibration:
     """Probability that the images of a pair are of one class, by their distance, where half of all pairs are.
 
     distances: float32 (G,), rising. probabilities: float32 (G, 3) in [0, 1]: the probability and the lower and upper
-    end of its 95 % interval, which never rise with distance and hold the probability. Fitted on validation pairs by `utils.training.fit_calibration`.
+    end of its 95 % interval, which never rise with distance and hold the probability. Fitted on validation pairs by
+    `utils.training.fit_calibration`.
     """
 
     distances: torch.Tensor

@@ -27,9 +27,9 @@ def fit_calibration(distances, pairs: Pairs, seed=0) -> Calibration:
     Platt's softened labels keep it from 0 and 1: so many pairs cannot show that there are no exceptions.
 
     The interval reaches from the lowest to the highest end of the intervals of all SHAPES, as so few images leave the
-    shape open. Each is symmetric in log odds, by `standard_errors`: images are drawn anew. As those have no exceptions
-    where the pairs have none, the interval also holds the probabilities that Wilson's (1927) leaves open when none of
-    so many images is an exception.
+    shape open. Each is symmetric in log odds, by `standard_errors`: images are drawn anew. Images without exceptions
+    have none when drawn anew, so the interval never excludes what Wilson's (1927) leaves open for none of
+    so many images.
 
     Args:
         distances: Of the pairs, float (P,), in [0, 2].
