@@ -65,8 +65,7 @@ def find_runtime(config: Config) -> Runtime:
     device = _device(config)
     if "LOCAL_RANK" in os.environ and not dist.is_initialized():
         _join_the_others(device)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts; else torch refuses it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, and needed by a later deterministic run
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = not config.deterministic
@@ -79,8 +78,8 @@ def deterministic_or_refused():
 
     Raises:
         ConfigError: `deterministic: True` is set, and torch has one algorithm alone, which does not repeat to the bit.
-            On GPUs such are the gradients of adaptive pooling (but to one place), of linear and cubic interpolation
-            and of reflection padding, which few backbones use.
+            On GPUs such are the gradients of adaptive pooling (but to one place), of cubic interpolation and of
+            reflection padding, which few backbones use.
     """
     try:
         yield

@@ -189,7 +189,9 @@ def test_floats_of_pixels_are_explained_with_a_caution(dtype):
     network = network.to(dtype)
     pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
     said = explain(network, pixels, 0.5, caution="").sentence()
-    assert said.startswith("CAUTION: the images hold whole numbers up to 255: most networks take normalised ones")
+    assert said.startswith("CAUTION: the images hold values from 0 to 255: most networks take normalised ones")
+    resized = (pixels / 1.7).clamp(min=0)  # no whole numbers any more
+    assert "hold values from 0 to 150: most networks" in explain(network, resized, 0.5, caution="").sentence()
     imagenet = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     said = explain(network, pixels, 0.5, caution="", normalization=imagenet).sentence()
     assert said.startswith("CAUTION: the images hold values from 0 to 255, but pixels normalised by the normalization")

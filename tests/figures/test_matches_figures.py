@@ -113,7 +113,7 @@ def test_what_is_shown_is_said_as_a_share_of_the_whole():
     assert parts[0] + parts[1] == pytest.approx(sum(places.flatten().tolist()), abs=0.002)
     assert float(found["share"]) == pytest.approx(100 * sum(listed) / 0.9, abs=1)
     assert found["shown"] in str(matches)
-    assert "%" not in replace(matches, cosine=-0.3).told(matches.mutual())  # no share of what is negative
+    assert "%" not in replace(matches, cosine=-0.3).parts_in_words(matches.mutual())  # no share of what is negative
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])

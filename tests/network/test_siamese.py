@@ -195,7 +195,7 @@ def test_layers_of_one_place_are_refused_by_name():
 
 
 def test_images_too_small_to_be_explained_are_refused_before_training(make_config):
-    said = r"image.size: \[32, 32\] is refused for test_resnet.*set at least \[64, 64\]"
+    said = r"image.size: \[32, 32\] is refused for test_resnet.*set more than 32 pixels a side, say \[64, 64\]"
     with pytest.raises(ConfigError, match=said):
         build_network(make_config({"image.size": [32, 32]}))
     build_network(make_config({"image.size": [32, 64]}))

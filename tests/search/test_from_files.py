@@ -203,3 +203,16 @@ def test_a_format_that_load_alone_reads_is_shown_as_it_was_explained(files, tmp_
     own = FromFiles(files.network, lambda path: torch.from_numpy(np.load(path)), 0.3)
     table = explain_folder(own, [(str(tmp_path / "0.npy"), str(tmp_path / "1.npy"))], tmp_path / "out")
     assert (tmp_path / "out" / f"{table['files'][0]}.png").exists()
+
+
+def test_a_loader_that_knows_its_own_files_only_and_one_of_longer_floats(module, paths, tmp_path):
+    """A dictionary of tensors refuses a file that it does not hold by KeyError; NumPy's floats are float64."""
+    loaded = {path: load(path).double() for path in paths}
+    files = FromFiles(Cut(module, "1"), loaded.__getitem__, threshold=0.3)
+    table = explain_folder(files, [(paths[0], paths[1]), (paths[0], "elsewhere.png")], tmp_path / "maps")
+    expected = FromFiles(Cut(module, "1"), load, threshold=0.3).explain((paths[0], paths[1]))
+    assert table["similarity"][0] == pytest.approx(expected.similarity.item(), abs=1e-4)
+    assert "elsewhere.png cannot be loaded" in table["error"][1]
+    assert len(gallery(files, Path(paths[0]).parent)) > 0
+    with pytest.raises(ValueError, match="a pair is a tuple"):
+        files.explain()

@@ -185,3 +185,10 @@ def test_errors_are_less_low_where_there_are_few_images():
 
 def mean_of(numbers, weights):
     return weights @ numbers / weights.sum() if weights.any() else np.nan
+
+
+def test_what_one_pair_cannot_tell_has_no_interval():
+    pair = Pairs(np.array([0]), np.array([1]), np.array([1]))
+    found = mean_interval(np.array([0.25]), pair)
+    assert np.isnan(found.low)
+    assert str(found) == "0.250 (interval unknown)"

@@ -9,7 +9,7 @@ from utils.config import LAST
 from utils.explain.explanation import Explanation, check_places, embed_explained, only_pair
 from utils.explain.hiding import blurred
 from utils.network import Explainable, evaluating
-from utils.runtime import progress
+from utils.runtime import deterministic_or_refused, progress
 
 EXACT = 5e-3  # of the length of the vectors: what the parts may miss by rounding, TF32 and bfloat16 included
 
@@ -108,15 +108,16 @@ class Matches:
             values[:, :, self._near(y2), self._near(x2)] = -torch.inf
         return found
 
-    def told(self, found: list[Match]) -> str:
+    def parts_in_words(self, shown: list[Match]) -> str:
         """What share of the inner product some matches are, and what the rest is, in words; all parts add up to it."""
-        shown = sum(match.value for match in found)
+        together = sum(match.value for match in shown)
         places, bias1, bias2 = (float(part.cpu().double().sum()) for part in (self.places, self.bias1, self.bias2))
-        share = f" ({shown / self.cosine:.0%})" if self.cosine > 0 else ""
-        matches = "strongest mutual match adds" if len(found) == 1 else f"{len(found)} strongest mutual matches add"
+        share = f" ({together / self.cosine:.0%})" if self.cosine > 0 else ""
+        matches = "strongest mutual match adds" if len(shown) == 1 else f"{len(shown)} strongest mutual matches add"
         return (
-            f"of {self.cosine:.3f} the {matches} {shown:+.3f}{share}, all other pairs of places {places - shown:+.3f}, "
-            f"the biases {bias1 + bias2 + self.bias:+.3f}, residual {self.residual:+.3f}"
+            f"of {self.cosine:.3f} the {matches} {together:+.3f}{share}, "
+            f"all other pairs of places {places - together:+.3f}, the biases {bias1 + bias2 + self.bias:+.3f}, "
+            f"residual {self.residual:+.3f}"
         )
 
     def _regions(self):
@@ -133,7 +134,7 @@ class Matches:
     def __str__(self):
         return (
             f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.source}\n"
-            f"{self.told(self.mutual())}"
+            f"{self.parts_in_words(self.mutual())}"
         )
 
 
@@ -159,7 +160,8 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
             check_places(network, layer, images, ends)
             starts = torch.zeros_like(ends) if steps == 1 else network.features(blurred(images), layer)
             vectors, biases = (network.project_features(maps, layer) for maps in (ends, starts))  # (2, D) each
-        parts = _integrated(network, starts, ends, vectors, layer, steps)
+        with deterministic_or_refused():
+            parts = _integrated(network, starts, ends, vectors, layer, steps)
     name = network.layers[-1] if layer == LAST else layer
     missed = (parts.sum(dim=(2, 3)) + biases - vectors).norm(dim=1)
     if steps == 1 and (missed > EXACT * vectors.norm(dim=1)).any():

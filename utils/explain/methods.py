@@ -19,6 +19,7 @@ from utils.text import printable
 
 BY_PATH = ("integrated", "path_layercam", "contrastive")  # the methods that take steps
 STEPS = 4  # where `steps: auto` was never measured
+UNUSUAL = 20  # a value that normalised pixels hardly reach
 BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
 UNTESTED = "CAUTION: this network was not tested on labelled pairs, so it may know nothing."
 PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
@@ -188,9 +189,9 @@ def _doubts(images, normalization: Normalization | None) -> str:
                 f"CAUTION: the images hold values from {low:.4g} to {high:.4g}, but pixels normalised by the "
                 f"normalization that is given lie from {least:.4g} to {most:.4g}."
             )
-    elif low >= 0 and 2 < high <= 255 and torch.equal(images, images.round()):
+    elif low >= 0 and (high > UNUSUAL or (high > 2 and torch.equal(images, images.round()))):
         return (
-            f"CAUTION: the images hold whole numbers up to {high:.0f}: most networks take normalised ones instead. If "
+            f"CAUTION: the images hold values from {low:.4g} to {high:.4g}: most networks take normalised ones. If "
             "this one takes them, say so by normalization=Normalization(mean=(0, 0, 0), std=(1 / 255,) * 3)."
         )
     return ""

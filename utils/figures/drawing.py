@@ -172,10 +172,11 @@ def file_name(kind: str, explanation: Explanation, *details: str) -> str:
 
 def nothing(text: str, name: str, caution=""):
     """A figure of one sentence, where there is nothing to draw."""
-    lines = [wrapped(line, 8 * PER_INCH) for line in (caution, text) if line]
-    drawn, axes = plt.subplots(figsize=(8, 0.3 + 0.25 * "\n".join(lines).count("\n") + 0.3), layout="constrained")
+    text = wrapped(text, 8 * PER_INCH)
+    lines = wrapped(caution, 8 * PER_INCH).count("\n") + text.count("\n") + 2
+    drawn, axes = plt.subplots(figsize=(8, 0.3 * lines), layout="constrained")
     axes.set_axis_off()
-    axes.text(0, 0.5, "\n".join(lines), va="center")
+    axes.text(0, 0.5, text, va="center")
     return closed(drawn, name, caution)
 
 

@@ -70,7 +70,7 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
     check_reads_files(trained)
     folder = Path(folder)
     jobs = [Job(pair, _name(pair)) for pair in pairs_of(pairs)]
-    _claim(folder, trained, judged)
+    _claim(folder, trained, judged, jobs[0].pair[0])
     waiting = [job for job in jobs if not (folder / f"{job.name}.npz").exists()]
     failed = {}
     config = _config(trained)
@@ -143,13 +143,15 @@ def _name(pair):
     return "_".join([*stems, files_digest(pair)])
 
 
-def _claim(folder, trained, judged):
+def _claim(folder, trained, judged, first_image):
     """Note in the folder what its maps are made by. Raises DataError where that is something else already."""
     if isinstance(trained, FromFiles):
         run = ""
+        network = trained.digest_of(first_image)
         carried = trained.carried
     else:
         run = trained.folder.name
+        network = network_digest(trained)
         prepared = trained.prepared
         carried = {
             "band": trained.band,
@@ -160,7 +162,7 @@ def _claim(folder, trained, judged):
     calibration = carried["calibration"]
     made_by = {
         "run": run,
-        "network": network_digest(trained),
+        "network": network,
         "threshold": trained.threshold,
         "band": [float(edge) for edge in carried["band"] or ()],
         "calibration": tensors_digest("", [calibration.distances, calibration.probabilities]) if calibration else "",

@@ -43,7 +43,7 @@ def matches_figure(matches: Matches, count=5):
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(found), frameon=False)
     what = (
         f"regions that match each other at {matches.source}, and what each match adds to the inner product: "
-        f"{matches.told(found)}"
+        f"{matches.parts_in_words(found)}"
     )
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
     return closed(drawn, file_name("matches", matches.explanation, matches.layer), matches.explanation.caution)

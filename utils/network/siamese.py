@@ -143,7 +143,7 @@ def _check_size(network):
     if last.layout.grid == (1, 1):
         raise ConfigError(
             f"image.size: {list(network.image_size)} is refused for {network.backbone_model}: its last map is 1 x 1, "
-            f"which has no places to explain: set at least {[2 * last.stride] * 2}"
+            f"which has no places to explain: set more than {last.stride} pixels a side, say {[2 * last.stride] * 2}"
         )
 
 

@@ -282,8 +282,8 @@ function mountViewer(root, content) {
       } else {
         const look = { colours: colours[state.colours], opacity: state.opacity, solid: content.solid };
         drawHeatmap(canvas, method.maps[state.kind][number], method.height, method.width, look);
-        const said = [method.weak[state.kind][number], caption.lastChild.textContent];
-        caption.lastChild.textContent = said.filter(Boolean).join(". ");
+        const words = [method.weak[state.kind][number], caption.lastChild.textContent];
+        caption.lastChild.textContent = words.filter(Boolean).join(". ");
       }
     });
     shown.textContent = wordsShown(method);

@@ -1,11 +1,9 @@
 """Any network on image files, trained here or not: paths in, explanations out."""
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 import cv2
-import numpy as np
 import torch
 
 from utils.config import ExplanationSettings
@@ -13,7 +11,7 @@ from utils.data import DataError
 from utils.explain import Explanation, ExplanationError, References, explain, measured
 from utils.network import Explainable, paired
 
-FAILURES = (OSError, ValueError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images
+FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images
 
 
 class FromFiles:
@@ -67,26 +65,27 @@ class FromFiles:
             if image.shape != images[0].shape:
                 sizes = f"{tuple(images[0].shape[1:])} for {paths[0]} and {tuple(image.shape[1:])} for {path}"
                 raise ExplanationError(f"load gives images of {sizes}: let it stretch or crop all to one size.")
-        return torch.stack(images).to(next((values.device for values in self.network.parameters()), "cpu"))
+        weights = next(self.network.parameters(), images[0])
+        return torch.stack(images).to(weights.device, weights.dtype)
 
     def explain(self, *pairs) -> Explanation:
         """Explain B pairs of image files, each a tuple of two paths, by the method of the settings."""
-        if any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
+        if not pairs or any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
             raise ValueError("a pair is a tuple of two image files: (path1, path2), (path3, path4), ...")
         images = paired(self.load_images(*(path for pair in pairs for path in pair)))
         settings = self.settings.model_dump()
         return explain(self.network, images, self.threshold, self.references, paths=pairs, **self.carried, **settings)
 
-    def digest_of_load(self) -> str:
-        """A fingerprint of what `load` makes of a picture that is always the same; "" where it takes no PNG file."""
-        picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "picture.png")
-            cv2.imwrite(path, picture)
-            try:
-                return tensors_digest("", [self._loaded(path)])
-            except DataError:
-                return ""
+    def digest_of(self, path) -> str:
+        """A fingerprint of the network and of what `load` makes of a file; of the network alone where it makes nothing.
+
+        `load` must make the same of a file each time: else a run that was stopped cannot go on.
+        """
+        try:
+            image = [self._loaded(path)]
+        except DataError:
+            image = []
+        return tensors_digest(repr(self.network.layers), [*self.network.state_dict().values(), *image])
 
     def _loaded(self, path) -> torch.Tensor:
         try:

@@ -146,12 +146,9 @@ def _images_below(root) -> list[str]:
     return paths
 
 
-def network_digest(trained: Trained | FromFiles) -> str:
+def network_digest(trained: Trained) -> str:
     """What stands for the network: its weights and how images are given to it."""
-    if isinstance(trained, FromFiles):
-        given = trained.network.layers, trained.digest_of_load()
-    else:
-        given = trained.config.image.model_dump(), str(trained.runtime.dtype)
+    given = trained.config.image.model_dump(), str(trained.runtime.dtype)
     return tensors_digest(repr(given), trained.network.state_dict().values())
 
 

@@ -21,6 +21,8 @@ class Interval:
     high: float
 
     def __str__(self):
+        if np.isnan(self.low):
+            return f"{self.value:.3f} (interval unknown)"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
@@ -56,13 +58,19 @@ def plain_intervals(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndar
         The numbers and the lower and upper ends of their intervals, each float (M,): `standard_errors`, Z to each side.
     """
     values, errors = standard_errors(measure, pairs, seed, draws)
+    errors = np.where(errors**2 < UNKNOWN / 2, errors, np.nan)
     return values, values - Z * errors, values + Z * errors
+
+
+def plain_interval(measure, pairs: Pairs, seed=0) -> Interval:
+    """One such number; measure: a function of the weights of all pairs, float (P,), to a number."""
+    value, low, high = plain_intervals(lambda weights: np.array([measure(weights)]), pairs, seed)
+    return Interval(float(value[0]), float(low[0]), float(high[0]))
 
 
 def mean_interval(values, pairs: Pairs, seed=0) -> Interval:
     """The mean of one number for each pair, float (P,) of any range, with its 95 % interval by resampled images."""
-    mean, low, high = plain_intervals(lambda weights: np.array([_mean(values, weights)]), pairs, seed)
-    return Interval(float(mean[0]), float(low[0]), float(high[0]))
+    return plain_interval(lambda weights: _mean(values, weights), pairs, seed)
 
 
 def share_interval(chosen, pairs: Pairs, seed=0) -> Interval:

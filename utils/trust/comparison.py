@@ -14,7 +14,7 @@ from utils.files import write_text
 from utils.network import distance
 from utils.runtime import progress
 from utils.trained import Trained
-from utils.training import mean_interval, share_interval
+from utils.training import Interval, mean_interval, share_interval
 from utils.trust.controls import (
     PROBED,
     choose_partners,
@@ -140,7 +140,7 @@ def table(rows: list[Row]) -> pd.DataFrame:
     for row in rows:
         line = {
             "method": f"{row.method} (default)" if row.default else row.method,
-            "both images": f"{row.gap:.3f} ({row.gap_low:.3f} to {row.gap_high:.3f})",
+            "both images": str(Interval(row.gap, row.gap_low, row.gap_high)),
             "in mean colour": f"{row.gap_colour:.3f}",
             "each image": f"{row.gap_each:.3f}",
             "decisive": f"{row.gap_decisive:.3f}",

@@ -9,7 +9,7 @@ from utils.data import Pairs, Splits, draw_pairs
 from utils.network import distance
 from utils.trained import Trained
 from utils.training import embed_images
-from utils.training.intervals import Interval, auc_interval, plain_intervals
+from utils.training.intervals import Interval, auc_interval, plain_interval
 from utils.trust.properties import load_gallery, properties_of
 
 IMAGES = 256  # of the test split, and as many of the training split for their mean colour
@@ -122,17 +122,19 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
 
     before = distances(gallery.pixels)
     score = score_interval(before, pairs, seed)
+    once = np.ones(len(pairs))
     found = []
     for one in properties_of(gallery):
         alike = one.alike(gallery)
-        share = elsewhere = UNKNOWN
+        share, elsewhere = UNKNOWN, np.nan
         if score.low > 0:  # a share of what may be nothing would be any number
             share = share_of_score(before, distances(alike), pairs, seed)
             if one.elsewhere:
-                elsewhere = share_of_score(before, distances(one.elsewhere(gallery)), pairs, seed)
+                left = _score(distances(one.elsewhere(gallery)), pairs, once) / _score(before, pairs, once)
+                elsewhere = 1 - left
         alone = _alone(one.values(gallery), pairs, seed)
         example = np.stack([gallery.pixels[0], alike[0]])
-        found.append(Shortcut(one.name, share, elsewhere.value, one.instead, alone, one.look, example))
+        found.append(Shortcut(one.name, share, elsewhere, one.instead, alone, one.look, example))
     found.sort(key=lambda one: one.share.value, reverse=True)
     return Shortcuts(tuple(found), score, len(chosen), len(pairs))
 
@@ -145,7 +147,7 @@ def score_interval(distances, pairs: Pairs, seed=0) -> Interval:
         pairs: The P pairs.
         seed: Of the resampling of images.
     """
-    return _interval(lambda weights: _score(distances, pairs, weights), pairs, seed)
+    return plain_interval(lambda weights: _score(distances, pairs, weights), pairs, seed)
 
 
 def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
@@ -160,7 +162,6 @@ def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
         pairs: The P pairs.
         seed: Of the resampling of images.
     """
-
     once = np.ones(len(pairs))
     score = _score(before, pairs, once)
     left = _score(after, pairs, once) / score
@@ -168,7 +169,7 @@ def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
     def share(weights):
         return 1 - left + (left * _score(before, pairs, weights) - _score(after, pairs, weights)) / score
 
-    return _interval(share, pairs, seed)
+    return plain_interval(share, pairs, seed)
 
 
 def _choose_images(splits, count, random) -> np.ndarray:
@@ -186,12 +187,6 @@ def _score(distances, pairs, weights) -> float:
     if not different.any() or not same.any():
         return np.nan
     return float(different @ distances / different.sum() - same @ distances / same.sum())
-
-
-def _interval(measure, pairs, seed) -> Interval:
-    """One number with its 95 % interval by resampled images."""
-    value, low, high = plain_intervals(lambda weights: np.array([measure(weights)]), pairs, seed)
-    return Interval(float(value[0]), float(low[0]), float(high[0]))
 
 
 def _alone(values, pairs: Pairs, seed) -> Interval:
