@@ -1,6 +1,8 @@
 """A score on its way from the validation pairs of a checkpoint to sentences, figures and metrics.json."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +37,24 @@ def test_the_decision_can_change_without_training(make_config, prepared_checkpoi
     assert (distances <= strict.threshold)[pairs.labels == 1].mean() <= 0.4
     assert strict.band is None
     assert "a false match rate of at most 0.4 on 18 validation pairs" in str(strict)
+
+
+def test_why_a_side_is_never_decided_and_what_helps(abstaining):
+    pairs, _ = abstaining.validation
+    images = len(np.unique([pairs.first, pairs.second]))
+    assert images == 9
+    never = str(replace(abstaining, band=(-math.inf, math.inf)))
+    assert 'in nine of ten validation sets at most 30 % of the pairs decided "same", and of those' in never
+    for word in ("same", "different"):
+        assert (
+            f'no pair is decided "{word}": abstain: 0.3 needs at least 17 validation images, and there are 9' in never
+        )
+    decision = abstaining.config.decision.model_copy(update={"abstain": 0.625})  # 7 images are enough for that
+    config = abstaining.config.model_copy(update={"decision": decision})
+    one_side = str(replace(abstaining, band=(0.2, math.inf), config=config))
+    assert 'at most 62.5 % of the pairs decided "same"' in one_side
+    assert 'no pair is decided "same"' not in one_side
+    assert 'no pair is decided "different": its error rate on 9 validation images is too high or' in one_side
 
 
 def test_probabilities_are_kept_in_the_checkpoint(abstaining):

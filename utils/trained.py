@@ -1,6 +1,7 @@
 """A trained network with its decision, from its checkpoint: image files in, distances and explanations out."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from utils.training import (
 from utils.training.checkpoint import COURSE_KEYS, TRAINED_KEYS, changed_since, damaged, images_digest
 from utils.training.claim import claimed
 from utils.training.contents import load_run
-from utils.training.decision import threshold_by_rule
+from utils.training.decision import images_to_decide, threshold_by_rule
+from utils.training.intervals import image_count
 from utils.training.runs import BEST, run_to_load
 
 BATCH = 16  # pairs that are explained together
@@ -210,11 +212,30 @@ class Trained:
         ]
         if self.band is not None:
             low, high = self.band
-            most = f"so that at most {decision.abstain:.0%} of the decided are wrong"
-            lines.append(f"undecided from {max(low, 0):.3f} to {min(high, 2):.3f}, {most}")
-            if not np.isfinite(self.band).all():
-                lines.append("too few validation pairs to decide on one side or on both: raise abstain or valid_size")
+            most = f"{100 * decision.abstain:.4g} %"
+            lines.append(
+                f"undecided from {max(low, 0):.3f} to {min(high, 2):.3f}, so that in nine of ten validation sets at "
+                f'most {most} of the pairs decided "same", and of those decided "different", are wrong'
+            )
+            for word, limit in (("same", low), ("different", high)):
+                if not math.isfinite(limit):
+                    lines.append(f'no pair is decided "{word}": {self._why_undecided()}')
         return "\n".join(lines)
+
+    def _why_undecided(self):
+        """Why a side is never decided, and what helps."""
+        abstain = self.config.decision.abstain
+        images = image_count(self.validation[0])
+        needed = images_to_decide(abstain)
+        if images < needed:
+            return (
+                f"abstain: {abstain:g} needs at least {needed} validation images, and there are {images}; raise "
+                "valid_size, add images or raise abstain (a higher number_of_iterations does not help)"
+            )
+        return (
+            f"its error rate on {images} validation images is too high or too uncertain for abstain: {abstain:g}; "
+            "raise abstain or improve the network, or, where few of the validation pairs are wrong, raise valid_size"
+        )
 
     def __str__(self):
         if self.history:

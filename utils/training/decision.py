@@ -6,14 +6,17 @@ Distances are float (P,), labels int (P,): 0 same class, 1 different classes.
 import math
 
 import numpy as np
+from scipy.special import betaincinv
 from scipy.stats import mannwhitneyu
 
 from utils.config import ConfigError, DecisionSettings
 from utils.data import Pairs
-from utils.training.intervals import image_count
 
 JUST_BELOW = 1e-6  # of the smallest distance
 NEVER = 1e-5  # probability that the order is chance: so low because pairs that share images are not independent
+CANDIDATES = 50  # distances of each side that are tested as its limit
+FIRST = 0.4  # of the pairs that a side decides at most: where the tests begin; fewer are rarely right enough to go on
+MISSED = 0.05  # share of validation sets in which the bound of one side may fail: of two sides, in one of ten
 
 
 def choose_threshold(distances, labels, decision: DecisionSettings | None = None) -> float:
@@ -83,17 +86,37 @@ def check_decision(labels, decision: DecisionSettings):
 
 
 def choose_band(distances, pairs: Pairs, threshold: float, wrong: float) -> tuple[float, float]:
-    """Two distances: up to the first a pair is "same", beyond the second "different", between them undecided.
+    """Choose the distances between which a pair is left undecided.
 
-    So that at most a share `wrong` of the pairs decided "same", and of those decided "different", are wrong, on average
-    over validation sets. From the surest pair on, the first run of pairs is decided whose errors, and those of one more
-    image, are at most `wrong` of all: conformal risk control (Angelopoulos et al. 2022, section 2.1), with the pairs of
-    an image in place of one. A side that too few pairs speak for is never decided: -inf or inf.
+    In nine of ten validation sets at most a share `wrong` of the pairs decided "same", and of those decided
+    "different", are wrong, for images drawn as the validation images were. Each side is tested from its strictest
+    candidate distance outwards until the upper bound of its error rate first exceeds `wrong`.
+
+    Args:
+        distances: float (P,), finite, of the validation pairs.
+        pairs: The P validation pairs.
+        threshold: The distance up to which a pair is decided "same" where none is left undecided.
+        wrong: The highest error rate of a side, in (0, 1).
+
+    Returns:
+        Two distances: a pair is "same" up to the first, "different" beyond the second. They are at most and at least
+        the threshold; a side that too few images or too many errors leave unproven is never decided: -inf or inf.
+
+    Source: fixed-sequence testing, Angelopoulos et al. 2021, Learn then Test, section 2.2.
     """
-    more = max(1, len(pairs) / (2 * image_count(pairs)))  # pairs of each kind that the pair rule gives an image
-    same_up_to = _last_safe(distances, pairs.labels == 1, wrong, more)
-    different_from = -_last_safe(-distances, pairs.labels == 0, wrong, more)
+    same_up_to = _last_safe(distances, pairs.labels == 1, pairs, wrong)
+    different_from = -_last_safe(-distances, pairs.labels == 0, pairs, wrong)
     return min(same_up_to, threshold), max(different_from, threshold)
+
+
+def images_to_decide(wrong: float) -> int:
+    """Count the validation images below which `choose_band` decides nothing, however good the network is.
+
+    Where a share s of all images is odd, each of which spoils its pairs, 2 s of the pairs are spoiled; that no such
+    image is among the validation images must be improbable if 2 s would be too many. The count is enough, if no pair is
+    wrong, where images have as many same pairs as different ones.
+    """
+    return math.ceil(2 * _trials_to_decide(wrong))
 
 
 def _checked(distances, labels):
@@ -130,15 +153,92 @@ def _middle_of_best(candidates, goodness):
     return float(candidates[best[len(best) // 2]])
 
 
-def _last_safe(scores, errors, wrong, more):
-    """The score at the end of the first run of safe ones, midway to the next one; -inf where none is safe."""
-    values, rows = np.unique(scores, return_inverse=True)
-    decided = np.cumsum(np.bincount(rows))
-    mistaken = np.cumsum(np.bincount(rows, errors))
-    safe = mistaken + more <= wrong * (decided + more)
-    if not safe.any():
+def _last_safe(scores, mistaken, pairs, wrong):
+    """Find the last score up to which deciding pairs is safe.
+
+    Args:
+        scores: float (P,), by which pairs are decided, the lowest first.
+        mistaken: bool (P,), pairs that are wrong once they are decided.
+        pairs: The P pairs.
+        wrong: The highest error rate, in (0, 1).
+
+    Returns:
+        The last candidate of the first run of safe ones, midway to the next score; -inf where the first is not safe.
+        Candidates are equally many pairs apart, whatever their labels. The first decides FIRST of the pairs that the
+        last one decides, or more where even without an error so few would prove nothing.
+    """
+    spoiled = _pairs_of_an_image(pairs, mistaken)
+    fewest = math.ceil(_trials_to_decide(wrong) * spoiled)
+    most = min(len(scores), int((~mistaken).sum() / (1 - wrong)))  # beyond, too many are wrong in any case
+    if fewest > most:
         return -math.inf
-    first = int(safe.argmax())
-    run = np.flatnonzero(~safe[first:])
-    last = first + run[0] - 1 if len(run) else len(safe) - 1
-    return float(values[last : last + 2].mean())
+    ranked = np.sort(scores)
+    candidates = ranked[np.linspace(max(fewest, FIRST * most), most, CANDIDATES).astype(int) - 1]
+    safe = _highest_rates(scores, mistaken, pairs, candidates, spoiled) <= wrong
+    if not safe[0]:
+        return -math.inf
+    last = candidates[-1 if safe.all() else safe.argmin() - 1]
+    beyond = ranked[ranked > last]
+    return float((last + beyond[0]) / 2 if len(beyond) else last)
+
+
+def _highest_rates(scores, mistaken, pairs, candidates, spoiled):
+    """Bound from above, each with confidence 1 - MISSED, the error rates of the pairs decided up to the candidates.
+
+    Clopper and Pearson's bound for as many independent trials as have the variance of pairs that share images (Korn and
+    Graubard 1998). That variance is Cameron and Miller's (2014, Robust inference for dyadic data), blended with that of
+    one more image whose `spoiled` pairs are all wrong. Where no error was seen, the latter remains: an error is then
+    taken to come from an odd image, which spoils all pairs that it is in.
+
+    Args:
+        scores, mistaken, pairs: As `_last_safe` takes them.
+        candidates: float (C,), rising; the first decides a pair at least.
+        spoiled: Pairs that one odd image spoils, at least 1.
+
+    Returns:
+        float (C,), in (0, 1].
+    """
+    count, first, second = _numbered(pairs)
+    ends = np.sort(np.stack([first, second]), axis=0)
+    _, kept, repeats = np.unique(ends[0] * count + ends[1], return_index=True, return_counts=True)
+    first, second, mistaken = first[kept], second[kept], mistaken[kept]  # the same two images: one pair, weighted
+    places = np.searchsorted(candidates, scores[kept])  # of the first candidate that decides a pair
+
+    def decided(rows, weights):
+        """Sums of weights over the pairs that each candidate decides, float (rows, C)."""
+        cells = rows * (len(candidates) + 1) + places
+        sums = np.bincount(cells, weights, minlength=count * (len(candidates) + 1))
+        return sums.reshape(count, -1)[:, :-1].cumsum(axis=1)
+
+    def of_all(weights):
+        return decided(np.zeros_like(places), weights)[0]
+
+    errors, total = of_all(repeats * mistaken), of_all(repeats)
+    rates = errors / total
+    errors_of_image = decided(first, repeats * mistaken) + decided(second, repeats * mistaken)
+    excess_of_image = errors_of_image - rates * (decided(first, repeats) + decided(second, repeats))
+    own = of_all(repeats**2 * mistaken) * (1 - 2 * rates) + rates**2 * of_all(repeats**2)
+    variance = (excess_of_image**2).sum(axis=0) - own  # of the number of errors; each pair has two images
+    independent = total * rates * (1 - rates)
+    times = np.maximum(1, np.divide(variance, independent, out=np.ones_like(rates), where=independent > 0))
+    times = (errors * times + spoiled**2) / (errors + spoiled)
+    trials = total / times
+    right = np.maximum(trials * (1 - rates), np.finfo(float).tiny)
+    return betaincinv(trials * rates + 1, right, 1 - MISSED)
+
+
+def _pairs_of_an_image(pairs, chosen) -> float:
+    """How many of the chosen pairs, bool (P,), an image has that has any, on average; at least 1."""
+    images = np.unique(np.stack([pairs.first, pairs.second])[:, chosen])
+    return max(1.0, 2 * chosen.sum() / max(1, len(images)))
+
+
+def _trials_to_decide(wrong) -> float:
+    """How many independent trials without an error show an error rate of at most `wrong`."""
+    return math.log(MISSED) / math.log1p(-wrong)
+
+
+def _numbered(pairs):
+    """How many images the pairs have, and their two images by number from 0, each int (P,)."""
+    images, numbers = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
+    return len(images), *numbers.reshape(2, -1)
