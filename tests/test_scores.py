@@ -25,13 +25,14 @@ from utils.training.runs import run_names
 @pytest.fixture
 def abstaining(make_config, prepared_checkpoints):
     """The prepared network, which leaves pairs undecided."""
-    return load_trained(make_config({"checkpoints_path": str(prepared_checkpoints), "decision.abstain": 0.3}))
+    return load_trained(make_config({"checkpoints_path": str(prepared_checkpoints), "decision.abstain": 0.625}))
 
 
 def test_the_decision_can_change_without_training(make_config, prepared_checkpoints, abstaining):
     pairs, distances = abstaining.validation
     assert abstaining.threshold == choose_threshold(distances, pairs.labels)
-    assert abstaining.band == choose_band(distances, pairs, abstaining.threshold, 0.3)
+    assert abstaining.band == choose_band(distances, pairs, abstaining.threshold, 0.625)
+    assert np.isfinite(abstaining.band).any()
     at_rate = {"checkpoints_path": str(prepared_checkpoints), "decision": {"fmr": 0.4}}
     strict = load_trained(make_config(at_rate))
     assert (distances <= strict.threshold)[pairs.labels == 1].mean() <= 0.4
@@ -43,15 +44,15 @@ def test_why_a_side_is_never_decided_and_what_helps(abstaining):
     pairs, _ = abstaining.validation
     images = len(np.unique([pairs.first, pairs.second]))
     assert images == 9
-    never = str(replace(abstaining, band=(-math.inf, math.inf)))
+    decision = abstaining.config.decision
+    config = abstaining.config.model_copy(update={"decision": decision.model_copy(update={"abstain": 0.3})})
+    never = str(replace(abstaining, band=(-math.inf, math.inf), config=config))
     assert 'in nine of ten validation sets at most 30 % of the pairs decided "same", and of those' in never
     for word in ("same", "different"):
         assert (
             f'no pair is decided "{word}": abstain: 0.3 needs at least 17 validation images, and there are 9' in never
         )
-    decision = abstaining.config.decision.model_copy(update={"abstain": 0.625})  # 7 images are enough for that
-    config = abstaining.config.model_copy(update={"decision": decision})
-    one_side = str(replace(abstaining, band=(0.2, math.inf), config=config))
+    one_side = str(replace(abstaining, band=(0.2, math.inf)))
     assert 'at most 62.5 % of the pairs decided "same"' in one_side
     assert 'no pair is decided "same"' not in one_side
     assert 'no pair is decided "different": its error rate on 9 validation images is too high or' in one_side
@@ -85,7 +86,7 @@ def test_metrics_of_the_test_are_written_with_interval_and_meaning(abstaining):
         assert content[name]["low"] <= content[name]["value"] <= content[name]["high"]
         assert content[name]["meaning"]
     assert content["run"] == abstaining.folder.name
-    assert content["decision"]["abstain"] == 0.3
+    assert content["decision"]["abstain"] == 0.625
 
 
 def test_classes_held_out_are_scored_and_explained(make_config, tmp_path, tiny_data):

@@ -180,19 +180,20 @@ HOSTILE = [
         *[(world, count, 1) for world in EQUAL + UNEQUAL for count in (80, 200)],
         *[(world, count, iterations) for world in EQUAL + UNEQUAL for count, iterations in ((80, 10), (200, 3))],
         *[(World(15, 0.3, spread), 30, iterations) for spread in (0, 0.8) for iterations in (1, 3, 10)],
-        *[(World(40, 0.3, spread), 80, 3) for spread in (0, 0.8)],  # as in the line above, two images a class
+        *[(World(40, 0.3, spread), 80, 3) for spread in (0, 0.8)],  # two images a class, as in the line above
         *[(world, count, 1) for world, count in HOSTILE],
     ],
 )
 def test_the_promise_holds_in_nine_of_ten_validation_sets(world, count, iterations):
-    """Truth: the error rates of 20,000 pairs of other images of the same classes. 60 to 80 sets of each kind here.
+    """Truth: the error rates of 20,000 pairs of other images of the same classes. Here, 60 to 80 sets of each kind.
 
-    WIDE
+    A wide simulation with 200 sets of each of more than 200 kinds (these worlds and more, 30 to 2,000 images, 2 to 40
+    classes, 1 to 10 iterations) found a side above its target in at most 7 % of the sets of a kind, at most 3.5 % where
+    images are odd. Conformal risk control, which was taken before, exceeded it in up to 69 %.
     """
     targets = TARGETS if count > 30 else (*TARGETS, 0.3)  # 30 images decide nothing below 0.19
-    for target, rates in promises(
-        world, count, iterations, 4, 20 if count * iterations < 600 else 15, targets=targets
-    ).items():
+    draws = 20 if count * iterations < 600 else 15
+    for target, rates in promises(world, count, iterations, 4, draws, targets=targets).items():
         assert (rates[:, :2] > target).any(axis=1).mean() <= 0.1
         if count < images_to_decide(target):
             assert (rates[:, 2] == 1).all()

@@ -89,8 +89,8 @@ def choose_band(distances, pairs: Pairs, threshold: float, wrong: float) -> tupl
     """Choose the distances between which a pair is left undecided.
 
     In nine of ten validation sets at most a share `wrong` of the pairs decided "same", and of those decided
-    "different", are wrong, for images drawn as the validation images were. Each side is tested from its strictest
-    candidate distance outwards until the upper bound of its error rate first exceeds `wrong`.
+    "different", are wrong, for images and pairs drawn as those of validation are. Each side is tested from its
+    strictest candidate distance outwards until the upper bound of its error rate first exceeds `wrong`.
 
     Args:
         distances: float (P,), finite, of the validation pairs.
@@ -102,7 +102,7 @@ def choose_band(distances, pairs: Pairs, threshold: float, wrong: float) -> tupl
         Two distances: a pair is "same" up to the first, "different" beyond the second. They are at most and at least
         the threshold; a side that too few images or too many errors leave unproven is never decided: -inf or inf.
 
-    Source: fixed-sequence testing, Angelopoulos et al. 2021, Learn then Test, section 2.2.
+    Source: fixed-sequence testing, Angelopoulos et al. 2021, Learn then Test.
     """
     same_up_to = _last_safe(distances, pairs.labels == 1, pairs, wrong)
     different_from = -_last_safe(-distances, pairs.labels == 0, pairs, wrong)
