@@ -1,5 +1,6 @@
 """The README: short, and its Python runs as it stands there."""
 
+import json
 import re
 
 import torch
@@ -30,6 +31,34 @@ def test_from_python_runs_as_it_stands(make_config, checkpoints, trained, tmp_pa
     namespace = {"my_module": module, "images": torch.randn(2, 2, 3, 64, 64), "pairs": pairs}
     exec(code, namespace)
     assert len(list((tmp_path / "results").glob("*.png"))) == 1 + len(pairs)
+
+
+def test_numbers_of_maps_are_those_of_the_results():
+    """Every cell of the table, and the rates of maps that know nothing."""
+    results = json.loads((ROOT / "results" / "faithfulness.json").read_text(encoding="utf-8"))
+    shown = {}
+    for row in results["methods"]:
+        low, high = row["faithful_low"], row["faithful_high"]
+        cell = f"{row['faithful']:.0%} ({100 * low:.0f} to {100 * high:.0f}), {row['gap_colour']:.3f}".replace(
+            "%", " %"
+        )
+        name = row["method"] if row["method"].endswith("last") else row["method"].partition(",")[0]
+        shown.setdefault(name, []).append(cell)
+    table = re.compile(r"^\| (?:`([^`]+)`|(random map))[^|]* \| (.*) \|$", re.MULTILINE)
+    lines = [(name or other, cells) for name, other, cells in table.findall(section("What was measured"))]
+    assert len(lines) == 7
+    for name, cells in lines:
+        assert cells.split(" | ") == shown[name], name
+    blind = [row for row in results["blind"] if row["maps"] != "images of noise"]
+    text = " ".join(section("What the maps mean").split())
+    for rate, digits, words in (
+        ("pairs faithful", 1, "are called faithful"),
+        ("images faithful", 1, "of their images"),
+        ("pairs weak or better", 0, "of pairs are weak or better"),
+    ):
+        most = max((row[rate] for row in blind), key=lambda one: one["value"])
+        value, low, high = (f"{100 * most[end]:.{digits}f}" for end in ("value", "low", "high"))
+        assert f"{value} % ({low} to {high}) {words}" in text
 
 
 def test_nothing_is_left_to_be_filled_in():
