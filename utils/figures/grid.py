@@ -48,7 +48,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     if not len(explanation):
         return nothing(NOTHING, "grid_nothing", explanation.caution)
     rows = math.ceil(len(explanation) / ACROSS)
-    drawn = plt.figure(figsize=(9, (2.9 if verdict is None else 3.1) * rows), layout="constrained")
+    drawn = plt.figure(figsize=(9, (2.9 if verdict is None else 3.7) * rows), layout="constrained")
     body, side = drawn.subfigures(1, 2, width_ratios=[1, 0.09])
     panels = body.subfigures(rows, ACROSS, squeeze=False).flat
     for index, (panel, pair) in enumerate(zip(panels, explanation, strict=False)):
