@@ -158,7 +158,7 @@ def test_a_licence_that_does_not_allow_every_use_is_named(make_config, tmp_path,
     model = timm.create_model("convnextv2_atto")
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     changes = {"backbone_model": "convnextv2_atto", "pretrained": str(tmp_path / "weights.pth")}
-    build_network(make_config({**changes, "explanation.layer": "stride4"}))
+    build_network(make_config({**changes, "image.size": [64, 64], "explanation.layer": "stride4"}))
     assert "convnextv2_atto have a licence that does not allow every use: cc-by-nc-4.0" in capsys.readouterr().out
 
 

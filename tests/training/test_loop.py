@@ -71,7 +71,8 @@ def test_the_papers_config_trains_as_it_is_but_small(tiny_data, tmp_path):
 
 
 def test_an_output_stride_that_the_backbone_cannot_take_is_refused_before_training(make_config):
-    changes = {"backbone_model": "convnext_atto", "explanation.layer": "last", "explanation.output_stride": 16}
+    changes = {"backbone_model": "convnext_atto", "image.size": [64, 64]}
+    changes |= {"explanation.layer": "last", "explanation.output_stride": 16}
     with pytest.raises(ConfigError, match="output_stride: 16 is refused for convnext_atto"):
         fit(make_config(changes))
 
