@@ -115,9 +115,7 @@ class Trained:
 
         Raises ValueError for what is no pair, DataError for an image that cannot be decoded.
         """
-        if any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
-            raise ValueError("a pair is a tuple of two image files: (path1, path2), (path3, path4), ...")
-        return paired(self.load_images(*(path for pair in pairs for path in pair)))
+        return paired(self.load_images(*files_of(pairs)))
 
     def load_batches(self, pairs) -> list[torch.Tensor]:
         """The same in batches of BATCH pairs."""
@@ -249,6 +247,13 @@ class Trained:
             f"{self._decides()}\n"
             f"{self.prepared or UNPREPARED}"
         )
+
+
+def files_of(pairs) -> list:
+    """The files of pairs, one after the other. Raises ValueError where there is no pair, or what is no pair."""
+    if not pairs or any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
+        raise ValueError("a pair is a tuple of two image files: (path1, path2), (path3, path4), ...")
+    return [path for pair in pairs for path in pair]
 
 
 def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:

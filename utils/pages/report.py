@@ -109,8 +109,7 @@ def _explanations(trained, splits, comparison):
 
 def _mistakes(trained, splits):
     mistakes = worst_mistakes(trained, splits, MISTAKES)
-    verdict = judge(trained.network, mistakes, trained.config.seed) if len(mistakes) else None
-    return grid(mistakes, trained.network, verdict).html
+    return grid(mistakes, trained.network, judge(trained.network, mistakes, trained.config.seed)).html
 
 
 def _metrics(metrics):

@@ -1,7 +1,6 @@
 """Any network on image files, trained here or not: paths in, explanations out."""
 
 import hashlib
-from pathlib import Path
 
 import cv2
 import torch
@@ -10,6 +9,7 @@ from utils.config import ExplanationSettings
 from utils.data import DataError
 from utils.explain import Explanation, ExplanationError, References, explain, measured
 from utils.network import Explainable, paired
+from utils.trained import files_of
 
 FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images
 
@@ -70,9 +70,7 @@ class FromFiles:
 
     def explain(self, *pairs) -> Explanation:
         """Explain B pairs of image files, each a tuple of two paths, by the method of the settings."""
-        if not pairs or any(isinstance(pair, str | Path) or len(pair) != 2 for pair in pairs):
-            raise ValueError("a pair is a tuple of two image files: (path1, path2), (path3, path4), ...")
-        images = paired(self.load_images(*(path for pair in pairs for path in pair)))
+        images = paired(self.load_images(*files_of(pairs)))
         settings = self.settings.model_dump()
         return explain(self.network, images, self.threshold, self.references, paths=pairs, **self.carried, **settings)
 

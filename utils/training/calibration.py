@@ -9,7 +9,7 @@ from scipy.special import expit, logit
 
 from utils.data import Pairs
 from utils.network import Calibration
-from utils.training.intervals import Interval, Z, image_count, intervals, standard_errors
+from utils.training.intervals import Interval, Z, image_count, intervals, numbered_images, standard_errors
 
 FOLDS = 10  # of images, over which the shape of the curve is chosen
 KNOTS = 201
@@ -69,9 +69,9 @@ def choose_shape(distances, pairs: Pairs, seed=0) -> str:
         pairs: The P validation pairs.
         seed: Of the folds.
     """
-    used, rows = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    folds = np.random.default_rng(seed).permutation(len(used)) % FOLDS
-    folds = np.sort(folds[rows.reshape(2, -1)], axis=0)  # (2, P): of both images, the lower first
+    count, images = numbered_images(pairs)
+    folds = np.random.default_rng(seed).permutation(count) % FOLDS
+    folds = np.sort(folds[images], axis=0)  # (2, P): of both images, the lower first
     losses = np.full((len(SHAPES), len(pairs)), np.nan)
     for held in np.unique(folds, axis=1).T:
         scored = (folds == held[:, None]).all(axis=0)

@@ -11,6 +11,7 @@ from scipy.stats import mannwhitneyu
 
 from utils.config import ConfigError, DecisionSettings
 from utils.data import Pairs
+from utils.training.intervals import numbered_images
 
 JUST_BELOW = 1e-6  # of the smallest distance
 NEVER = 1e-5  # probability that the order is chance: so low because pairs that share images are not independent
@@ -198,10 +199,11 @@ def _highest_rates(scores, mistaken, pairs, candidates, spoiled):
     Returns:
         float (C,), in (0, 1].
     """
-    count, first, second = _numbered(pairs)
-    ends = np.sort(np.stack([first, second]), axis=0)
+    count, images = numbered_images(pairs)
+    ends = np.sort(images, axis=0)
     _, kept, repeats = np.unique(ends[0] * count + ends[1], return_index=True, return_counts=True)
-    first, second, mistaken = first[kept], second[kept], mistaken[kept]  # the same two images: one pair, weighted
+    first, second = images[:, kept]
+    mistaken = mistaken[kept]  # the same two images: one pair, weighted
     places = np.searchsorted(candidates, scores[kept])  # of the first candidate that decides a pair
 
     def decided(rows, weights):
@@ -236,9 +238,3 @@ def _pairs_of_an_image(pairs, chosen) -> float:
 def _trials_to_decide(wrong) -> float:
     """How many independent trials without an error show an error rate of at most `wrong`."""
     return math.log(MISSED) / math.log1p(-wrong)
-
-
-def _numbered(pairs):
-    """How many images the pairs have, and their two images by number from 0, each int (P,)."""
-    images, numbers = np.unique(np.stack([pairs.first, pairs.second]), return_inverse=True)
-    return len(images), *numbers.reshape(2, -1)
