@@ -19,7 +19,8 @@ from PIL import Image
 from utils.data import cache
 from utils.data.batches import ResidentPixels, deliver, resident
 from utils.data.cache import Decoder, PixelCache, decode, open_pixels
-from utils.data.images import DataError, read_image, scan
+from utils.data.images import scan
+from utils.data.reading import DataError, read_image
 from utils.runtime import Runtime
 
 SIZE = (32, 40)

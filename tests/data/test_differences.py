@@ -8,7 +8,7 @@ import torch
 
 from utils.data import differences, shapes
 from utils.data.differences import OBJECTS, differences_folder, draw_difference, load_differences, make_differences
-from utils.data.images import read_image
+from utils.data.reading import read_image
 from utils.data.shapes import CLASSES, ensure_sample
 
 DIGEST = "c0c35ef313dad95e8db708e1ed259a8fa2e95e246282c69342636a17a6ca7aec"  # of four pairs, in sorted order

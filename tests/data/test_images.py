@@ -10,7 +10,8 @@ from PIL import Image
 from pillow_heif import HeifImageFile
 
 from utils.data import contents
-from utils.data.images import DataError, read_header, read_image, scan
+from utils.data.images import scan
+from utils.data.reading import DataError, read_header, read_image
 
 GRADIENT = np.dstack([*np.meshgrid(np.linspace(0, 255, 32), np.linspace(0, 255, 24)), np.full((24, 32), 90.0)])
 PIXELS = GRADIENT.round().astype(np.uint8)  # (24, 32, 3)

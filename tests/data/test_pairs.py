@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits, pairs_of_files
-from utils.data.images import DataError
+from utils.data.reading import DataError
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)

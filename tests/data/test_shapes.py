@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from utils.data import shapes
-from utils.data.images import read_image, scan
+from utils.data.images import scan
+from utils.data.reading import read_image
 from utils.data.shapes import CLASSES, ensure_sample, load_masks, make_sample, masks_folder
 
 # of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine

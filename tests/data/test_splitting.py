@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.data import groups_by_name, load_splits, split, split_classes
-from utils.data.images import DataError, ImageFolder
+from utils.data.images import ImageFolder
+from utils.data.reading import DataError
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)

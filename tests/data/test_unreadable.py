@@ -12,7 +12,8 @@ from PIL import Image
 from utils.data import cache, unreadable
 from utils.data.batches import ResidentPixels, draw_epoch
 from utils.data.cache import decode, open_pixels
-from utils.data.images import DataError, scan
+from utils.data.images import scan
+from utils.data.reading import DataError
 from utils.data.pairs import load_splits
 
 SIZE = (32, 40)

@@ -7,7 +7,8 @@ from sklearn.metrics import roc_auc_score
 
 from utils.data.cache import Decoder
 from utils.data.duplicates import contradictions, groups_of_several, names_of
-from utils.data.images import SHOWN, ImageFolder, brightness_of, listed, read_header
+from utils.data.images import SHOWN, ImageFolder, listed
+from utils.data.reading import brightness_of, read_header
 from utils.data.splitting import SPLITTABLE
 from utils.text import printable
 

@@ -19,7 +19,8 @@ from filelock import FileLock
 from torchvision.transforms.v2 import functional as V
 
 from utils.data.contents import content_digest
-from utils.data.images import MEGAPIXELS, DataError, ImageFolder, read_image
+from utils.data.images import ImageFolder
+from utils.data.reading import MEGAPIXELS, DataError, read_image
 from utils.data.stored import DIGEST, KEY, StoredPixels, write_entries, write_rows
 from utils.data.unreadable import check_readable
 from utils.files import atomic, megabytes

@@ -5,7 +5,7 @@ import math
 import cv2
 import numpy as np
 
-from utils.data.images import read_image
+from utils.data.reading import read_image
 
 IMAGE_SIZE = 96  # pixels, height and width
 CANVAS = 2 * IMAGE_SIZE  # drawn twice as large, then averaged 2x2, so that edges are smooth

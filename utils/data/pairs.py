@@ -12,7 +12,8 @@ import pandas as pd
 from utils.config import Config
 from utils.data.cache import Decoder, open_pixels
 from utils.data.duplicates import joined, names_of, near_duplicates
-from utils.data.images import DataError, ImageFolder, scan
+from utils.data.images import ImageFolder, scan
+from utils.data.reading import DataError
 from utils.data.splitting import groups_by_name, split, split_classes
 from utils.data.transforms import stored_size
 from utils.data.unreadable import list_unreadable

@@ -6,7 +6,8 @@ import re
 import numpy as np
 from scipy.sparse import csr_array
 
-from utils.data.images import DataError, ImageFolder, listed
+from utils.data.images import ImageFolder, listed
+from utils.data.reading import DataError
 
 TRAIN, VALID, TEST = range(3)
 SPLITTABLE = 6  # a class of so many groups or more gives at least LEAST to validation and to test

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.data.images import DataError, ImageFolder, listed
+from utils.data.images import ImageFolder, listed
+from utils.data.reading import DataError
 from utils.files import remove, write_text
 from utils.runtime import FIRST
 

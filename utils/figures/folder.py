@@ -14,7 +14,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.data import DataError
-from utils.data.images import EXTENSIONS
+from utils.data.reading import EXTENSIONS
 from utils.explain import Explanation
 from utils.figures.drawing import OPACITY, overlay, photos, remark, wrapped
 from utils.figures.grid import judgement

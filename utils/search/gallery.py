@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from utils.data import DataError, Decoder, evaluation_transform, stored_size
-from utils.data.images import EXTENSIONS
+from utils.data.reading import EXTENSIONS
 from utils.explain import Explanation, ExplanationError
 from utils.files import read_sealed, write_sealed
 from utils.network import evaluating
