@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -229,8 +230,103 @@ def test_files_that_are_no_settings(tmp_path, text, said):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.yml: cannot be read as YAML: .*No such file"):
+    with pytest.raises(
+        ConfigError, match=r"absent\.yml: no such file\. Name a config file that exists, such as (.*)"
+    ) as caught:
         load_config(tmp_path / "absent.yml")
+    assert load_config(str(caught.value).rpartition("such as ")[2]).seed == 42  # the shipped one
+
+
+@pytest.mark.parametrize("cure", ["start there", "name it"])
+def test_started_from_another_folder(tmp_path, monkeypatch, cure):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SIAMESE_CONFIG", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        load_config()
+    cause, _, cures = str(caught.value).partition(". The project has it: start in ")
+    assert cause == f"config.yml: no such file in {tmp_path}"
+    folder, _, file = cures.partition(", or name ")
+    if cure == "start there":
+        monkeypatch.chdir(folder)
+        assert load_config().data_path == Path("Data/Shapes")
+    else:
+        assert load_config(file).data_path == ROOT / "Data" / "Shapes"
+
+
+def test_an_environment_variable_that_names_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SIAMESE_CONFIG", "mine.yml")
+    with pytest.raises(ConfigError, match=r"mine\.yml: no such file in .* variable SIAMESE_CONFIG names it\. Name a"):
+        load_config()
+    (tmp_path / "mine.yml").write_text(PAPER_CONFIG)
+    assert load_config().seed == 42
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])
+def test_a_file_as_windows_saves_it(tmp_path, encoding):
+    """With a byte order mark any encoding is certain; without one a file is UTF-8, or refused with a cure."""
+    marks = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}  # Python writes none where the order is named
+    text = PAPER_CONFIG.replace("Data/Flowers", "Data/Café").replace("\n", "\r\n")
+    path = tmp_path / "config.yml"
+    path.write_bytes(marks.get(encoding, b"") + text.encode(encoding))
+    if encoding == "cp1252":
+        with pytest.raises(ConfigError, match=r"line 2: the byte 0xe9 is no UTF-8.*Save the file as UTF-8"):
+            load_config(path)
+        path.write_text(path.read_text(encoding=encoding), encoding="utf-8")
+    config = load_config(path)
+    assert config.data_path == tmp_path / "Data" / "Café"
+    assert config.seed == 42
+
+
+def test_a_file_without_its_byte_order_mark(tmp_path):
+    path = tmp_path / "config.yml"
+    path.write_bytes(PAPER_CONFIG.encode("utf-16-le"))
+    with pytest.raises(ConfigError, match=r"zero bytes.*Save the file as UTF-8"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "right"),
+    [
+        ("test_size", "0,2", 0.2),
+        ("test_size", "20%", 0.2),
+        ("seed", "'7'", 7),
+        ("cuda", "'yes'", True),
+        ("cuda", "n", False),
+        ("cuda", "0", False),
+        ("gpu", "1.0", 1),
+        ("image.size", "224", (224, 224)),
+        ("image.size", "224x160", (224, 160)),
+        ("image.size", "(224, 160)", (224, 160)),
+        ("image.hue", "0.1,", 0.1),
+        ("hyperparameters.max_norm", "None", None),
+        ("duplicate_radius", "none", None),
+        ("cache_path", "None", None),
+        ("run", "None", None),
+        ("decision.abstain", "0,05", 0.05),
+    ],
+)
+def test_a_refused_value_is_given_as_it_was_meant(settings, tmp_path, key, written, right):
+    name = key.rpartition(".")[2]
+    path = tmp_path / "config.yml"
+    text = yaml.safe_dump(changed(settings, {key: "PLACE"}), default_flow_style=False)
+    path.write_text(text.replace("PLACE", written))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: {key}: ")
+    cure = re.search(r"; write `(.*)`$", said)[1]
+    path.write_text(text.replace(f"{name}: PLACE", cure))
+    value = load_config(path)
+    for part in key.split("."):
+        value = getattr(value, part)
+    assert value == right
+    assert type(value) is type(right)
+
+
+def test_no_cure_is_named_where_none_is_known(settings, tmp_path):
+    for key, value in {"seed": -1, "cuda": 2, "hyperparameters.epochs": "ten", "test_size": "1,5"}.items():
+        assert "write `" not in refusal(tmp_path, yaml.safe_dump(changed(settings, {key: value})))
 
 
 def test_normalisation_is_the_backbones_own_unless_it_is_given(settings, make_config):

@@ -77,7 +77,7 @@ def test_a_notebook_that_fails(source, whole, make_config, tmp_path, monkeypatch
         notebooks.main()
     said = str(caught.value)
     if whole:
-        assert said.strip().startswith("ConfigError: absent.yml: cannot be read")
+        assert said.strip().startswith("ConfigError: absent.yml: no such file in ")
         assert len(said.strip().splitlines()) == 1
     else:
         assert "ZeroDivisionError" in said

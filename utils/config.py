@@ -3,7 +3,9 @@
 Key names are those of the paper's repository, so an old file keeps working; keys that it did not have carry a default.
 """
 
+import copy
 import difflib
+import json
 import os
 import re
 from functools import partial
@@ -25,17 +27,22 @@ from pydantic import (
 from utils.errors import UserError
 from utils.registry import backbone_name, normalization_of
 from utils.text import printable, shortened
-from utils.yamlfile import load_yaml
+from utils.yamlfile import decoded, load_yaml
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 CONFIG_FILE = "config.yml"  # without it
+PROJECT = Path(__file__).parent.parent  # the folder to start in
 LARGEST = 1_000_000  # bytes of a config file
 SHOWN = 12  # errors of one file
 WIDEST = 120  # characters of a value in an error
-WORDS = {"path_type": "should be a path", "missing": "missing; add it", "model_type": "should hold `key: value` lines"}
+WORDS = {
+    "path_type": "should be a path",
+    "missing": "missing; add it",
+    "model_type": "should hold `key: value` lines, with a space after the colon",
+}
 
 
 class ConfigError(UserError, ValueError):
@@ -57,6 +64,13 @@ def _auto(value):
 def _at_home(path) -> Path:
     """The path, with a leading ~ spelt out; as it stands where there is no such user."""
     return Path(os.path.expanduser(path))
+
+
+def _no_none(value):
+    """Python's None is a word for YAML, and would name a folder."""
+    if str(value) == "None":
+        raise ValueError("None is text in YAML; null stands for no value")
+    return value
 
 
 def _pretrained(value):
@@ -98,7 +112,7 @@ Factor = Annotated[Number, Field(ge=0, le=10)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=32, le=4096)]
 Between = Annotated[Number, Field(gt=0, lt=1)]
-FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home)]
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home), AfterValidator(_no_none)]
 Method = Literal[
     "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
 ]
@@ -211,7 +225,7 @@ class Config(Section):
     unreadable: Literal["skip", "stop"] = "skip"
     max_megapixels: Annotated[Number, Field(gt=0, le=100_000)] = 100.0
     retrain: bool = False
-    run: str | None = None
+    run: Annotated[str, AfterValidator(_no_none)] | None = None
     decision: Annotated[DecisionSettings, BeforeValidator(_decision)] = DecisionSettings()
     backbone_training: Literal["full", "last", "frozen"] = "full"
     backbone_rate: Rate = 1.0
@@ -281,6 +295,7 @@ def load_config(path=None, changes=()) -> Config:
     changes: settings that replace those of the file, as on a command line: "image.size=[224, 224]", values in YAML.
     Relative paths are relative to the folder of the file; those in `changes` to the current folder.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
+    The file may be UTF-8, or begin with a byte order mark that says UTF-16 or UTF-32.
     """
     path = _at_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     content = _below(path.parent, _read(path))
@@ -291,7 +306,7 @@ def load_config(path=None, changes=()) -> Config:
     try:
         return Config.model_validate(content).from_source(_source(path, changes))
     except ValidationError as error:
-        lines = [f"{path}: {_explain(problem)}" for problem in error.errors()[:SHOWN]]
+        lines = [f"{path}: {_explain(problem)}{_hint(problem, content)}" for problem in error.errors()[:SHOWN]]
         more = error.error_count() - len(lines)
         raise ConfigError("\n".join(lines + [f"and {more} more"] * (more > 0))) from error
 
@@ -299,13 +314,70 @@ def load_config(path=None, changes=()) -> Config:
 def _read(path):
     """What a config file holds: nested dicts, lists and plain values."""
     try:
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{path}: is no file")
+        if not path.exists():
+            raise ConfigError(_missing(path))
+        if not path.is_file():
+            raise ConfigError(f"{path}: is no file: name the config file itself")
         if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{path}: is larger than {LARGEST} bytes, so it is no config file")
-        return load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: is larger than {LARGEST} bytes, so it is no config file: name another one")
+        return load_yaml(decoded(path.read_bytes()))
+    except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {shortened(str(error), 500)}") from error
+
+
+def _hint(problem, content):
+    """What to write instead of a refused value, where a likely meaning of it is accepted; else nothing."""
+    for meant in _meanings(problem["input"]):
+        changed = copy.deepcopy(content)
+        section = changed
+        *sections, key = problem["loc"] or ("",)
+        for name in sections:
+            section = section[name] if isinstance(section, dict) and name in section else None
+        if not isinstance(section, dict) or key not in section:
+            continue
+        section[key] = meant
+        try:
+            Config.model_validate(changed)
+        except ValidationError as error:
+            if any(other["loc"][: len(problem["loc"])] == problem["loc"] for other in error.errors()):
+                continue
+        return f"; write `{key}: {json.dumps(meant)}`"
+    return ""
+
+
+def _meanings(value):
+    """What a refused value may have been meant to be: 0,2 and 20% are 0.2, "42" is 42, None is null, 96 is [96, 96]."""
+    if isinstance(value, float) and value.is_integer():
+        return [int(value)]
+    if isinstance(value, int):
+        return [[value, value], *([bool(value)] if value in (0, 1) else [])]
+    if not isinstance(value, str) or len(value) > WIDEST:
+        return []
+    text = value.strip().rstrip(",")
+    if re.fullmatch(r"-?\d+,\d+", text):
+        return [float(text.replace(",", "."))]
+    if re.fullmatch(r"\d+(\.\d+)? ?%", text):
+        return [float(text.rstrip("% ")) / 100]
+    if re.fullmatch(r"\(?\d+ ?[x, ] ?\d+\)?", text):
+        return [[int(number) for number in re.findall(r"\d+", text)]]
+    words = {"none": None, "nil": None, "y": True, "n": False}
+    if text.lower() in words:
+        return [words[text.lower()]]
+    try:
+        return [load_yaml(text)]  # as without quotes
+    except yaml.YAMLError:
+        return []
+
+
+def _missing(path):
+    """Where a config file was looked for, and what to do."""
+    cause = f"{path}: no such file" if path.is_absolute() else f"{path}: no such file in {Path.cwd()}"
+    if os.environ.get(CONFIG_VARIABLE) == str(path):
+        cause += f", and the environment variable {CONFIG_VARIABLE} names it"
+    own = PROJECT / path  # an absolute path stays as it is
+    if own.is_file():
+        return f"{cause}. The project has it: start in {PROJECT}, or name {own}"
+    return f"{cause}. Name a config file that exists, such as {PROJECT / CONFIG_FILE}"
 
 
 def _below(folder, content):
@@ -316,7 +388,7 @@ def _below(folder, content):
     content = defaults | content
     for section, keys in ((content, PATHS), (content.get("inference"), ("image1", "image2"))):
         if isinstance(section, dict):
-            given = [key for key in keys if isinstance(section.get(key), str)]
+            given = [key for key in keys if isinstance(section.get(key), str) and section[key] != "None"]
             section |= {key: os.path.normpath(folder / _at_home(section[key])) for key in given}
     return content
 
