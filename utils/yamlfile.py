@@ -14,9 +14,7 @@ MOST_DIGITS = 40  # of a whole number
 SHOWN = 100  # characters of a line, and lines of an error
 SEARCHED = 30_000  # characters of a text in which changes are tried, each by reading it once more
 ABOVE = 2  # lines above the one where an error is noticed in which it may lie
-BYTE_ORDER_MARKS = {  # at the start of a file; that of UTF-32 begins with that of UTF-16
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
+BYTE_ORDER_MARKS = {  # at the start of a file
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -110,7 +108,7 @@ def decoded(content: bytes) -> str:
         cause = f"line {line}: the byte 0x{content[error.start]:02x} is no {encoding.upper()}"
         raise yaml.YAMLError(f"{cause}, so the file was saved in another encoding. {SAVE_AS}") from error
     if "\0" in text:
-        raise yaml.YAMLError(f"it holds zero bytes: it is UTF-16 without a byte order mark, or no text. {SAVE_AS}")
+        raise yaml.YAMLError(f"it holds zero bytes: it is UTF-16 without a byte order mark, UTF-32, or no text. {SAVE_AS}")
     return text
 
 
