@@ -99,7 +99,7 @@ def test_validation_and_test_pairs_are_fixed(make_config):
 def test_too_few_images_for_a_split(make_config, tmp_path):
     write_images(tmp_path / "data" / "a", 4)
     write_images(tmp_path / "data" / "b", 4, seed=1)
-    with pytest.raises(DataError, match=r"validation split has no positive or no negative pair; raise valid_size"):
+    with pytest.raises(DataError, match=r"validation split has no two images of one class\. Add images"):
         load_splits(make_config({"data_path": str(tmp_path / "data"), "hyperparameters.verbose": False}))
 
 

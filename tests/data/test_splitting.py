@@ -1,4 +1,6 @@
+import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data import groups_by_name, load_splits, split, split_classes
+from utils.data import draw_pairs, groups_by_name, load_splits, pairs, split, split_classes
 from utils.data.images import ImageFolder
 from utils.data.reading import DataError
 
@@ -164,7 +166,9 @@ def test_copies_across_held_out_classes_stay_where_they_are_trained():
 
 
 def test_too_few_classes_to_hold_any_out():
-    with pytest.raises(DataError, match=r"split: classes needs at least 6 classes.*there are 5\. Add classes"):
+    with pytest.raises(
+        DataError, match=r"split: classes needs at least 6 classes.*there are 5\. Add classes of.*, 1 or more"
+    ):
         split_classes(np.repeat(np.arange(5), 9), np.arange(45), 0.2, 0.2, 0)
 
 
@@ -215,3 +219,110 @@ def test_what_is_left_out_is_told(make_config, tmp_path, capsys):
     names = [[Path(splits.folder.paths[index]).name for index in part] for part in (splits.valid, splits.test)]
     assert "x.png" not in names[0] + names[1]
     assert len(splits.train) == 7 * (8 - held_out)
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "\u00c5ngstr\u00f6m", "\uac00"])
+def test_groups_are_caught_in_either_form_of_a_name(name):
+    """macOS stores accents as characters of their own; what was copied from elsewhere has them composed."""
+    decomposed = unicodedata.normalize("NFD", name)
+    assert name != decomposed
+    folder = folder_of([f"{name}_1.jpg", f"{decomposed}_2.jpg", "z_3.jpg"])
+    for pattern in (r"^(.+)_", f"^({name}|z)_", f"^({decomposed}|z)_"):
+        assert groups_by_name(folder, pattern).tolist() == [0, 0, 2]
+
+
+# Folders whose splits cannot all form pairs: images of each class, and settings. The cures are followed to the letter.
+TOO_SMALL = {
+    "two images a class": ([2] * 12, {}),
+    "two images a class, many": ([2] * 30, {"test_size": 0.2, "valid_size": 0.1}),
+    "two images a class, few classes": ([2] * 5, {}),
+    "four images a class": ([4, 4], {}),
+    "five images a class": ([5] * 8, {}),
+    "one image a class": ([1] * 8, {}),
+    "one image a class, two classes": ([1, 1], {}),
+    "one class of one image": ([12, 1], {}),
+    "one large class": ([40, 3, 3], {}),
+    "almost nothing to train on": ([6, 6], {"test_size": 0.45, "valid_size": 0.45}),
+    "almost nothing to test on": ([5, 5, 5], {"test_size": 0.01, "valid_size": 0.01}),
+    "sizes that leave nothing": ([10, 10, 10], {"test_size": 0.6, "valid_size": 0.39}),
+    "whole classes, of one image": ([1] * 8, {"split": "classes"}),
+    "whole classes, few of two images": ([2, 2] + [1] * 8, {"split": "classes"}),
+    "too few classes to hold any out": ([9] * 5, {"split": "classes"}),
+    "too few classes, of few images": ([2, 1, 1], {"split": "classes"}),
+    "two groups": ([20, 20], {"split": "groups", "group_pattern": "^(1|)"}),
+    "groups of many": ([12, 12], {"split": "groups", "group_pattern": "^([0-9])"}),
+    "one group": ([9, 9], {"split": "groups", "group_pattern": "(png)"}),
+    "a pattern that is not found": ([9, 9], {"split": "groups", "group_pattern": "(jpg)"}),
+}
+SETTING = re.compile("(split|test_size|valid_size): ([a-z0-9.]*[a-z0-9])")
+
+
+@pytest.mark.parametrize("case", TOO_SMALL)
+def test_the_cure_followed_ends_the_error(make_config, tmp_path, case):
+    counts, settings = TOO_SMALL[case]
+    data = tmp_path / "data"
+    settings = {"data_path": str(data), "hyperparameters.verbose": False, "duplicate_radius": None, **settings}
+    settings = {"test_size": 0.15, "valid_size": 0.15, "split": "images", **settings}
+    for number, count in enumerate(counts):
+        write_images(data / f"class{number:02}", count, seed=number)
+    with pytest.raises(DataError) as caught:
+        load_splits(make_config(settings))
+    cure = re.search(r"\. ((Set|Add|Change|Then) .*)", str(caught.value))[1]
+    follow(cure, data, settings)
+    splits = load_splits(make_config(settings))
+    for part in (splits.train, splits.valid, splits.test):
+        counts = np.bincount(splits.folder.labels[part])
+        assert (counts > 0).sum() >= 2
+        assert counts.max() >= 2
+
+
+def follow(cure, data, settings):
+    """Do what a cure says, by adding images and by changing settings, and nothing else."""
+    classes = sorted(path for path in data.iterdir())
+    if "Change group_pattern" in cure:
+        for image in list(data.rglob("*.png")):
+            image.rename(image.with_name(f"{image.parent.name}_{image.name}"))
+        settings["group_pattern"] = "^(.+)[.]png"
+    elif "two classes need" in cure:
+        for number, folder in enumerate(classes[:2]):
+            add_images(folder, 6 - len(list(folder.iterdir())), 50 + number)
+    if "each class needs at least 2" in cure or "images to each class that has fewer" in cure:
+        for number, folder in enumerate(classes):
+            add_images(folder, 2 - len(list(folder.iterdir())), 100 + number)
+    wanted = re.search("Add classes of at least 2 images each, ([0-9]+) or more", cure)
+    if wanted:
+        for number in range(int(wanted[1])):
+            write_images(data / f"new{number}", 2, seed=200 + number)
+    else:
+        settings.update({key: value if key == "split" else float(value) for key, value in SETTING.findall(cure)})
+
+
+def add_images(folder, count, seed):
+    """So many more images, which belong to no group of the others."""
+    write_images(folder / "made", max(count, 0), seed=seed)
+    for image in sorted((folder / "made").iterdir()):
+        letters = image.stem.translate(str.maketrans("0123456789", "abcdefghij"))
+        image.rename(folder / f"{seed}{letters}.png")
+    (folder / "made").rmdir()
+
+
+@pytest.mark.parametrize("case", ["two images a class", "two images a class, many"])
+def test_no_value_is_told_where_only_another_split_helps(make_config, tmp_path, case):
+    counts, _ = TOO_SMALL[case]
+    for number, count in enumerate(counts):
+        write_images(tmp_path / "data" / str(number), count, seed=number)
+    with pytest.raises(DataError, match=r"the training split|the validation split") as caught:
+        load_splits(make_config({"data_path": str(tmp_path / "data"), "test_size": 0.15, "valid_size": 0.15}))
+    assert "Set split: classes." in str(caught.value)
+
+
+@pytest.mark.parametrize(("most", "iterations"), [(20, 5), (70, 9)])
+def test_too_many_pairs_are_told_how_many_work(most, iterations, monkeypatch):
+    monkeypatch.setattr(pairs, "MOST_PAIRS", most)
+    labels = np.repeat([0, 1], 4)
+    with pytest.raises(DataError, match="number_of_iterations") as caught:
+        draw_pairs(np.arange(8), labels, iterations, np.random.default_rng(0))
+    told = int(re.search("set number_of_iterations: ([0-9]+) or fewer", str(caught.value))[1])
+    assert len(draw_pairs(np.arange(8), labels, told, np.random.default_rng(0))) <= most
+    with pytest.raises(DataError):
+        draw_pairs(np.arange(8), labels, told + 1, np.random.default_rng(0))

@@ -1,6 +1,8 @@
 import copy
 import json
+import re
 import sys
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +133,112 @@ def test_a_csv_file_that_cannot_be_used(tmp_path, text, cause):
     (tmp_path / "pairs.csv").write_text(text)
     with pytest.raises(DataError, match=cause):
         pairs_of(tmp_path / "pairs.csv")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_csv_files_as_spreadsheets_save_them(tmp_path, delimiter, encoding):
+    """Excel writes commas or semicolons, by country, with a byte order mark; "Unicode text" is UTF-16 with tabs."""
+    write_images(tmp_path / "caf\u00e9", 2)
+    header = delimiter.join((" image1 ", "note", " image2"))
+    line = delimiter.join(("caf\u00e9/0.png", "x", " caf\u00e9/1.png "))
+    text = f"{header}\r\n{line}\r\n"
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    (tmp_path / "pairs.csv").write_bytes(mark + text.encode(encoding))
+    assert pairs_of(tmp_path / "pairs.csv") == [
+        tuple(str(tmp_path / "caf\u00e9" / name) for name in ("0.png", "1.png"))
+    ]
+
+
+@pytest.mark.parametrize("name", ["caf\u00e9", "\u00c5ngstr\u00f6m", "\uac00"])
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_of_a_csv_file_in_another_unicode_form(tmp_path, name, forms):
+    told, stored = (unicodedata.normalize(form, name) for form in forms)
+    assert told != stored
+    write_images(tmp_path / stored, 1)
+    (tmp_path / stored / "0.png").rename(tmp_path / stored / f"{stored}.png")
+    (tmp_path / "pairs.csv").write_text(f"image1,image2\n{told}/{told}.png,{stored}/{told}.png\n")
+    assert pairs_of(tmp_path / "pairs.csv") == [(str(tmp_path / stored / f"{stored}.png"),) * 2]
+
+
+def test_names_with_spaces_at_their_ends_stay_as_they_are(tmp_path):
+    write_images(tmp_path, 2)
+    (tmp_path / "0.png").rename(tmp_path / " 1.png")
+    (tmp_path / "pairs.csv").write_text("image1,image2\n 1.png,1.png\n")
+    assert pairs_of(tmp_path / "pairs.csv") == [(str(tmp_path / " 1.png"), str(tmp_path / "1.png"))]
+
+
+def test_cures_of_csv_files_end_their_errors(tmp_path):
+    write_images(tmp_path / "caf\u00e9", 2)
+    file = tmp_path / "pairs.csv"
+    good = "caf\u00e9/0.png,caf\u00e9/1.png\n"
+    file.write_bytes(f"image1,image2\n{good}".encode("cp1252"))
+    with pytest.raises(DataError, match='is not UTF-8: save it as "CSV UTF-8"'):
+        pairs_of(file)
+    file.write_text(f"image1,image2\n{good}", encoding="utf-8-sig")
+    assert len(pairs_of(file)) == 1
+    for header in ("first,second", "image1;image 2", "sep=;", "my_image1,image2"):
+        file.write_text(f"{header}\n{good}")
+        with pytest.raises(
+            DataError, match="Name the columns of the two files of each pair image1 and image2"
+        ) as caught:
+            pairs_of(file)
+        assert repr(header) in str(caught.value)
+    file.write_text(f"image1,image2\n{good}")
+    assert len(pairs_of(file)) == 1
+    for line in ("absent.png,absent.png", "caf\u00e9\\0.png,caf\u00e9\\1.png", ","):
+        file.write_text(f"image1,image2\n{good}{line}\n{good}")
+        with pytest.raises(DataError, match=r"line 3: .* Correct or delete the line; paths are relative to"):
+            pairs_of(file)
+        file.write_text(f"image1,image2\n{good}{good}")  # the line is deleted
+        assert len(pairs_of(file)) == 2
+
+
+def test_a_pair_that_comes_twice_is_explained_once_and_has_two_lines(trained, pairs, tmp_path, monkeypatch):
+    asked = []
+    explain = type(trained).explain
+    monkeypatch.setattr(type(trained), "explain", lambda self, *some: asked.extend(some) or explain(self, *some))
+    lines = "\n".join(f"{one},{two}" for one, two in [pairs[0], pairs[1], pairs[0], pairs[0]])
+    (tmp_path / "pairs.csv").write_text(f"image1,image2\n{lines}\n")
+    table = explain_folder(trained, tmp_path / "pairs.csv", tmp_path / "out")
+    assert asked == pairs[:2]
+    names = table["files"].tolist()
+    assert names[0] == names[2] == names[3] != names[1]
+    assert table["distance"][0] == table["distance"][2]
+    assert len(list((tmp_path / "out").glob("*.npz"))) == 2
+    swapped = explain_folder(trained, [pairs[0], pairs[0][::-1], pairs[0]], tmp_path / "swapped")
+    assert swapped["files"].nunique() == 2
+
+
+def test_what_a_folder_holds_besides_images_is_counted_and_passed_over(tmp_path, capsys):
+    write_images(tmp_path / "a", 2)
+    for name in ("._0.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / "a" / name).write_bytes(b"\0\5\26\7")
+    (tmp_path / "a" / "album.png").mkdir()
+    (tmp_path / "a" / "gone.png").symlink_to("nowhere.png")
+    assert len(pairs_of((tmp_path / "a", tmp_path / "a"))) == 2
+    assert f"{tmp_path}/a: skipped: 2 hidden, 1 .db, 1 broken links, 1 subfolders" in capsys.readouterr().out
+
+
+def test_what_is_no_pair_is_told_so(tmp_path):
+    write_images(tmp_path, 2)
+    files = [str(tmp_path / name) for name in ("0.png", "1.png")]
+    with pytest.raises(DataError, match=re.escape("is not a folder: name two folders of images; a pair of files is [")):
+        pairs_of(files)
+    assert pairs_of([(files[0], files[1])]) == [tuple(files)]
+    for wrong in ([files[0]], [(files[0],)], [(*files, files[0])], files * 2):
+        with pytest.raises(DataError, match="is no pair: give tuples of two image files"):
+            pairs_of(wrong)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2", "\x00"])
+def test_a_damaged_note_of_what_made_the_maps(trained, pairs, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "made_by.json").write_text(content)
+    with pytest.raises(DataError, match=r"made_by\.json is damaged.*: name another folder"):
+        explain_folder(trained, pairs[:1], tmp_path / "out")
+    assert (tmp_path / "out" / "made_by.json").read_text() == content
+    assert len(explain_folder(trained, pairs[:1], tmp_path / "other")) == 1
 
 
 def test_folders_that_cannot_be_used(tmp_path):

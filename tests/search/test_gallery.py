@@ -120,3 +120,33 @@ def test_folders_that_cannot_be_searched(trained, tmp_path):
         most_similar(trained, tmp_path / "one" / "0.png", 1, gallery(trained, tmp_path / "one"))
     with pytest.raises(ValueError, match="at least 1"):
         most_similar(trained, tmp_path / "one" / "0.png", 0)
+
+
+def test_linked_classes_are_among_the_images_and_what_is_skipped_is_said(trained, tmp_path, capsys):
+    root = tmp_path / "some"
+    write_images(root / "a", 2)
+    write_images(tmp_path / "elsewhere", 3, seed=1)
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "b" / "loop").symlink_to(root)
+    write_images(root / "a" / ".ipynb_checkpoints", 1)
+    write_images(root / "__MACOSX", 1)
+    images = gallery(trained, root)
+    assert images.names == ("a/0.png", "a/1.png", "b/0.png", "b/1.png", "b/2.png")
+    assert images.classes == ("a", "a", "b", "b", "b")
+    said = capsys.readouterr().out
+    assert f"{root}: skipped: 1 __MACOSX, 1 hidden, 1 links to folders that are listed already" in said
+    hits = most_similar(trained, root / "a" / "0.png", 4, images)
+    assert {path for _, path in hits.paths} == set(images.paths[1:])
+
+
+def test_cures_of_folders_end_their_errors(trained, tmp_path):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "one.cr2").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds no image \(skipped: 1 \.cr2\): name a folder with some"):
+        gallery(trained, tmp_path / "raw")
+    (tmp_path / "raw" / "one.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"none of its 1 images can be decoded.*Replace them, or name another folder"):
+        gallery(trained, tmp_path / "raw")
+    write_images(tmp_path / "raw", 1)
+    (tmp_path / "raw" / "0.png").rename(tmp_path / "raw" / "one.png")
+    assert len(gallery(trained, tmp_path / "raw")) == 1

@@ -1,18 +1,41 @@
 """Which images a folder holds, and which class each has."""
 
 import os
-from collections import Counter
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from utils.data.contents import content_ids
 from utils.data.reading import EXTENSIONS, DataError
-from utils.text import printable
+from utils.text import coded, printable
 
 SUBFOLDERS = "subfolders"
+REPEATED = "links to folders that are listed already"
+CLOSED = "folders that cannot be opened"
+SYSTEM_FOLDERS = frozenset(  # in small letters; of zip files of macOS, network drives, Linux and Windows
+    ("__macosx", "@eadir", "#recycle", "@recycle", "lost+found", "$recycle.bin", "system volume information")
+)
 SHOWN = 20  # names listed in one message before "and N more"
+FEW = 3  # folders named in a cure
+MOST_FOLDERS = 20_000  # looked through for a folder of classes when `data_path` is none
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds directly, in the order of names.
+
+    images: files with one of EXTENSIONS. folders: folders and links to folders. skipped: how many other entries there
+    are of each kind, as ImageFolder counts them.
+    """
+
+    images: list[os.DirEntry]
+    folders: list[os.DirEntry]
+    skipped: Counter
 
 
 @dataclass(frozen=True)
@@ -23,8 +46,8 @@ class ImageFolder:
     when they are byte-identical. stats: int64 (N, 3), size in bytes and two times in nanoseconds: of the last change,
     which can be set, and of the last change that the system saw, which cannot.
     skipped: how many files and folders do not count, by their ending in small letters, as {".cr2": 12}, and under
-    "no ending", "hidden", "subfolders" (of a class), "broken links", "no files" (pipes and devices) and ".jpg beside
-    the class folders" (or another).
+    "no ending", "hidden", "subfolders" (of a class), "broken links", "no files" (pipes and devices), ".jpg beside
+    the class folders" (or another), and the names of SYSTEM_FOLDERS.
     """
 
     root: Path
@@ -44,7 +67,7 @@ class ImageFolder:
         """What was found, in lines: counts, what was skipped, lone classes."""
         lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
         if self.skipped:
-            lines.append(f"skipped: {_counted(self.skipped)}")
+            lines.append(f"skipped: {counted(self.skipped)}")
         lone = self.lone_classes()
         if lone:
             lines.append(f"A single image, so a negative only: {listed(lone)}")
@@ -54,28 +77,31 @@ class ImageFolder:
 def scan(data_path) -> ImageFolder:
     """List `data_path`/<class>/<image>; files with one of EXTENSIONS, in any letter case, count as images.
 
-    Raises DataError for a missing folder, fewer than two classes, and a class without an image.
+    Raises:
+        DataError: The folder is missing, has fewer than two classes, a class without an image, or two classes whose
+            names are the same text in two Unicode forms.
     """
     root = Path(data_path)
     if not root.is_dir():
-        raise DataError(f"data_path: {root} is not a folder. Put one folder of images per class into it.")
-    entries = list(os.scandir(root))
-    folders = sorted(entry.name for entry in entries if _kind(entry) == SUBFOLDERS)
-    beside = [_kind(entry) for entry in entries if _kind(entry) != SUBFOLDERS]
-    skipped = Counter(f"{kind} beside the class folders" if kind in EXTENSIONS else kind for kind in beside)
+        raise DataError(f"data_path: {root} is not a folder. {_instead_of(root)}")
+    top = list_folder(root)
+    folders = [entry.name for entry in top.folders]
+    skipped = Counter(top.skipped)
+    for entry in top.images:
+        skipped[f"{_kind(entry)} beside the class folders"] += 1
     if not folders:
-        raise DataError(f"data_path: {root} holds no class folder. Put one folder of images per class into it.")
-    if len(folders) == 1:
-        raise DataError(f"data_path: {root} holds one class, {folders[0]}; pairs need a second. Add a class folder.")
+        raise DataError(f"data_path: {root} holds no class folder. {_cure_without_folders(root, top)}")
+    _check_spellings(root, folders)
     paths = []
     stats = []
     labels = []
     empty = []
     for label, folder in enumerate(folders):
-        entries = sorted(os.scandir(root / folder), key=lambda entry: entry.name)
-        kinds = [_kind(entry) for entry in entries]
-        images = [entry for entry, kind in zip(entries, kinds, strict=True) if kind in EXTENSIONS]
-        skipped.update(kind for kind in kinds if kind not in EXTENSIONS)
+        listing = list_folder(root / folder)
+        images = listing.images
+        skipped.update(listing.skipped)
+        if listing.folders:
+            skipped[SUBFOLDERS] += len(listing.folders)
         paths += [entry.path for entry in images]
         found = [entry.stat() for entry in images]
         sizes_and_times = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]
@@ -84,13 +110,111 @@ def scan(data_path) -> ImageFolder:
         if not images:
             empty.append(folder)
     if empty:
+        why = _why_empty(root, folders, empty, skipped)
+        raise DataError(f"data_path: {root} holds no image in {listed(empty)} {why}")
+    if len(folders) == 1:
         raise DataError(
-            f"data_path: {root} holds no image in {listed(empty)} "
-            f"({', '.join(sorted(EXTENSIONS))} count; skipped: {_counted(skipped)}). Add images or delete the folder."
+            f"data_path: {root} holds one class, {folders[0]}; pairs need a second. Add a second folder of images."
         )
     stats = np.concatenate(stats)
     contents = content_ids(paths, stats[:, 0])
     return ImageFolder(root, tuple(folders), tuple(paths), np.array(labels), contents, stats, dict(skipped))
+
+
+def list_folder(folder) -> Listing:
+    """List what a folder holds directly: links are followed, hidden entries and SYSTEM_FOLDERS are skipped.
+
+    Raises:
+        DataError: The folder cannot be opened.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        cure = "Correct its permissions, or move it elsewhere."
+        raise DataError(f"{folder} cannot be listed: {error.strerror}. {cure}") from error
+    listing = Listing([], [], Counter())
+    for entry in entries:
+        kind = _kind(entry)
+        if kind == SUBFOLDERS:
+            listing.folders.append(entry)
+        elif kind in EXTENSIONS:
+            listing.images.append(entry)
+        else:
+            listing.skipped[kind] += 1
+    return listing
+
+
+def images_below(root) -> tuple[list[str], Counter]:
+    """All image files of a folder and of all folders below it, sorted by path, and what was skipped, by kind.
+
+    Raises:
+        DataError: The folder cannot be opened.
+    """
+    paths = []
+    skipped = Counter()
+    for _, listing in walk(root):
+        paths += [str(Path(entry.path)) for entry in listing.images]
+        skipped += listing.skipped
+    return sorted(paths), skipped
+
+
+def walk(root) -> Iterator[tuple[str, Listing]]:
+    """List a folder and all folders below it, the nearest first.
+
+    Links to folders are followed, after all other folders. Each folder is listed once, however many links lead to it;
+    its parents are not entered.
+
+    Raises:
+        DataError: The folder itself cannot be opened; one below it is counted as skipped.
+    """
+    seen = set()
+    for parent in Path(root).resolve().parents:
+        seen.add(_identity(parent))
+    waiting = deque([str(root)])
+    links = deque()
+    while waiting or links:
+        place = waiting.popleft() if waiting else links.popleft()
+        try:
+            identity = _identity(place)
+            if identity in seen:
+                yield place, Listing([], [], Counter({REPEATED: 1}))
+                continue
+            seen.add(identity)
+            listing = list_folder(place)
+        except (DataError, OSError):
+            if place == str(root):
+                raise
+            yield place, Listing([], [], Counter({CLOSED: 1}))
+            continue
+        for entry in listing.folders:
+            (links if entry.is_symlink() else waiting).append(entry.path)
+        yield place, listing
+
+
+def actual_path(path) -> Path:
+    """The path as its parts are spelled on disk, where they differ from it in their Unicode form alone.
+
+    macOS stores `é` as two characters, most other programs write one. A path that exists, or that no spelling makes
+    exist, is returned as it is.
+    """
+    path = Path(path)
+    if os.path.exists(path) or path == path.parent:
+        return path
+    parent = actual_path(path.parent)
+    name = one_form(path.name)
+    try:
+        names = sorted(os.listdir(parent))
+    except (OSError, ValueError):
+        return path
+    for other in names:
+        if one_form(other) == name:
+            return parent / other
+    return path
+
+
+def one_form(text: str) -> str:
+    """The text in Unicode's composed form (NFC), in which names are compared."""
+    return unicodedata.normalize("NFC", text)
 
 
 def listed(names, separator=", ", shown=SHOWN) -> str:
@@ -99,13 +223,25 @@ def listed(names, separator=", ", shown=SHOWN) -> str:
     return separator.join(map(printable, names[:shown])) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
+def counted(skipped) -> str:
+    """The counts of what was skipped in one text, the largest first."""
+    most_first = sorted(skipped.items(), key=lambda one: (-one[1], one[0]))
+    return listed([f"{count} {kind}" for kind, count in most_first]) or "nothing"
+
+
+def print_skipped(folder, skipped):
+    """Print how many entries of a folder are no images that can be used, by kind; nothing where there are none."""
+    if skipped:
+        print(printable(f"{folder}: skipped: {counted(skipped)}"))
+
+
 def _kind(entry):
     """The ending of a file in small letters, or what else keeps an entry from being an image."""
     if entry.name.startswith("."):
         return "hidden"
     try:
         if entry.is_dir():
-            return SUBFOLDERS
+            return entry.name if entry.name.lower() in SYSTEM_FOLDERS else SUBFOLDERS
         if not entry.is_file():
             return "broken links" if entry.is_symlink() else "no files"
     except OSError:  # a link that leads to itself
@@ -113,7 +249,93 @@ def _kind(entry):
     return os.path.splitext(entry.name)[1].lower() or "no ending"
 
 
-def _counted(skipped):
-    """The counts in one text, the largest first."""
-    most_first = sorted(skipped.items(), key=lambda one: (-one[1], one[0]))
-    return listed([f"{count} {kind}" for kind, count in most_first]) or "nothing"
+def _identity(folder):
+    """What two paths to one folder have in common."""
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
+
+
+def _check_spellings(root, folders):
+    """Raises DataError where two classes have one name, in two Unicode forms."""
+    spellings = {}
+    for folder in folders:
+        spellings.setdefault(one_form(folder), []).append(folder)
+    for name, same in spellings.items():
+        if len(same) > 1:
+            codes = " and ".join(_codes(folder) for folder in same)
+            raise DataError(
+                f"data_path: {root} holds two folders named {name}, whose names differ in their Unicode form alone: "
+                f"{codes}. Move the images of both into one of them and delete the other, or rename one."
+            )
+
+
+def _codes(name):
+    """The name with all but ASCII characters as codes."""
+    return "".join(character if character.isascii() else coded(character) for character in name)
+
+
+def _instead_of(path):
+    """What to do where `data_path` is no folder."""
+    if path.is_file():
+        return "It is a file: set data_path to the folder of the class folders; unpack it first if it is an archive."
+    return "Create it with a folder of images for each class, at least two, or set data_path to a folder that has them."
+
+
+def _cure_without_folders(root, top):
+    """What to do where `data_path` holds no folder."""
+    parent = root.resolve().parent
+    if top.images and _holds_classes(parent):
+        return f"It is one of the classes: set data_path: {parent}"
+    return "Put a folder of images for each class into it, at least two."
+
+
+def _why_empty(root, folders, empty, skipped):
+    """Why some folders of `data_path` hold no image of their own, and what to do."""
+    deeper, usable = _below(root, empty)
+    if not deeper:
+        found = f"({', '.join(sorted(EXTENSIONS))} count; skipped: {counted(skipped)})"
+        if len(folders) == 1:
+            return f"{found}. Add images to it, and a second folder of images."
+        if len(folders) - len(empty) < 2:
+            return f"{found}. Add images to each of these folders."
+        return f"{found}. Add images to each of these folders, or move it out of {root}."
+    found = f"itself. Images lie deeper, in {listed([os.path.relpath(place, root) for place in deeper], shown=FEW)}"
+    if usable:
+        cure = f"{found}: set data_path: {usable[0]}"
+        if len(usable) == 1:
+            return cure
+        others = f"(or {listed(usable[1:], ' or ', FEW)})"
+        return f"{cure} {others}; to use all, move the images of each class into one folder of a new data_path."
+    names = {one_form(Path(place).name) for place in deeper}
+    names |= {one_form(name) for name in folders if name not in empty}
+    second = "" if len(names) > 1 else ", and add a folder of images of a second class"
+    return (
+        f"{found}: move these folders into {root} itself, the images of those of one name into one folder, and move "
+        f"{listed(empty, shown=FEW)} out of it{second}."
+    )
+
+
+def _below(root, empty):
+    """Folders that hold images, below the empty ones; and all below the root that hold classes, those of most images
+    first. Of MOST_FOLDERS folders, the nearest.
+    """
+    deeper = []
+    places = []
+    totals = Counter()  # images of the folders in a folder
+    for place, listing in islice(walk(root), MOST_FOLDERS):
+        parts = Path(place).relative_to(root).parts
+        if listing.images and len(parts) > 1 and parts[0] in empty:
+            deeper.append(place)
+        places.append(place)
+        totals[os.path.dirname(place)] += len(listing.images)
+    usable = [place for place in places if totals[place] and _holds_classes(place)]
+    return sorted(deeper), sorted(usable, key=lambda place: (-totals[place], place))
+
+
+def _holds_classes(folder) -> bool:
+    """Whether a folder could be `data_path`."""
+    try:
+        folders = list_folder(folder).folders
+        return len(folders) > 1 and all(list_folder(entry.path).images for entry in folders)
+    except DataError:
+        return False

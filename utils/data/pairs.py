@@ -14,17 +14,12 @@ from utils.data.cache import Decoder, open_pixels
 from utils.data.duplicates import joined, names_of, near_duplicates
 from utils.data.images import ImageFolder, scan
 from utils.data.reading import DataError
-from utils.data.splitting import groups_by_name, split, split_classes
+from utils.data.splitting import cure, groups_by_name, lacking, split, split_classes
 from utils.data.transforms import stored_size
 from utils.data.unreadable import list_unreadable
 from utils.runtime import FIRST
 
 MOST_PAIRS = 20_000_000  # of a split: more would take gigabytes, and hours
-TOO_SMALL = (  # each split and how to enlarge it
-    ("training", "lower test_size and valid_size or add images"),
-    ("validation", "raise valid_size or add images"),
-    ("test", "raise test_size or add images"),
-)
 
 
 @dataclass(frozen=True)
@@ -88,6 +83,7 @@ def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
         show,
         config.unreadable,
         config.max_megapixels,
+        config.image.value_range,
     )
     return folder, pixels, near_duplicates(folder, pixels, config.duplicate_radius, show)
 
@@ -110,6 +106,11 @@ def load_splits(config: Config) -> Splits:
     readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
     deal = split_classes if config.split == "classes" else split
     parts = deal(folder.labels[readable], groups[readable], config.test_size, config.valid_size, config.seed)
+    sizes = config.test_size, config.valid_size
+    problem = lacking(folder.labels[readable], parts)
+    if problem:
+        remedy = cure(folder.labels[readable], groups[readable], config.split, sizes, config.seed)
+        raise DataError(f"{config.data_path}: {problem}. {remedy}{_what_stays_together(groups)}")
     parts = [readable[part] for part in parts]
     left_out = np.setdiff1d(readable, np.concatenate(parts))
     if len(left_out) and FIRST:
@@ -118,12 +119,6 @@ def load_splits(config: Config) -> Splits:
     for number, part in enumerate(parts):
         random = np.random.default_rng((config.seed, number))
         pairs.append(draw_pairs(part, folder.labels, config.number_of_iterations, random))
-        if len(np.unique(pairs[number].labels)) < 2:
-            name, cure = TOO_SMALL[number]
-            raise DataError(
-                f"{config.data_path}: the {name} split has no positive or no negative pair; {cure}."
-                f"{_what_stays_together(groups)}"
-            )
     _, valid_pairs, test_pairs = pairs  # training draws its own in each epoch
     return Splits(folder, pixels, *parts, valid_pairs, test_pairs, duplicates, groups)
 
@@ -148,7 +143,9 @@ def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random:
     kinds = np.broadcast_to([0, 1], exists.shape)
     count = iterations * exists.sum()
     if count > MOST_PAIRS:
-        raise DataError(f"number_of_iterations: {iterations} gives {count:,} pairs, above {MOST_PAIRS:,}: lower it")
+        most = MOST_PAIRS // exists.sum()
+        remedy = f"set number_of_iterations: {most} or fewer" if most else "use fewer images"
+        raise DataError(f"number_of_iterations: {iterations} gives {count:,} pairs, above {MOST_PAIRS:,}: {remedy}.")
     first = []
     second = []
     drawn = []

@@ -22,7 +22,12 @@ def check_readable(folder: ImageFolder, unreadable: dict[int, str], setting: str
     kept = np.delete(folder.labels, list(unreadable))
     enough = len(np.unique(kept)) > 1
     if unreadable and (setting == "stop" or not enough):
-        cure = "Replace or delete them" if enough else "Pairs need images of two classes: replace them"
+        if not enough:
+            cure = "Pairs need images of two classes: replace them"
+        elif len(np.unique(kept)) < len(folder.classes):  # a class without images is refused
+            cure = "Replace them, or set unreadable: skip"
+        else:
+            cure = "Replace or delete them, or set unreadable: skip"
         names = listed([f"{folder.paths[index]}: {cause}" for index, cause in unreadable.items()], separator="\n")
         raise DataError(f"data_path: {_count(folder, unreadable)} cannot be read. {cure}:\n{names}")
 

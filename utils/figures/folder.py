@@ -1,7 +1,11 @@
 """Many pairs to files: maps as pictures and numbers, scores in one table; a run that was stopped goes on."""
 
+import codecs
 import csv
+import io
 import json
+import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -14,7 +18,7 @@ from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
 from utils.data import DataError
-from utils.data.reading import EXTENSIONS
+from utils.data.images import SUBFOLDERS, actual_path, counted, list_folder, print_skipped
 from utils.explain import Explanation
 from utils.figures.drawing import OPACITY, overlay, photos, remark, wrapped
 from utils.figures.grid import judgement
@@ -27,6 +31,7 @@ from utils.trained import BATCH, Trained
 from utils.trust import judge
 
 COLUMNS = ("image1", "image2")  # of a CSV file of pairs
+DELIMITERS = ",;\t"  # of CSV files; Excel takes the second in most of Europe, and the third for "Unicode text"
 MADE_BY = "made_by.json"  # what all maps of a folder were made by
 SCORES = "scores.csv"
 HEIGHT = 224  # pixels of the images in a picture, at most
@@ -57,8 +62,9 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
 
     Args:
         trained: A trained network, explained by the method of its config; or any other in FromFiles.
-        pairs: A CSV file with columns image1 and image2, paths relative to it; or two folders: every image of the first
-            beside every image of the second; or tuples of two paths.
+        pairs: A CSV file with columns image1 and image2, paths relative to it (comma, semicolon or tab; UTF-8, or
+            UTF-16 as Excel writes it); or two folders: every image of the first beside every image of the second; or
+            tuples of two paths.
         folder: Where the files go.
         judged: Also give a verdict on each map, which takes up to 108 network passes a pair.
 
@@ -71,7 +77,8 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
     folder = Path(folder)
     jobs = [Job(pair, _name(pair)) for pair in pairs_of(pairs)]
     _claim(folder, trained, judged, jobs[0].pair[0])
-    waiting = [job for job in jobs if not (folder / f"{job.name}.npz").exists()]
+    missing = {job.name: job for job in jobs if not (folder / f"{job.name}.npz").exists()}  # a pair may come twice
+    waiting = list(missing.values())
     failed = {}
     config = _config(trained)
     show = config is None or config.hyperparameters.verbose
@@ -104,37 +111,82 @@ def pairs_of(source) -> list[tuple[str, str]]:
         return pairs
     if not source:
         raise DataError("pairs: there is none: give tuples of two image files, a CSV file or two folders.")
+    for pair in source:
+        if isinstance(pair, str | Path) or len(pair) != 2:
+            raise DataError(f"pairs: {pair} is no pair: give tuples of two image files, a CSV file or two folders.")
     return [(str(one), str(two)) for one, two in source]
 
 
 def _pairs_of_csv(path):
     """The pairs of a CSV file, whose paths are relative to its folder."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or ()
-            lines = [(reader.line_num, row) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
+        lines = _lines_of_csv(path)
+    except (OSError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as a CSV file of pairs: {error}") from error
-    for column in COLUMNS:
-        if column not in names:
-            raise DataError(f"{path} has no column {column}: name the two files of each pair in image1 and image2.")
     if not lines:
         raise DataError(f"{path} holds no pair: add lines of two files.")
+    pairs = []
     for number, row in lines:
+        pair = []
         for column in COLUMNS:
-            if not row[column] or not (path.parent / row[column]).is_file():
-                raise DataError(f"{path}, line {number}: {column} {row[column] or 'is empty and'} is no file.")
-    return [tuple(str(path.parent / row[column]) for column in COLUMNS) for _, row in lines]
+            cell = row[column] or ""
+            file = _file_of(path.parent, cell)
+            if file is None:
+                raise DataError(
+                    f"{path}, line {number}: {column} {cell or 'is empty and'} is no file. Correct or delete the line; "
+                    f"paths are relative to {path.parent}, with / between folders."
+                )
+            pair.append(file)
+        pairs.append(tuple(pair))
+    return pairs
+
+
+def _lines_of_csv(path):
+    """The lines of a CSV file below the names of its columns: (number, {column: cell}). Excel saves several kinds."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise DataError(f'{path} is not UTF-8: save it as "CSV UTF-8" (Excel), or in UTF-8 encoding.') from error
+    for delimiter in DELIMITERS:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        if set(COLUMNS) <= set(reader.fieldnames):
+            return [(reader.line_num, row) for row in reader]
+    first = text.partition("\n")[0].strip()
+    names = [name.strip() for name in re.split(f"[{DELIMITERS}]", first)]
+    missing = [column for column in COLUMNS if column not in names]
+    raise DataError(
+        f"{path} has no column {' and '.join(missing)}: its first line is {first!r}. Name the columns of the two "
+        "files of each pair image1 and image2 there, with a comma, a semicolon or a tab between all columns."
+    )
+
+
+def _file_of(folder, cell):
+    """The file that a cell of a CSV file names, as it is spelled on disk; None where there is none."""
+    for name in (cell, cell.strip()):
+        path = actual_path(folder / name)
+        if path.is_file():
+            return str(path)
+    return None
 
 
 def _images_of(folder):
+    """The image files of a folder, sorted; how many entries were skipped is printed."""
+    if folder.is_file():
+        raise DataError(f"{folder} is not a folder: name two folders of images; a pair of files is [(file1, file2)].")
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: name two folders of images.")
-    paths = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-    if not paths:
-        raise DataError(f"{folder} holds no image: name two folders of images.")
-    return paths
+    listing = list_folder(folder)
+    skipped = Counter(listing.skipped)
+    if listing.folders:
+        skipped[SUBFOLDERS] += len(listing.folders)
+    if not listing.images:
+        cure = "name two folders that hold images themselves"
+        raise DataError(f"{folder} holds no image (skipped: {counted(skipped)}): {cure}.")
+    print_skipped(folder, skipped)
+    return [str(folder / entry.name) for entry in listing.images]
 
 
 def _name(pair):
@@ -175,7 +227,10 @@ def _claim(folder, trained, judged, first_image):
     if not note.exists():
         write_text(note, json.dumps(made_by, indent=2))
         return
-    there = json.loads(note.read_text(encoding="utf-8"))
+    try:
+        there = json.loads(note.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{note} is damaged, so what made the maps is unknown: name another folder.") from error
     changed = [key for key in made_by if there.get(key) != made_by[key]]
     if changed:
         raise DataError(f"{folder} holds maps that were made otherwise ({', '.join(changed)}): name another folder.")

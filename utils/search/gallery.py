@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from utils.data import DataError, Decoder, evaluation_transform, stored_size
+from utils.data.images import counted, images_below, print_skipped
 from utils.data.reading import EXTENSIONS
 from utils.explain import Explanation, ExplanationError
 from utils.files import read_sealed, write_sealed
@@ -92,7 +93,8 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
         file = folder / "embeddings" / f"{own}_{network_digest(trained)}.npz"
         names, embeddings, unreadable = _kept(file) or _keep(file, *_embedded(trained, root, paths))
     if not names:
-        raise DataError(f"{root}: none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}")
+        cause = f"none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}"
+        raise DataError(f"{root}: {cause}. Replace them, or name another folder.")
     return Gallery(root, tuple(str(root / name) for name in names), embeddings, unreadable)
 
 
@@ -136,13 +138,14 @@ def _others(images, image, query, count) -> list[str]:
 
 
 def _images_below(root) -> list[str]:
-    """All image files of a folder and below, sorted."""
+    """All image files of a folder and below, sorted; how many entries were skipped is printed."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder: name a folder of images.")
-    below = [Path(place) / name for place, _, names in os.walk(root) for name in names]
-    paths = sorted(str(path) for path in below if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."))
+    paths, skipped = images_below(root)
     if not paths:
-        raise DataError(f"{root} holds no image: name a folder with some, {', '.join(sorted(EXTENSIONS))}.")
+        endings = ", ".join(sorted(EXTENSIONS))
+        raise DataError(f"{root} holds no image (skipped: {counted(skipped)}): name a folder with some, {endings}.")
+    print_skipped(root, skipped)
     return paths
 
 
@@ -169,7 +172,8 @@ def _embedded(trained, root, paths):
     config = trained.config
     transform = evaluation_transform(config.image)
     size = stored_size(config.image)
-    decoder = Decoder(paths, size, config.hyperparameters.num_workers, config.max_megapixels)
+    workers = config.hyperparameters.num_workers
+    decoder = Decoder(paths, size, workers, config.max_megapixels, config.image.value_range)
     blocks = []
     with evaluating(trained.network):
         for pixels in decoder.blocks(lambda index: None, config.hyperparameters.verbose):
