@@ -1,6 +1,20 @@
-import pytest
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
-from utils.files import atomic, write_text
+import numpy as np
+import pytest
+from helpers import ENVIRONMENT, ROOT
+
+from utils import explain_folder
+from utils.data import ensure_sample, make_sample, shapes
+from utils.files import ExistsError, FileError, atomic, leftovers, read_sealed, whole_folders, write_sealed, write_text
+from utils.training import CheckpointError
+from utils.training.claim import claimed
+
+THREADS = 4
+LONG = 200_000  # bytes, more than one write of a file's buffer
 
 
 def test_a_file_appears_whole_in_a_new_folder(tmp_path):
@@ -25,3 +39,136 @@ def test_a_block_that_fails_leaves_the_old_file_and_no_other(tmp_path, error):
         fail()
     assert (tmp_path / "file").read_text(encoding="utf-8") == "größer"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_writers_of_one_path_do_not_meet(tmp_path):
+    with atomic(tmp_path / "file") as first:
+        first.write(b"first")
+        with atomic(tmp_path / "file") as second:
+            second.write(b"second")
+        assert (tmp_path / "file").read_bytes() == b"second"
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _write_and_read(path, letter):
+    for _ in range(20):
+        with atomic(path) as file:
+            file.write(letter * (LONG // 2))
+            file.write(letter * (LONG // 2))
+        content = path.read_bytes()
+        assert len(content) == LONG
+        assert len(set(content)) == 1  # of one writer alone
+
+
+def _seal_and_read(path, letter):
+    for _ in range(20):
+        write_sealed(path, letter * LONG)
+        assert len(set(read_sealed(path))) == 1
+
+
+@pytest.mark.parametrize("work", [_write_and_read, _seal_and_read])
+def test_threads_that_write_one_path_and_read_it_find_whole_files(tmp_path, work):
+    letters = [bytes([number]) for number in range(THREADS)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        done = [pool.submit(work, tmp_path / "file", letter) for letter in letters]
+    for one in done:
+        one.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_pair_twice_in_a_file_of_pairs(trained, tiny_data, tmp_path):
+    pair = tiny_data / "blue" / "blue_0.png", tiny_data / "red" / "red_0.png"
+    table = explain_folder(trained, [pair] * 8, tmp_path / "out")
+    assert len(table) == 8
+    assert len(table["files"].unique()) == 1
+    names = [path.name for path in (tmp_path / "out").iterdir()]
+    assert len(names) == 4, names  # a picture, maps, the scores and what they were made by
+
+
+def test_what_killed_processes_left_is_found(tmp_path):
+    code = "import os; from utils.files import atomic\nwith atomic('best.pt') as file: os._exit(1)"
+    environment = os.environ | ENVIRONMENT
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    (killed,) = tmp_path.iterdir()
+    earlier = tmp_path / ".best.pt.4711"  # as earlier versions named it
+    others = [tmp_path / name for name in (".best.pt.backup", ".best.pt.1.zip", ".last.pt.12", "best.pt", ".best.pt.")]
+    for path in (earlier, *others):
+        path.write_bytes(b"")
+    assert sorted(leftovers(tmp_path, "best.pt")) == sorted([killed, earlier])
+
+
+def test_folders_that_another_process_makes_meanwhile_stay_as_they_are(tmp_path):
+    target = tmp_path / "Shapes"
+
+    def make():
+        with whole_folders({"a": target}, "rename it") as made:
+            (made / "a" / "mine").write_text("mine")
+            target.mkdir()
+            (target / "others").write_text("others")
+
+    with pytest.raises(ExistsError, match="Shapes exists: rename it"):
+        make()
+    assert [path.name for path in target.iterdir()] == ["others"]
+    assert [path.name for path in tmp_path.iterdir()] == ["Shapes"]
+
+
+def test_folders_for_which_there_is_no_place(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(FileError, match=r"file cannot be written: .*\. Set another folder"):
+        make_sample(tmp_path / "file" / "Shapes", 1)
+    make_sample(tmp_path / "folder" / "Shapes", 1)
+
+
+def test_a_sample_that_is_there_is_one_message_on_a_terminal(tmp_path):
+    (tmp_path / "Shapes").mkdir()
+    command = [sys.executable, "-m", "utils.data", "--sample", str(tmp_path / "Shapes")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.strip() == f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample anew."
+
+
+def test_of_two_threads_one_trains_in_a_folder(tmp_path):
+    def other():
+        with claimed(tmp_path):
+            pass
+
+    with ThreadPoolExecutor(1) as pool:
+        with claimed(tmp_path), claimed(tmp_path):  # the same thread may do so twice
+            refused = pool.submit(other).exception()
+        pool.submit(other).result()
+    assert isinstance(refused, CheckpointError)
+    assert f"process {os.getpid()} " in str(refused)
+
+
+def test_all_text_files_are_utf_8():
+    """As ruff finds it: no file is opened with the encoding of the machine."""
+    command = [sys.executable, "-m", "ruff", "check", "--preview", "--isolated", "--select", "PLW1514", "utils"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+
+
+def test_the_projects_sample_is_made_wherever_the_program_is_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shapes, "PROJECT", tmp_path / "project")
+    made = []
+    monkeypatch.setattr(shapes, "make_sample", made.append)
+    monkeypatch.setattr(shapes, "make_differences", made.append)
+    ensure_sample(tmp_path / "elsewhere" / "Data" / "Shapes")
+    assert made == []
+    ensure_sample(tmp_path / "project" / "Data" / "Shapes")
+    assert made == [tmp_path / "project" / "Data" / "Shapes"] * 2
+
+
+def test_a_sample_that_another_process_makes_meanwhile_is_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sample = tmp_path / "Data" / "Shapes"
+
+    def draw(*_):
+        (sample / "others").mkdir(parents=True, exist_ok=True)
+        return [np.zeros((2, 2), np.uint8)] * 2
+
+    monkeypatch.setattr(shapes, "draw", draw)
+    monkeypatch.setattr(shapes, "make_differences", lambda _: None)
+    ensure_sample(sample)
+    assert [path.name for path in sample.iterdir()] == ["others"]

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import zlib
@@ -11,6 +13,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 SEAL = 4  # bytes of a checksum
+TEMPORARY = re.compile(r"[0-9a-f]{16}|\d+")  # how temporary names end; of earlier versions, by the process's number
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -18,15 +21,20 @@ class FileError(UserError, OSError):
     """A file cannot be written; the message names it, the cause and the cure."""
 
 
+class ExistsError(FileError, FileExistsError):
+    """A folder is there already, and nothing is overwritten; the message names it and the cure."""
+
+
 @contextmanager
 def atomic(path):
     """A binary file to write into; it appears under `path` when the block ends, and not at all if the block fails.
 
-    Written under a temporary name in the same folder, which is created where it lacks, flushed to the disk and moved
-    into place: whoever reads `path` finds the old file or the new one. Raises FileError when it cannot be written.
+    Written under a temporary name of its own in the same folder, which is created where it lacks, flushed to the disk
+    and moved into place: whoever reads `path` finds the old file or the new one, also where several threads or
+    processes write it at once. Raises FileError when it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     size = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,27 +56,45 @@ def leftovers(folder: Path, name: str) -> list[Path]:
 
     Whoever asks must know that no process is writing it now.
     """
-    return [path for path in folder.glob(f".{name}.*") if path.suffix[1:].isdigit()]
+    start = f".{name}."
+    found = []
+    for path in folder.iterdir():
+        if path.name.startswith(start) and TEMPORARY.fullmatch(path.name.removeprefix(start)):
+            found.append(path)
+    return found
 
 
 @contextmanager
 def whole_folders(targets: dict[str, Path], cure: str):
     """A folder to fill, with one inside for each of `targets`; they are moved there when the block ends.
 
-    An interrupted or failing block leaves none. Raises FileExistsError, with the cure, when one exists: nothing is
-    overwritten.
+    All lie in one folder. An interrupted or failing block leaves none. Raises ExistsError, with the cure, when one
+    exists, even if another process made it meanwhile: nothing is overwritten. Raises FileError where they cannot be
+    written.
     """
-    for target in targets.values():
-        if target.exists():
-            raise FileExistsError(f"{target} exists: {cure}.")
-        target.parent.mkdir(parents=True, exist_ok=True)
     parent = next(iter(targets.values())).parent
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".making_") as temporary:
-        for name in targets:
-            Path(temporary, name).mkdir()
-        yield Path(temporary)
-        for name, target in targets.items():
-            shutil.move(Path(temporary, name), target)
+    for target in targets.values():
+        _refuse_existing(target, cure)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".making_") as temporary:
+            for name in targets:
+                Path(temporary, name).mkdir()
+            yield Path(temporary)
+            for name, target in targets.items():
+                _refuse_existing(target, cure)
+                os.rename(Path(temporary, name), target)  # fails where a folder with content is there
+    except UserError:
+        raise
+    except OSError as error:
+        for target in targets.values():
+            _refuse_existing(target, cure)
+        raise FileError(_unwritten(parent, error)) from error
+
+
+def _refuse_existing(target, cure):
+    if target.exists():
+        raise ExistsError(f"{target} exists: {cure}.")
 
 
 def remove(path: Path):
@@ -77,7 +103,7 @@ def remove(path: Path):
         if path.exists():
             path.unlink(missing_ok=True)
     except OSError as error:
-        raise FileError(f"{path} cannot be deleted: {error.strerror}.") from error
+        raise FileError(f"{path} cannot be deleted: {error.strerror}. Delete it, or set another folder.") from error
 
 
 def write_text(path, text: str):
@@ -113,7 +139,7 @@ def check_writable(folder: Path, key: str):
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"tried")
     except OSError as error:
-        raise FileError(f"{key}: {_unwritten(folder, error)} Set another folder.") from error
+        raise FileError(f"{key}: {_unwritten(folder, error)}") from error
 
 
 def megabytes(size: float) -> str:
@@ -122,10 +148,10 @@ def megabytes(size: float) -> str:
 
 
 def _unwritten(path, error, size=0) -> str:
-    """Why nothing could be written, and what to do where there is no room."""
+    """Why nothing could be written, and what to do."""
     cause = f"{path} cannot be written: {error.strerror or error}."
     if error.errno not in FULL:
-        return cause
+        return f"{cause} Set another folder, or allow writing there."
     room = f"{megabytes(shutil.disk_usage(_existing(path)).free)} are free there"
     needed = f", {megabytes(size)} are needed" if size else ""
     return f"{cause} {room[0].upper()}{room[1:]}{needed}: make room and run the same again."
