@@ -1,4 +1,5 @@
 import hashlib
+import shutil
 from itertools import permutations
 
 import cv2
@@ -8,7 +9,7 @@ import torch
 
 from utils.data import differences, shapes
 from utils.data.differences import OBJECTS, differences_folder, draw_difference, load_differences, make_differences
-from utils.data.reading import read_image
+from utils.data.reading import DataError, read_image
 from utils.data.shapes import CLASSES, ensure_sample
 
 DIGEST = "c0c35ef313dad95e8db708e1ed259a8fa2e95e246282c69342636a17a6ca7aec"  # of four pairs, in sorted order
@@ -120,3 +121,23 @@ def test_a_sample_that_is_there_gets_its_differences_and_stays_as_it_is(tmp_path
     assert (own / "1.bmp").read_bytes() == b"mine"
     ensure_sample("Data/Shapes")
     assert len(made) == 1
+
+
+def test_what_else_lies_beside_the_masks_is_passed_over(few, tmp_path):
+    shutil.copytree(differences_folder(few), differences_folder(tmp_path / "Shapes"))
+    folder = differences_folder(tmp_path / "Shapes") / "masks"
+    (folder / ".DS_Store").write_bytes(b"")
+    (folder / "._000.bmp").write_bytes(b"\0\5\26\7")
+    (folder / "notes.txt").write_text("")
+    pairs, masks = load_differences(tmp_path / "Shapes")
+    assert len(pairs) == len(masks) == 4
+
+
+@pytest.mark.parametrize("emptied", ["masks", ""])
+def test_differences_without_masks_are_told_to_be_renamed(tmp_path, emptied):
+    (tmp_path / "Data_differences" / emptied).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"masks holds no mask: rename or delete .*Data_differences\.") as caught:
+        load_differences(tmp_path / "Data")
+    assert str(tmp_path) in str(caught.value)
+    (tmp_path / "Data_differences").rename(tmp_path / "renamed")
+    assert load_differences(tmp_path / "Data") is None

@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import unicodedata
 
 import cv2
 import numpy as np
@@ -100,3 +101,13 @@ def test_masks_are_found_beside_the_images(tmp_path):
     assert found[0, 0, :2].all()
     assert not found[0, 0, 2:].any()
     assert torch.equal(found[0, 1], found[0, 0].flip(0))
+
+
+def test_masks_are_found_under_names_in_another_unicode_form(tmp_path):
+    """An archive of macOS has decomposed names; the masks beside it may come from elsewhere."""
+    for name in ("caf\u00e9", "\uac00"):
+        stored = unicodedata.normalize("NFD", name)
+        (tmp_path / "Data_masks" / stored).mkdir(parents=True)
+        Image.fromarray(np.full((4, 6), 255, np.uint8)).save(tmp_path / "Data_masks" / stored / f"{stored}.png")
+        image = tmp_path / "Data" / name / f"{name}.png"
+        assert load_masks(tmp_path / "Data", [(image, image)], (4, 6)).all()

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from utils.data.images import actual_path, list_folder
 from utils.data.objects import CLASSES, IMAGE_SIZE, as_image, as_mask, draw_pose, draw_scene, planted, read_mask
+from utils.data.reading import DataError
 from utils.files import whole_folders
 
 OBJECTS = [name for name in CLASSES if name != "clutter"]
@@ -38,7 +40,7 @@ def make_differences(folder, count=128, seed=1):
     first image would else have the scene of the first pair. The same byte for byte on every machine; made under a
     temporary name and moved into place, so an interrupted run leaves nothing.
 
-    Raises FileExistsError when the folder exists: nothing is overwritten.
+    Raises ExistsError when the folder exists: nothing is overwritten.
     """
     target = differences_folder(folder)
     random = np.random.RandomState(seed)
@@ -61,11 +63,16 @@ def load_differences(folder, size=(IMAGE_SIZE, IMAGE_SIZE)) -> tuple[list[tuple[
 
     folder: of the dataset. size: (H, W) of the masks. Returns (N pairs of paths, masks bool (N, H, W), True on the
     difference, which is at the same place in both images).
+
+    Raises DataError where the folder is there and holds no mask.
     """
     root = differences_folder(folder)
     if not root.exists():
         return None
-    names = sorted(path.name for path in (root / "masks").iterdir())
-    pairs = [(str(root / "image1" / name), str(root / "image2" / name)) for name in names]
-    masks = [read_mask(root / "masks" / name, size) for name in names]
+    folder_of_masks = root / "masks"
+    names = [entry.name for entry in list_folder(folder_of_masks).images] if folder_of_masks.is_dir() else []
+    if not names:
+        raise DataError(f"{folder_of_masks} holds no mask: rename or delete {root}.")
+    pairs = [(str(actual_path(root / "image1" / name)), str(actual_path(root / "image2" / name))) for name in names]
+    masks = [read_mask(folder_of_masks / name, size) for name in names]
     return pairs, torch.from_numpy(np.stack(masks))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from utils.data.differences import differences_folder, make_differences
+from utils.data.images import actual_path
 from utils.data.objects import CLASSES, as_image, as_mask, draw_pose, draw_scene, planted, read_mask
 from utils.files import whole_folders
 
@@ -73,7 +74,8 @@ def load_masks(folder, pairs, size) -> torch.Tensor | None:
     folder: of the dataset. A mask has the class and the file name of its image, in the folder beside the dataset that
     ends in `_masks`; images without an object have an empty one. size: (H, W).
     """
-    files = [masks_folder(folder) / Path(path).parent.name / Path(path).name for pair in pairs for path in pair]
+    root = masks_folder(folder)
+    files = [actual_path(root / Path(path).parent.name / Path(path).name) for pair in pairs for path in pair]
     if not all(file.exists() for file in files):
         return None
     masks = [read_mask(file, size) for file in files]
