@@ -13,8 +13,8 @@ from utils.data import cache, unreadable
 from utils.data.batches import ResidentPixels, draw_epoch
 from utils.data.cache import decode, open_pixels
 from utils.data.images import scan
-from utils.data.reading import DataError
 from utils.data.pairs import load_splits
+from utils.data.reading import DataError
 
 SIZE = (32, 40)
 CAUSES = {"a/cut.jpg": "truncated", "b/empty.jpg": "is empty", "b/text.jpg": "is no image"}
@@ -199,6 +199,44 @@ def test_of_several_processes_the_first_alone_writes(config, monkeypatch, capsys
 def test_stop_is_an_error_of_the_splits_too(make_config, data):
     with pytest.raises(DataError, match="3 of 23 images"):
         load_splits(make_config({"data_path": str(data), "unreadable": "stop"}))
+
+
+@pytest.mark.parametrize("cure", ["replace", "delete", "unreadable: skip"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_each_cure_of_stop_ends_the_error(data, cure, lost):
+    """Deleting is no cure where it leaves a class without images, which is refused too."""
+    if lost:
+        for number in (1, 2):
+            (data / "lost").mkdir(exist_ok=True)
+            (data / "lost" / f"{number}.jpg").write_text("no image")
+    with pytest.raises(DataError) as caught:
+        opened(data, None, "stop")
+    assert (cure in str(caught.value).lower()) == (cure != "delete" or not lost)
+    broken = [line.split(": ")[0] for line in str(caught.value).splitlines()[1:]]
+    assert len(broken) == 3 + 2 * lost
+    if cure not in str(caught.value).lower():
+        return
+    for number, path in enumerate(broken if cure != "unreadable: skip" else []):
+        if cure == "delete":
+            os.unlink(path)
+        else:
+            pixels = np.random.default_rng(100 + number).integers(0, 256, (48, 56, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+    opened(data, None, "skip" if cure == "unreadable: skip" else "stop")
+
+
+@pytest.mark.parametrize("classes", ["a", "ab"])
+def test_where_no_two_classes_can_be_read_replacing_ends_the_error(data, classes):
+    for name in classes:
+        for file in (data / name).iterdir():
+            file.write_text("no image")
+    with pytest.raises(DataError, match="replace them"):
+        opened(data, None)
+    for number, file in enumerate(sorted(data.glob("a/*"))[:2]):
+        Image.fromarray(np.full((9, 9, 3), 80 * number, np.uint8)).save(file)
+    if classes == "ab":
+        Image.fromarray(np.full((9, 9, 3), 200, np.uint8)).save(data / "b" / "0.png")
+    opened(data, None)
 
 
 @pytest.mark.parametrize("classes", ["a", "ab"])
