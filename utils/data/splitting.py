@@ -16,7 +16,7 @@ SPLITTABLE = 6  # a class of so many groups or more gives at least LEAST to vali
 LEAST = 2  # groups of a class, or classes, of a split: fewer form no positive or no negative pair
 SHUFFLES = 100  # of the classes, of which the one is kept whose shares come nearest
 FEW = 3  # files named in one message
-SIZES = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4)  # of test and of validation, tried when a split is too small
+SIZES = (0.1, 0.2, 0.3, 0.4)  # of test and of validation, tried when a split is too small
 
 
 def split(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: float, seed: int):
