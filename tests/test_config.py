@@ -80,7 +80,7 @@ def test_the_head_of_the_shipped_config_says_which_keys_are_the_papers():
     assert set(down_to_gpu) == set(paper)
     for key, part in paper.items():
         if isinstance(part, dict):
-            assert set(shipped[key]) - set(part) == ({"RandomCropScale"} if key == "image" else set())
+            assert set(shipped[key]) - set(part) == ({"RandomCropScale", "value_range"} if key == "image" else set())
             assert set(part) <= set(shipped[key])
     assert "down to `gpu`" in (ROOT / "config.yml").read_text().splitlines()[0]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, runtime, saved
 from utils.config import key_names
-from utils.data import DataError, cache, evaluation_transform, resident, training_transform
+from utils.data import DataError, cache, evaluation_transform, load_images, resident, training_transform
 from utils.network import build_network
 from utils.runtime import Runtime, seed_everything, start
 from utils.trained import inference_pair
@@ -31,6 +31,14 @@ def images_seen_in_training(config):
 
 def images_seen_in_evaluation(config):
     return evaluation_transform(config.image)(torch.from_numpy(PIXELS)[None]).tolist()
+
+
+def pixels_of_16_bits(config, tmp_path):
+    for name in "ab":
+        (tmp_path / "deep" / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 48), 4000, np.uint16)).save(tmp_path / "deep" / name / "0.png")
+    _, pixels, _ = load_images(config.model_copy(update={"data_path": tmp_path / "deep"}))
+    return pixels[np.array([0])].max()
 
 
 def split_sizes(config):
@@ -212,6 +220,7 @@ KEYS = {
     "test_size": (0.4, split_sizes, {}),
     "valid_size": (0.4, split_sizes, {}),
     "image.size": ([48, 32], lambda config: np.shape(images_seen_in_evaluation(config)), {}),
+    "image.value_range": ([0, 4095], pixels_of_16_bits, {}),
     "image.normalization.mean": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {"image.normalization": NORMALIZATION}),
     "image.normalization.std": ([0.5, 0.5, 0.5], images_seen_in_evaluation, {"image.normalization": NORMALIZATION}),
     "image.Channels": (1, images_seen_in_evaluation, {}),

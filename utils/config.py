@@ -61,6 +61,21 @@ def _auto(value):
     return None if value == "auto" else value
 
 
+def _by_type(value):
+    """`auto` is the same as no key: the range of the type of each file."""
+    if isinstance(value, list | tuple | None):
+        return value
+    if value == AUTO:
+        return None
+    raise ValueError("should be auto or [low, high]")
+
+
+def _rising(limits):
+    if limits is not None and limits[0] >= limits[1]:
+        raise ValueError("should be [low, high], the lower value first")
+    return limits
+
+
 def _at_home(path) -> Path:
     """The path, with a leading ~ spelt out; as it stands where there is no such user."""
     return Path(os.path.expanduser(path))
@@ -116,6 +131,9 @@ FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home), AfterV
 Method = Literal[
     "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
 ]
+Limits = Annotated[
+    tuple[Number, Number] | None, Field(strict=False), BeforeValidator(_by_type), AfterValidator(_rising)
+]
 Mean = Annotated[Number, Field(ge=-10, le=10)]
 Deviation = Annotated[Number, Field(ge=1e-4, le=100)]
 MOST = 100_000  # steps or epochs to wait
@@ -144,6 +162,7 @@ class Normalization(Section):
 
 class ImageSettings(Section):
     size: Annotated[tuple[Side, Side], Field(strict=False)]
+    value_range: Limits = None  # not in the paper's repository; None: by the type of each file
     normalization: Annotated[Normalization | None, BeforeValidator(_auto)] = None  # None until the whole is read
     Channels: Literal[1, 3]
     HorizontalFlip: Share

@@ -106,8 +106,8 @@ class Trained:
 
         Raises DataError for an image that cannot be decoded.
         """
-        size = stored_size(self.config.image)
-        pixels = np.stack([decode(path, size, self.config.max_megapixels) for path in paths])  # (N, h, w, 3)
+        settings = stored_size(self.config.image), self.config.max_megapixels, self.config.image.value_range
+        pixels = np.stack([decode(path, *settings) for path in paths])  # (N, h, w, 3)
         return self.runtime.place(evaluation_transform(self.config.image)(torch.from_numpy(pixels)))
 
     def load_pairs(self, *pairs) -> torch.Tensor:
@@ -183,6 +183,7 @@ class Trained:
             "paths": pairs,
             "classes": classes,
             "normalization": self.config.image.normalization,
+            "value_range": self.config.image.value_range,
             "caution": self.caution,
             "band": self.band,
             "calibration": self.prepared and self.prepared.calibration,

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from utils.data.cache import Decoder
 from utils.data.duplicates import contradictions, groups_of_several, names_of
 from utils.data.images import SHOWN, ImageFolder, listed
-from utils.data.reading import brightness_of, read_header
+from utils.data.reading import brightness_of, read_header, read_image
 from utils.data.splitting import SPLITTABLE
 from utils.text import printable
 
@@ -16,6 +16,7 @@ UNEQUAL = 10  # times as many images as the smallest class
 TELLING = 0.9  # AUC from which a property is said to tell a class
 ENOUGH = 20  # images of a class, and of the others: chance alone brings no AUC of TELLING (six standard deviations)
 FEW = 5  # groups named in one line; the figure shows more
+NARROW = 256 // 8  # values of 256 that a file uses at least; fewer are told
 BLOCK = 64  # images read at a time
 CURES = {
     "brightness": "photograph all classes in like light, or let image.brightness vary it in training",
@@ -43,13 +44,15 @@ class Audit:
     """What was found in a folder of images; as text, one finding a line.
 
     unreadable: index of an image to why it cannot be decoded. duplicates: int64 (N,), the index of the first of the
-    near-duplicates that an image belongs to. told: classes told by a property alone.
+    near-duplicates that an image belongs to. told: classes told by a property alone. narrow: index of an image that
+    uses fewer than NARROW of its 256 values to the least and the greatest of them.
     """
 
     folder: ImageFolder
     unreadable: dict[int, str]
     duplicates: np.ndarray
     told: list[Told]
+    narrow: dict[int, tuple[int, int]]
 
     def identical(self) -> list[np.ndarray]:
         """The members of each group of byte-identical files that can be read."""
@@ -77,6 +80,7 @@ class Audit:
     def __str__(self):
         findings = [
             *self._unreadable_line(),
+            *self._narrow_line(),
             *self._copies_lines(),
             *self._class_lines(),
             *self._told_lines(),
@@ -88,6 +92,18 @@ class Audit:
             names = [f"{names_of(self.folder, [index])} ({cause})" for index, cause in self.unreadable.items()]
             count = f"{len(names)} of {len(self.folder.paths)} images"
             yield f"Cannot be read: {count}: {listed(names)}. They are left out: replace or delete them."
+
+    def _narrow_line(self):
+        if self.narrow:
+            names = []
+            for index, (least, most) in self.narrow.items():
+                names.append(f"{names_of(self.folder, [index])} (from {least} to {most})")
+            count = f"{len(names)} of {len(self.folder.paths)} images use less than an eighth of their range, 0 to 255"
+            cure = (
+                "Files of more than 8 bits: set image.value_range to the range of their values, [0, 4095] for 12 bits. "
+                "Others: are they what they should be, or blank?"
+            )
+            yield f"Narrow range: {count}: {listed(names)}. {cure}"
 
     def _copies_lines(self):
         cure = "They stay in one split; one of each is enough"
@@ -147,7 +163,8 @@ def audit(folder: ImageFolder, pixels: Decoder, duplicates: np.ndarray) -> Audit
         for what, (values, more, less) in measured.items():
             told.append(Told(what, name, *_told_by(values, inside, more, less)))
         told.append(Told("file format", name, *_told_by_format(formats, inside)))
-    return Audit(folder, pixels.unreadable, duplicates, [one for one in told if one.auc >= TELLING])
+    telling = [one for one in told if one.auc >= TELLING]
+    return Audit(folder, pixels.unreadable, duplicates, telling, _narrow_ranges(pixels, readable))
 
 
 def _told_by(values, inside, more, less):
@@ -171,8 +188,28 @@ def _told_by_format(formats, inside):
 
 def _brightness(pixels, indices):
     """The mean brightness of images: float (B,), in [0, 255]."""
-    parts = [indices[start : start + BLOCK] for start in range(0, len(indices), BLOCK)]
-    return np.concatenate([brightness_of(pixels[part]) for part in parts])
+    return np.concatenate([brightness_of(block) for block in _blocks(pixels, indices)])
+
+
+def _narrow_ranges(pixels, indices):
+    """The least and the greatest value of images that use fewer than NARROW of 256 values, by index.
+
+    The resized pixels, which never use more values than the file, tell which files are decoded once more, in full.
+    """
+    spreads = np.concatenate([np.ptp(block, axis=(1, 2, 3)) for block in _blocks(pixels, indices)])
+    narrow = {}
+    for index in indices[spreads < NARROW - 1].tolist():
+        image = read_image(pixels.paths[index], None, pixels.max_megapixels, pixels.value_range)
+        least, most = int(image.min()), int(image.max())
+        if most - least < NARROW - 1:
+            narrow[index] = (least, most)
+    return narrow
+
+
+def _blocks(pixels, indices):
+    """The pixels of images, uint8 (BLOCK, h, w, 3) at a time."""
+    for start in range(0, len(indices), BLOCK):
+        yield pixels[indices[start : start + BLOCK]]
 
 
 def _images_of(groups):

@@ -27,6 +27,7 @@ from utils.files import atomic, megabytes
 from utils.runtime import progress
 
 BLOCK = 64  # images decoded before the next write
+READING = "2"  # to be raised when the same file comes to be decoded to other pixels
 
 
 class Decoder:
@@ -36,9 +37,10 @@ class Decoder:
     DIGEST (N,), of the bytes of each file as they were then; zeros of one that could not be decoded.
     """
 
-    def __init__(self, paths, size, workers=0, max_megapixels=MEGAPIXELS):
+    def __init__(self, paths, size, workers=0, max_megapixels=MEGAPIXELS, value_range=None):
         self.paths = paths
         self.max_megapixels = max_megapixels
+        self.value_range = value_range
         self.size = tuple(size)
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding releases the interpreter lock
         self.unreadable: dict[int, str] = {}
@@ -52,7 +54,7 @@ class Decoder:
         return np.stack(list(self.pool.map(self._decode, indices)))
 
     def _decode(self, index):
-        return decode(self.paths[index], self.size, self.max_megapixels)
+        return decode(self.paths[index], self.size, self.max_megapixels, self.value_range)
 
     def attempt(self, index):
         """The pixels uint8 (h, w, 3) of an image, whose file has its digest in `digests` from now on; None, and a cause
@@ -99,7 +101,8 @@ class PixelCache(Decoder):
     """The same, read from a cache file; OSError or ValueError when it is missing, cut off, or not of these images."""
 
     def __init__(self, decoder: Decoder, file: Path, keys: np.ndarray):
-        super().__init__(decoder.paths, decoder.size, max_megapixels=decoder.max_megapixels)
+        settings = decoder.max_megapixels, decoder.value_range
+        super().__init__(decoder.paths, decoder.size, 0, *settings)
         self.file = file
         self.stored = StoredPixels(file, decoder.size)
         if not np.array_equal(self.stored.keys, keys):
@@ -131,6 +134,7 @@ def open_pixels(
     show_progress=True,
     unreadable="skip",
     max_megapixels=MEGAPIXELS,
+    value_range=None,
 ) -> Decoder:
     """The pixels of all images of a folder, from the cache under `cache_path`, which is filled first where it lacks
     some; without `cache_path`, or when it cannot be written (one RuntimeWarning), decoded whenever they are needed.
@@ -140,15 +144,16 @@ def open_pixels(
     Raises DataError that names them and says how many they are: with `unreadable="stop"` if there are any, with "skip"
     if fewer than two classes have an image that can be decoded.
     """
-    pixels = _opened(Decoder(folder.paths, size, workers, max_megapixels), folder, cache_path, show_progress)
+    decoder = Decoder(folder.paths, size, workers, max_megapixels, value_range)
+    pixels = _opened(decoder, folder, cache_path, show_progress)
     pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads note them as they come
     check_readable(folder, pixels.unreadable, unreadable)
     return pixels
 
 
-def decode(path, size, max_megapixels=MEGAPIXELS) -> np.ndarray:
+def decode(path, size, max_megapixels=MEGAPIXELS, value_range=None) -> np.ndarray:
     """Pixels of an image file, uint8 (h, w, 3), resized with antialiasing to `size`, (height, width)."""
-    pixels = torch.from_numpy(read_image(path, 2 * max(size), max_megapixels)).movedim(-1, 0)
+    pixels = torch.from_numpy(read_image(path, 2 * max(size), max_megapixels, value_range)).movedim(-1, 0)
     return V.resize(pixels, list(size), antialias=True).movedim(0, -1).numpy()
 
 
@@ -157,7 +162,7 @@ def keys_of(folder: ImageFolder) -> np.ndarray:
     below = len(str(folder.root)) + 1
     digests = []
     for path, stats in zip(folder.paths, folder.stats.tolist(), strict=True):
-        text = "\0".join([path[below:], *map(str, stats)])
+        text = "\0".join([READING, path[below:], *map(str, stats)])
         digests.append(hashlib.blake2b(os.fsencode(text), digest_size=KEY.itemsize).digest())
     return np.frombuffer(b"".join(digests), KEY)
 
@@ -166,6 +171,8 @@ def _opened(decoder, folder, cache_path, show) -> Decoder:
     """The pixels, from the cache where one can be had, with `unreadable` filled."""
     if cache_path is not None:
         text = f"{folder.root.resolve()}\0{decoder.size}"
+        if decoder.value_range is not None:
+            text += f"\0{decoder.value_range}"
         name = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
         file = cache_path / f"{name}.pixels"
         try:

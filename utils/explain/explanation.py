@@ -28,10 +28,10 @@ class Explanation:
     to which a pair is "same". towards_different, towards_same: float32 (B, 2, H, W) for image 1 and image 2, at least
     0: how much a place pushes either way. method, layer, details: what made the maps. names: of both images of each
     pair. paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
-    images' values, or None: figures need it to show pixels where there are no files. completeness: float32 (B, 2), or
-    None: what the places of both images add up to, and the change that they should add up to. caution: what every
-    sentence about it begins with. band: two distances between which pairs are left undecided, or None. calibration:
-    from distance to probability, or None.
+    images' values, or None: figures need it to show pixels where there are no files. value_range: as `read_image` takes
+    it, for the files. completeness: float32 (B, 2), or None: what the places of both images add up to, and the change
+    that they should add up to. caution: what every sentence about it begins with. band: two distances between which
+    pairs are left undecided, or None. calibration: from distance to probability, or None.
 
     Raises ValueError when these are not of equally many pairs, ExplanationError for a threshold beyond [0, 2] and for
     distances that are not finite.
@@ -49,6 +49,7 @@ class Explanation:
     paths: tuple[tuple[str, str], ...] | None = None
     classes: tuple[tuple[str, str] | None, ...] | None = None
     normalization: Normalization | None = None
+    value_range: tuple[float, float] | None = None
     completeness: torch.Tensor | None = None
     caution: str = ""
     band: tuple[float, float] | None = None

@@ -34,6 +34,7 @@ def explain(
     paths=None,
     classes=None,
     normalization=None,
+    value_range=None,
     caution: str | None = None,
     band=None,
     calibration=None,
@@ -44,9 +45,10 @@ def explain(
     network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, 3, H, W), as the network takes them.
     threshold: the distance, in [0, 2], up to which a pair is decided "same". references: training images that the
     method `contrastive` contrasts with. paths: B pairs of image files. classes: B pairs of true classes, or None for a
-    pair that has none. normalization: mean and std that the images were normalised with, for figures. caution: what
-    every sentence and figure begins with: "" of a network that was tested on labelled pairs, None of one that was not,
-    which is then said; images that do not look normalised add to it. band, calibration: as an Explanation has them.
+    pair that has none. normalization: mean and std that the images were normalised with, for figures. value_range:
+    as `read_image` takes it, for figures of files. caution: what every sentence and figure begins with: "" of a network
+    that was tested on labelled pairs, None of one that was not, which is then said; images that do not look normalised
+    add to it. band, calibration: as an Explanation has them.
     settings: the keys of `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer and
     STEPS here.
 
@@ -67,6 +69,7 @@ def explain(
         details=_details(settings),
         classes=None if classes is None else tuple(classes),
         normalization=normalization,
+        value_range=value_range,
         caution=" ".join(text for text in cautions if text),
         band=band,
         calibration=calibration,

@@ -12,11 +12,12 @@ WRONG = "tab:red"
 WIDTH = 20  # characters below an image
 
 
-def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, columns=5):
+def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, columns=5, value_range=None):
     """Groups of near-duplicates, one row each, with class and file below each image; those under several classes first,
     framed. At most `rows` groups of `columns` images, and how many more there are; a sentence where there is none.
 
     duplicates: int64 (N,), the index of the first image of each group, as `near_duplicates` returns them.
+    value_range: of `image` in config.yml.
     """
     wrong = contradictions(duplicates, folder.labels)
     right = [group for group in groups_of_several(duplicates) if len(np.unique(folder.labels[group])) == 1]
@@ -29,7 +30,8 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
     figure, axes = plt.subplots(len(shown), columns, figsize=size, layout="constrained", squeeze=False)
     for row, (line, group) in enumerate(zip(axes, shown, strict=True)):
         for place, index in zip(line, group, strict=False):
-            _show_named(place, folder, index, WRONG if row < len(wrong) else None)
+            image = photo(folder.paths[index], value_range)
+            _show_named(place, folder, index, image, WRONG if row < len(wrong) else None)
         for place in line[len(group) :]:
             place.set_axis_off()
         if len(group) > columns:
@@ -38,9 +40,9 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
     return closed(figure, "duplicates")
 
 
-def _show_named(axes, folder, index, colour):
+def _show_named(axes, folder, index, image, colour):
     path = Path(folder.paths[index])
-    show(axes, photo(path))
+    show(axes, image)
     axes.set_xlabel(f"{named(path.parent.name, WIDTH)}\n{named(path.name, WIDTH)}", fontsize=8, color=colour or "black")
     if colour:
         for spine in axes.spines.values():

@@ -55,9 +55,10 @@ def colour_table(name: str) -> np.ndarray:
     return colormaps[name](np.arange(256), bytes=True)[:, :3]
 
 
-def photo(path) -> np.ndarray:
+def photo(path, value_range=None) -> np.ndarray:
     """An image file for a figure, uint8 (H, W, 3), shrunk to SHOWN_PIXELS where it is larger."""
-    image = read_image(path, SHOWN_PIXELS, math.inf)  # what is shown was decoded before, within `max_megapixels`
+    # what is shown was decoded before, within `max_megapixels`
+    image = read_image(path, SHOWN_PIXELS, math.inf, value_range)
     height, width = image.shape[:2]
     scale = SHOWN_PIXELS / max(height, width)
     if scale >= 1:
@@ -72,7 +73,7 @@ def photos(explanation: Explanation) -> list[np.ndarray]:
     """
     if explanation.paths:
         try:
-            return [photo(path) for path in explanation.paths[0]]
+            return [photo(path, explanation.value_range) for path in explanation.paths[0]]
         except DataError:
             pass
     return list(pixels(explanation.images[0], explanation))

@@ -50,14 +50,15 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
             continue
         position = candidates[len(candidates) * column // count]
         for row, index in enumerate((pairs.first[position], pairs.second[position])):
-            show(axes[row, column], photo(splits.folder.paths[index]))
+            show(axes[row, column], photo(splits.folder.paths[index], splits.pixels.value_range))
             axes[row, column].set_xlabel(named(splits.folder.classes[splits.folder.labels[index]], 18), fontsize=8)
     return closed(figure, "pairs")
 
 
 def augmentation_figure(path, config: Config, count=6):
     """One training image as the network sees it: `count` random augmentations."""
-    pixels = torch.from_numpy(decode(path, stored_size(config.image), config.max_megapixels))
+    decoded = decode(path, stored_size(config.image), config.max_megapixels, config.image.value_range)
+    pixels = torch.from_numpy(decoded)
     images = training_transform(config.image)(pixels.expand(count, -1, -1, -1))
     figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.8), layout="constrained")
     for column, image in zip(axes, to_pixels(images, config.image.normalization).numpy(), strict=True):

@@ -31,7 +31,7 @@ def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element
         {
             "name": images.names[index],
             "class": images.classes[index],
-            "source": data_uri(photo(images.paths[index]), THUMB),
+            "source": data_uri(photo(images.paths[index], trained.config.image.value_range), THUMB),
             "x": float(x),
             "y": float(y),
         }
