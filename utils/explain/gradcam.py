@@ -8,7 +8,7 @@ import torch
 
 from utils.config import LAST
 from utils.explain.explanation import Explanation, check_places, explained
-from utils.network import Explainable, distance, evaluating, paired
+from utils.network import Explainable, check_embeddings, distance, evaluating, paired
 
 
 def gradcam(activations, gradients):
@@ -55,18 +55,19 @@ FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": laye
 def explain_by_gradient(network: Explainable, images, threshold: float, layer=LAST, formula=gradcam) -> Explanation:
     """Explain B pairs by one of the FORMULAS at a layer, each image with its own gradient.
 
-    images: (B, 2, 3, H, W), as the network takes them. All images go through the network once, in evaluation mode; only
+    images: (B, 2, C, H, W), as the network takes them. All images go through the network once, in evaluation mode; only
     what stands behind `layer` is differentiated. Modes, parameters and their gradients stay as they were. Raises
     ConfigError or ValueError for an unknown layer.
     """
     with evaluating(network):
         with torch.no_grad():
-            activations = network.features(images.flatten(0, 1), layer)  # (2B, C, h, w)
+            activations, expected = network.features_and_embeddings(images.flatten(0, 1), layer)  # (2B, C, h, w)
             check_places(network, layer, images.flatten(0, 1), activations)
         with torch.enable_grad():
             activations.requires_grad_()
-            embeddings = paired(network.embed_features(activations, layer))  # (B, 2, D)
-            distances = distance(*embeddings.unbind(1))  # (B,)
+            embeddings = network.embed_features(activations, layer)  # (2B, D)
+            check_embeddings(embeddings, expected, layer)
+            distances = distance(*paired(embeddings).unbind(1))  # (B,)
             (gradients,) = torch.autograd.grad(distances.sum(), activations)
     distances = distances.detach()
     activations = activations.detach().to(distances.dtype)

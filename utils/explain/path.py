@@ -7,7 +7,7 @@ import torch
 from utils.config import LAST
 from utils.explain.explanation import Explanation, check_places, explained
 from utils.explain.hiding import blurred
-from utils.network import Explainable, distance, evaluating, paired, unit
+from utils.network import Explainable, check_embeddings, distance, evaluating, paired, unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +57,20 @@ class Path:
 
 @torch.no_grad()
 def path_of(network: Explainable, images, layer=LAST) -> Path:
-    """The path at a layer for B pairs of images (B, 2, 3, H, W); the network is in evaluation mode."""
-    images = images.flatten(0, 1)  # (2B, 3, H, W)
-    both = network.features(torch.cat([blurred(images), images]), layer)
+    """The path at a layer for B pairs of images (B, 2, C, H, W); the network is in evaluation mode."""
+    images = images.flatten(0, 1)  # (2B, C, H, W)
+    both, expected = network.features_and_embeddings(torch.cat([blurred(images), images]), layer)
     check_places(network, layer, images, both)
-    before, after = network.project_features(both, layer).chunk(2)
+    vectors = network.project_features(both, layer)
+    check_embeddings(unit(vectors), expected, layer)
+    before, after = vectors.chunk(2)
     return Path(network, layer, *both.chunk(2), paired(before), paired(after))
 
 
 def contributions(network: Explainable, images, layer=LAST, steps=1):
     """What raises and what lowers the distance, place by place of a layer's feature map.
 
-    images: (B, 2, 3, H, W). Integrated gradients (Sundararajan et al. 2017, equation 1) of the distance, from the
+    images: (B, 2, C, H, W). Integrated gradients (Sundararajan et al. 2017, equation 1) of the distance, from the
     feature map of the blurred image to that of the image, by the midpoint rule in `steps` steps; the other image is
     held fixed. Completeness: the first map less the second adds up to the change of the distance between the two, but
     for an error that shrinks with `steps`.
@@ -92,7 +94,7 @@ def contributions(network: Explainable, images, layer=LAST, steps=1):
 def explain_by_path(network: Explainable, images, threshold: float, layer=LAST, steps=1, split=True) -> Explanation:
     """Explain B pairs by the `contributions` of the places of a layer.
 
-    images: (B, 2, 3, H, W), as the network takes them. split: channels of positive and of negative gradient are kept
+    images: (B, 2, C, H, W), as the network takes them. split: channels of positive and of negative gradient are kept
     apart, as LayerCAM does, so that a place can speak for both decisions; else the map is their difference, which is
     complete. Raises ConfigError or ValueError for an unknown layer.
     """

@@ -5,6 +5,7 @@ from utils.network.cut import Cut
 from utils.network.explainable import (
     EPSILON,
     Explainable,
+    check_embeddings,
     distance,
     distances_of,
     embed_pairs,
@@ -23,6 +24,7 @@ __all__ = [
     "Explainable",
     "SiameseNetwork",
     "build_network",
+    "check_embeddings",
     "dilated",
     "distance",
     "distances_of",

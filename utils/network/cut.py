@@ -1,47 +1,71 @@
 """Any torch module, cut at one of its layers, so that its pairs of images can be explained."""
 
 import difflib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from utils.config import LAST
-from utils.network.explainable import evaluating, unit
-from utils.network.hooks import example_of, hooked, read, resume, watched
-from utils.network.maps import layout_of
+from utils.network.explainable import TOLERANCE, evaluating, unit
+from utils.network.hooks import NotRun, read, read_all, resume, watched
+from utils.network.maps import Layout, likely_layout, possible_layouts
+from utils.network.places import PlacesError, changed, measure_layout, with_contrast
 
-NOISE = 4  # images that try whether the map decides
-TOLERANCE = 5e-3  # of the values of an embedding of length 1, computed twice in the same way
+REPEATED = 1e-4  # of the values of an embedding of length 1, computed twice in the same way
+SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
+SIZES = 64  # of images, that are remembered
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """How maps of one size of images are read and replaced."""
+
+    layout: Layout
+    image: torch.Tensor
+    """(1, C, H, W): what runs through the layers before the map that is put in the place of theirs."""
+    copies: bool
+    """Whether it must run as often as there are maps, for a module that counts its images."""
+
+    def images(self, count):
+        """What runs while `count` maps are put in."""
+        return self.image.expand(count, -1, -1, -1) if self.copies else self.image
 
 
 class Cut(nn.Module):
     """A module as explanations take it: its feature map at `layer` is read or replaced, its output has length 1.
 
-    module: from images, float (N, 3, H, W), to one tensor of embeddings (N, D), alone or in a tuple, dict or object: a
-    torchvision or timm classifier without its head, for one. layer: the name of the submodule, as `named_modules` has
-    it, whose output is a feature map (N, C, h, w) or (N, h, w, C), or the tokens of a transformer, (N, T, C), of which
-    those that have no place are at the front. Where channels may stand first or last by the shape, they stand first,
-    unless the module has an `output_fmt` that says "NHWC". The map is read and replaced by hooks that are there for one
-    call only; weights, gradients, modes and hooks of the module stay as they are.
+    The output of the layer may be a map (N, C, h, w) or (N, h, w, C), or a sequence with its images first or second and
+    its places in any order, with tokens that have no place (class token, registers) anywhere. Which it is, is measured:
+    when the first images go through, bands of the first of them are changed, and what answers in the output of the
+    layer is seen. Hooks are there for one call and one thread only; weights, gradients, modes and hooks of the module
+    stay as they are.
 
-    Raises ValueError, saying what the module lacks: at once for a layer that it has not; when images go through, for a
-    layer that gives no map, a map of a single place, or runs more or less than once, an output that is not one tensor
-    (N, D), and an embedding that the map at `layer` does not determine, or whose places it does not depend on.
+    Args:
+        module: From images, float (N, C, H, W), to one tensor of embeddings (N, D), alone or in a tuple, dict or
+            object: a torchvision or timm classifier without its head, for one.
+        layer: The submodule whose output is read, or its name in `named_modules`.
+        forward: Function from images to embeddings in place of `module` itself: `module.encode_image` or
+            `module.forward_once`, or one that takes the embedding out of what the module returns.
+
+    Raises:
+        ValueError: The message says what the module lacks. At once for a layer that it has not, a module that takes two
+            inputs, or one compiled by `torch.jit`. When the first images go through, for a module that fails on them,
+            returns no embeddings or others at each call, for a layer that runs more or less than once, whose output is
+            no map in the places of the image, behind which there is no gradient, or which other layers go around.
     """
 
-    def __init__(self, module: nn.Module, layer: str):
+    def __init__(self, module: nn.Module, layer: str | nn.Module, forward: Callable | None = None):
         super().__init__()
-        self.module = module
-        self.layer = layer
-        self._blank = None  # an image (1, 3, H, W) of zeros, as the module was last given them
-        self._layout = None  # of the map, as it was last read
-        self._checked = False
-        names = [name for name, _ in module.named_modules() if name]
-        if layer not in names:
-            near = difflib.get_close_matches(layer, names, n=1)
-            hint = f"did you mean {near[0]!r}" if near else f"it has {', '.join(names[:20])}"
-            raise ValueError(f"{type(module).__name__} has no layer {layer!r}: {hint}?")
+        self.module = getattr(module, "_orig_mod", module)  # of torch.compile, whose compiled code no hook can read
+        self.layer = _name_of(self.module, layer)
+        self._function = forward
+        self._by_image = {}  # the _Reading of each size of images (C, H, W)
+        self._by_map = {}  # the _Reading of each size of maps (C, h, w)
+        _check_compiled(self.module, self.layer)
+        _check_inputs(self.module, forward)
 
     @property
     def layers(self) -> list[str]:
@@ -49,130 +73,301 @@ class Cut(nn.Module):
         return [self.layer]
 
     def forward(self, images):
-        """images (N, 3, H, W) to embeddings, float (N, D), of length 1."""
-        return unit(self._vectors(self.module(images)))
+        """images (N, C, H, W) to embeddings, float (N, D), of length 1."""
+        return unit(self._vectors(self._call(images), len(images)))
 
     def features(self, images, layer=LAST):
-        """images (N, 3, H, W) to the feature map (N, C, h, w) at the layer."""
-        self._check_name(layer)
-        self._blank = images.new_zeros(1, *images.shape[1:])
-        if not self._checked:
-            self._check_that_it_runs_once()
-            self._check_that_the_map_decides()
-            self._checked = True
-        return self._read(images)
+        """images (N, C, H, W) to the feature map (N, channels, h, w) at the layer."""
+        reading = self._reading(images, layer)
+        output = read(self._call, self._submodule, images).clone()
+        return self._map(output, reading)
+
+    def features_and_embeddings(self, images, layer=LAST):
+        """The same, and the embeddings (N, D), of length 1, that the module itself makes of the images."""
+        reading = self._reading(images, layer)
+        outputs, result = read_all(self._call, self._submodule, images)
+        return self._map(outputs[0], reading), unit(self._vectors(result, len(images)))
 
     def project_features(self, features, layer=LAST):
-        """Feature map (N, C, h, w) at the layer to what the module makes of it: float (N, D), of any length.
+        """Feature map (N, channels, h, w) at the layer to what the module makes of it: float (N, D), of any length.
 
-        What stands before the layer runs on a blank image meanwhile: its result is replaced.
+        What stands before the layer runs on an image that was read before: its result is replaced.
         """
         self._check_name(layer)
-        if self._layout is None:
+        reading = self._by_map.get(tuple(features.shape[1:]))
+        if reading is None:
             raise ValueError("features(images) comes first: it tells the size of the images")
-        blanks = self._blank.expand(len(features), -1, -1, -1)
-        output = self._layout.to_output(features.clone())  # the module may go on in place
-        return self._vectors(resume(self.module, self._submodule, blanks, output))
+        return self._resumed(features, reading)
 
     def embed_features(self, features, layer=LAST):
-        """Feature map (N, C, h, w) at the layer to embeddings, float (N, D), of length 1."""
+        """Feature map (N, channels, h, w) at the layer to embeddings, float (N, D), of length 1."""
         return unit(self.project_features(features, layer))
 
     @property
     def _submodule(self):
         return self.module.get_submodule(self.layer)
 
-    def _read(self, images):
-        """The output of the layer, which must be one map, as (N, C, h, w)."""
-        output = read(self.module, self._submodule, images)
-        output = output.clone() if isinstance(output, torch.Tensor) else output
-        self._layout = layout_of(output, images.shape[2:], getattr(self.module, "output_fmt", "NCHW"))
-        if self._layout is None:
-            found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-            raise ValueError(
-                f"layer {self.layer!r} of {type(self.module).__name__} gives {found} for images of "
-                f"{tuple(images.shape[2:])}: name one that gives a map (N, C, h, w), (N, h, w, C) or tokens (N, T, C) "
-                "in their proportions"
-            )
-        if self._layout.grid == (1, 1):
-            size = " x ".join(map(str, images.shape[2:]))
-            names = ", ".join(self._with_places()) or "none: pass larger images"
-            raise ValueError(
-                f"layer {self.layer!r} of {type(self.module).__name__} gives maps of 1 x 1 for images of {size}, which "
-                f"have no places to tell apart. Layers whose maps have places: {names}"
-            )
-        return self._layout.to_map(output)
+    @property
+    def _kind(self):
+        return type(self.module).__name__
+
+    @property
+    def _place(self):
+        return f"layer {self.layer!r} of {self._kind}"
+
+    def _call(self, images):
+        """What the module makes of images. Raises ValueError, with the cause, where it fails."""
+        function = self.module if self._function is None else self._function
+        try:
+            return function(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a module of the user's raises
+            low, high = (value.item() for value in images.aminmax())
+            shape = f"images {tuple(images.shape)} of {images.dtype}, values from {low:.4g} to {high:.4g}"
+            cause = str(error).partition("\n")[0]
+            hint = "" if self._function else _other_functions(self.module)
+            raise ValueError(f"{self._kind} fails on {shape}: {type(error).__name__}: {cause}. {hint}") from error
+
+    def _map(self, output, reading):
+        features = reading.layout.to_map(output)
+        self._by_map[tuple(features.shape[1:])] = reading
+        return features
+
+    def _resumed(self, features, reading):
+        """What the module makes of maps, float (N, D), of any length."""
+        output = reading.layout.to_output(features.clone())  # the module may go on in place
+        result = resume(self._call, self._submodule, reading.images(len(features)), output)
+        return self._vectors(result, len(features))
+
+    def _reading(self, images, layer) -> _Reading:
+        """How maps of images of this size are read: measured for the first, of the same kind for other sizes."""
+        self._check_name(layer)
+        size = tuple(images.shape[1:])
+        reading = self._by_image.get(size)
+        if reading is None:
+            reading = self._as_other_sizes(images) or self._measured(images)
+            self._by_image[size] = reading
+            for known in (self._by_image, self._by_map):
+                if len(known) > SIZES:
+                    known.pop(next(iter(known)), None)
+        return reading
 
     @torch.no_grad()
-    def _with_places(self) -> list[str]:
-        """The outermost layers whose output is a map of several places for the blank image, in the order they run."""
-        found = []
+    def _as_other_sizes(self, images) -> _Reading | None:
+        known = next(iter(self._by_image.values()), None)
+        if known is None:
+            return None
+        output = read(self._call, self._submodule, images[:1])
+        for layout in possible_layouts(output.shape, images.shape[2:], known.layout.batch):
+            if layout.of_same_kind(known.layout) and layout.grid != (1, 1):
+                return _Reading(layout, images[:1].clone(), known.copies)
+        return None
+
+    @torch.no_grad()
+    def _measured(self, images) -> _Reading:
+        """Tries the module with the first image and with changed copies of it. Raises ValueError with what was seen."""
+        image = with_contrast(images[:1]).clone()
+        with evaluating(self):
+            self(images[:1])  # fails on what the module does not accept, before anything is changed
+            try:
+                return self._tried(image)
+            except _FailsOnCopies as error:
+                raise ValueError(
+                    f"{self._place} cannot be measured: {self._kind} takes the image, but fails on copies with a part "
+                    f"set to the lowest or highest of its values, so these lie outside what it accepts: {error}"
+                ) from error
+
+    def _tried(self, image) -> _Reading:
+        both = torch.cat([image, changed(image)])
+        outputs, result = self._on_copies(read_all, both)
+        if len(outputs) != 1:
+            raise ValueError(f"{self._place} runs {len(outputs)} times: name one that runs once")
+        embeddings = unit(self._vectors(result, 2))
+        if not embeddings.isfinite().all():
+            raise ValueError(f"{self._kind} gives embeddings that are not finite, or have no length to speak of")
+        again = unit(self._vectors(self._on_copies(read_all, both)[1], 2))
+        if not (again - embeddings).abs().max() <= REPEATED:
+            raise ValueError(
+                f"{self._kind} is random at each call: the same images gave other embeddings, in evaluation mode. "
+                "Dropout as a function needs training=self.training"
+            )
+        try:
+            layout = measure_layout(lambda images: self._on_copies(read, images), image)
+        except PlacesError as error:
+            raise ValueError(f"{self._place} {error}. {self._named_layers(image)}") from error
+        if layout.grid == (1, 1):
+            size = " x ".join(map(str, image.shape[2:]))
+            raise ValueError(
+                f"{self._place} gives maps of 1 x 1 for images of {size}, which have no places to tell apart. "
+                f"{self._named_layers(image)}"
+            )
+        features = layout.to_map(outputs[0])
+        reading = self._deciding(features, embeddings, layout, image)
+        self._check_gradient(features, reading)
+        return reading
+
+    def _on_copies(self, look, images):
+        """What `read` or `read_all` sees of changed copies of an image."""
+        try:
+            return look(self._call, self._submodule, images)
+        except NotRun:
+            raise
+        except ValueError as error:
+            raise _FailsOnCopies(str(error)) from error
+
+    def _deciding(self, features, embeddings, layout, image) -> _Reading:
+        """The way to put maps in that leads to the embeddings of the module itself."""
+        for copies in (False, True):
+            reading = _Reading(layout, image, copies)
+            try:
+                found = unit(self._resumed(features, reading))
+            except ValueError:  # with one image in front, where the module counts its images
+                if copies:
+                    raise
+                continue
+            if (found - embeddings).abs().max() <= TOLERANCE:
+                return reading
+        raise ValueError(
+            f"{self._place} is not all that the embedding depends on: other layers go around it. Name one behind the "
+            "place where they meet."
+        )
+
+    def _check_gradient(self, features, reading):
+        with torch.enable_grad():
+            features = features.clone().requires_grad_()
+            found = unit(self._resumed(features, reading))
+            if not found.requires_grad:
+                raise ValueError(
+                    f"{self._place} has no gradient behind it: the module stops it there (torch.no_grad, "
+                    "torch.inference_mode, detach, reentrant checkpointing, rounding). Name a layer behind that place, "
+                    "or take it out"
+                )
+            try:
+                (gradient,) = torch.autograd.grad(found.square().sum() + found.sum(), features, allow_unused=True)
+            except RuntimeError as error:
+                cause = str(error).partition("\n")[0]
+                raise ValueError(f"{self._place} has no gradient behind it that torch can compute: {cause}") from error
+        if gradient is None or not _counts(reading.layout.without_placeless(gradient), features):
+            raise ValueError(
+                f"{self._place} is read at tokens without a place alone: no place of the image counts there. "
+                "Name an earlier block, or pool the places."
+            )
+
+    def _named_layers(self, image) -> str:
+        """The outermost layers whose output has the shape of a map of several places, in the order they run."""
+        names = {}
         order = getattr(self.module, "output_fmt", "NCHW")
 
         def see(path, module, inputs, output):
-            layout = layout_of(output, self._blank.shape[2:], order)
-            if path and layout is not None and layout.grid != (1, 1):
-                found.append(path)
+            layout = likely_layout(output, image.shape[2:], order)
+            inside = any(path.startswith(f"{name}.") for name in names)
+            if path and not inside and layout is not None and layout.grid != (1, 1):
+                names[path] = layout
 
-        with evaluating(self), watched(self.module, see):
-            self.module(self._blank)
-        return [path for path in dict.fromkeys(found) if not any(path.startswith(f"{other}.") for other in found)]
-
-    @torch.no_grad()
-    def _check_that_it_runs_once(self):
-        runs = []
-
-        def count(module, inputs, output):
-            runs.append(module)
-
-        with evaluating(self), hooked(self._submodule, count):
-            self.module(self._blank)
-        if len(runs) != 1:
-            kind = type(self.module).__name__
-            raise ValueError(f"layer {self.layer!r} of {kind} runs {len(runs)} times: name one that runs once")
-
-    def _check_that_the_map_decides(self):
-        """A second way around the layer would leave the embedding to the blank image, and a class token alone would
-        leave nothing to the places: tried with images of noise.
-        """
-        images = example_of(self._blank.shape[2:], NOISE).to(self._blank)
-        place = f"layer {self.layer!r} of {type(self.module).__name__}"
-        with evaluating(self), torch.no_grad():
-            features = self._read(images)
-            expected = self(images)
-        if not expected.isfinite().all():
-            raise ValueError(f"{place}: embeddings of noise are not finite, or have no length to speak of")
-        with evaluating(self), torch.enable_grad():
-            features.requires_grad_()
-            found = self.embed_features(features)
-            (gradient,) = torch.autograd.grad(found.square().sum() + found.sum(), features, allow_unused=True)
-        if not (found - expected).abs().max() <= TOLERANCE:  # NaN included
-            raise ValueError(
-                f"{place} is not all that the embedding depends on: "
-                "other layers go around it. Name one behind the place where they meet."
-            )
-        if gradient is None or not self._layout.without_prefix(gradient).any():
-            raise ValueError(
-                f"{place} is read at tokens without a place alone: no place of the image counts there. "
-                "Name an earlier block, or pool the places."
-            )
+        with watched(self.module, see):
+            self._call(image)
+        names.pop(self.layer, None)
+        outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+        return f"Layers whose maps have places: {', '.join(outermost) or 'none: pass larger images'}"
 
     def _check_name(self, layer):
         if layer not in (LAST, self.layer):
             raise ValueError(f"this Cut reads {self.layer!r}: for {layer!r} make Cut(module, layer={layer!r})")
 
-    def _vectors(self, output):
-        """The one tensor of an output, as float32 or longer, (N, D)."""
-        kind = type(self.module).__name__
+    def _vectors(self, output, count):
+        """The one tensor of an output for `count` images, as float32 or longer, (count, D)."""
         tensors = _tensors_in(output)
         if len(tensors) != 1:
-            raise ValueError(f"{kind} returns {len(tensors)} tensors: wrap it so that it returns the embedding alone")
+            raise ValueError(
+                f"{self._kind} returns {len(tensors)} tensors: pass forward=, a function that returns the embedding "
+                "alone, say lambda images: module(images)[0]"
+            )
         (vectors,) = tensors
+        if vectors.dim() == 1 and count == 1 and len(vectors) > 1:
+            vectors = vectors[None]  # the module squeezes its output
         if vectors.dim() > 2 and vectors.shape[2:].numel() == 1:
             vectors = vectors.flatten(1)
-        if vectors.dim() != 2:
-            raise ValueError(f"{kind} returns {tuple(vectors.shape)}, no embeddings (N, D): pool them first")
+        if tuple(vectors.shape) in ((count,), (count, 1)):
+            raise ValueError(
+                f"{self._kind} returns one number an image, which has no direction: every distance would be 0 or 2. "
+                "Pass forward=, a function that returns what stands before it, an embedding (N, D)"
+            )
+        if vectors.dim() != 2 or len(vectors) != count:
+            raise ValueError(
+                f"{self._kind} returns {tuple(vectors.shape)} for {count} images, no embeddings (N, D): pool them "
+                "first, or pass forward=, a function that does"
+            )
         return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
+class _FailsOnCopies(Exception):  # noqa: N818
+    """The module fails on changed copies of an image that it takes."""
+
+
+def _counts(gradient, features) -> bool:
+    """Whether a gradient at a map is more than rounding."""
+    return bool(gradient.norm() * features.norm() > SLOPE)
+
+
+def _name_of(module, layer) -> str:
+    """The name of a layer, given as it or as itself, alone or in a list. Raises ValueError where there is none."""
+    if isinstance(layer, list | tuple) and len(layer) == 1:
+        (layer,) = layer
+    names = {name: part for name, part in module.named_modules() if name}
+    kind = type(module).__name__
+    if isinstance(layer, nn.Module):
+        for name, part in names.items():
+            if part is layer:
+                return name
+        raise ValueError(f"layer: this {type(layer).__name__} is no part of {kind}: pass a part of the same module")
+    if layer not in names:
+        near = difflib.get_close_matches(str(layer), names, n=1)
+        hint = f"did you mean {near[0]!r}" if near else f"it has {', '.join(list(names)[:20])}"
+        raise ValueError(f"{kind} has no layer {layer!r}: {hint}?")
+    return layer
+
+
+def _check_compiled(module, layer):
+    """Raises ValueError where a module around the layer was compiled by torch.jit: no hook sees what is inside."""
+    path = ""
+    for part in ("", *layer.split(".")):
+        path = f"{path}.{part}".strip(".")
+        if path != layer and isinstance(module.get_submodule(path), torch.jit.ScriptModule):
+            raise ValueError(
+                f"{type(module).__name__} was compiled by torch.jit, which hides its layers: pass the module that it "
+                "was made from, with the same weights"
+            )
+
+
+def _check_inputs(module, forward):
+    """Raises ValueError for a function that needs more than images."""
+    function = module.forward if forward is None else forward
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a function of C does not tell
+        return
+    needed = [one.name for one in parameters if one.default is one.empty and one.kind in (0, 1)]
+    if len(needed) > 1:
+        name = type(module).__name__ if forward is None else "forward"
+        raise ValueError(
+            f"{name} takes {len(needed)} inputs ({', '.join(needed)}), but each image is embedded alone: pass forward=, "
+            f"a function from images to embeddings. {_other_functions(module)}"
+        )
+
+
+def _other_functions(module) -> str:
+    """The methods of a module that take one input, and its parts, in words; "" where there are none."""
+    names = []
+    for name, method in inspect.getmembers(type(module), inspect.isfunction):
+        if name.startswith("_") or hasattr(nn.Module, name) or method.__module__.startswith("torch."):
+            continue
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        if parameters and all(one.default is not one.empty for one in parameters[1:]):
+            names.append(name)
+    if names:
+        return f"Its methods that take images, perhaps: {', '.join(f'module.{name}' for name in names)}"
+    return f"Its parts: {', '.join(name for name, _ in module.named_children())}"
 
 
 def _tensors_in(output) -> list[torch.Tensor]:

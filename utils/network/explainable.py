@@ -1,5 +1,7 @@
 """What an explanation needs of a network, and how two embeddings become a score."""
 
+import threading
+from collections import Counter
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -9,6 +11,11 @@ from torch import nn
 from utils.config import LAST
 
 EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
+TOLERANCE = 5e-3  # of the values of an embedding of length 1, computed in two ways
+
+_lock = threading.Lock()  # around both of these
+_inside = Counter()  # by module: how many blocks of `evaluating` it is in
+_before = {}  # by module: the mode that it had before the first of them
 
 
 class Explainable(Protocol):
@@ -24,6 +31,11 @@ class Explainable(Protocol):
 
     def features(self, images: torch.Tensor, layer: str = LAST) -> torch.Tensor:
         """images (N, 3, H, W) to the feature map (N, C, h, w) of a layer."""
+
+    def features_and_embeddings(self, images: torch.Tensor, layer: str = LAST) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The same, and the embeddings (N, D) that the network itself makes of the images, for `embed_features` to be
+        held against; None where it was made sure of before.
+        """
 
     def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
         """Feature map (N, C, h, w) of a layer to embeddings, float (N, D), of length 1."""
@@ -58,6 +70,26 @@ def similarity(distances):
     return (1 - distances / 2).clamp(0, 1)
 
 
+def check_embeddings(found: torch.Tensor, expected: torch.Tensor | None, layer: str):
+    """Check that the embeddings made from a feature map are those that the network itself makes of the images.
+
+    Args:
+        found: Float (N, D), made from the map.
+        expected: Float (N, D), made from the images; None where this was made sure of before.
+        layer: The name of the layer.
+
+    Raises:
+        ValueError: They differ: the map at the layer does not determine them.
+    """
+    if expected is None or torch.allclose(found, expected.to(found), rtol=0, atol=TOLERANCE, equal_nan=True):
+        return
+    difference = (found - expected).abs().max().item()
+    raise ValueError(
+        f"layer {layer!r} is not all that the embeddings of these images depend on: other layers go around it (values of "
+        f"an embedding differ by {difference:.2g}). Name one behind the place where they meet."
+    )
+
+
 def paired(rows: torch.Tensor) -> torch.Tensor:
     """Rows of B pairs, one image after the other, (2B, ...), to (B, 2, ...): the opposite of `flatten(0, 1)`."""
     return rows.unflatten(0, (-1, 2))
@@ -78,11 +110,34 @@ def distances_of(network: Explainable, images: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def evaluating(network: nn.Module):
-    """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+    """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had.
+
+    Threads may be inside at once, also with networks that share modules: the last one to leave puts the modes back. The
+    block is outside of `torch.inference_mode`, in which no gradient can be had. A thread that trains the same modules
+    meanwhile would train them in evaluation mode.
+    """
+    modules = list(network.modules())
+    with _lock:
+        for module in modules:
+            _before.setdefault(module, module.training)
+            _inside[module] += 1
+        network.eval()
     try:
-        yield network
+        with _outside_inference_mode():
+            yield network
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        with _lock:
+            for module in modules:
+                _inside[module] -= 1
+                if not _inside[module]:
+                    del _inside[module]
+                    module.training = _before.pop(module)
+
+
+@contextmanager
+def _outside_inference_mode():
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield

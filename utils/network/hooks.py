@@ -1,5 +1,9 @@
-"""Looking into any module: the output of a layer, going on from another one in its place, what every part gives."""
+"""Looking into any module: the output of a layer, going on from another one in its place, what every part gives.
 
+Hooks stand on a module that other threads may run meanwhile: each acts in the thread that has set it alone.
+"""
+
+import threading
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
@@ -7,12 +11,16 @@ import torch
 from torch import nn
 
 
-class _Reached(Exception):  # noqa: N818 - no error: it ends a pass early
+class _Reached(BaseException):  # noqa: N818 - no error: it ends a pass early, and no `except Exception` may stop it
     """The layer has been reached; the rest of the pass is not needed."""
 
 
+class NotRun(ValueError):  # noqa: N818
+    """A layer does not run."""
+
+
 def read(run, layer: nn.Module, images):
-    """What `layer` gives while `run(images)` runs, which goes no further."""
+    """What `layer` gives while `run(images)` runs, which goes no further. Raises NotRun where it does not get there."""
 
     def stop(module, inputs, output):
         raise _Reached(output)
@@ -22,28 +30,56 @@ def read(run, layer: nn.Module, images):
             run(images)
         except _Reached as reached:
             return reached.args[0]
-    raise ValueError("the layer does not run")
+    raise NotRun("the layer does not run")
 
 
-def resume(run, layer: nn.Module, blank, output):
-    """What `run` gives when `output` stands in the place of what `layer` gives for the `blank` image."""
+def read_all(run, layer: nn.Module, images) -> tuple[list, object]:
+    """Return what `layer` gives each time that it runs, and what `run(images)` gives in the end."""
+    outputs = []
+
+    def keep(module, inputs, output):
+        outputs.append(output.clone() if isinstance(output, torch.Tensor) else output)  # `run` may go on in place
+
+    with hooked(layer, keep):
+        result = run(images)
+    return outputs, result
+
+
+def resume(run, layer: nn.Module, image, output):
+    """What `run` gives when `output` stands in the place of what `layer` gives for `image`.
+
+    Gradients are recorded behind the layer as they are where this is called, also where `run` stops that around the
+    layer, as frozen backbones do.
+    """
     recording = torch.is_grad_enabled()
 
     def replace(module, inputs, unused):
-        torch.set_grad_enabled(recording)  # of what comes before the layer no gradient is needed
+        torch.set_grad_enabled(recording)
         return output
 
-    with torch.no_grad(), hooked(layer, replace):
-        return run(blank)
+    try:
+        with hooked(layer, replace):
+            return run(image)
+    finally:
+        torch.set_grad_enabled(recording)
 
 
 @contextmanager
 def hooked(module: nn.Module, function):
-    """A forward hook that is there for the block alone."""
-    handle = module.register_forward_hook(function)
+    """A forward hook, function(module, inputs, output), that is there for the block and for this thread alone."""
+    thread = threading.get_ident()
+    inside = True
+
+    def in_this_thread(*call):
+        if inside and threading.get_ident() == thread:
+            return function(*call)
+        return None
+
+    handle = module.register_forward_hook(in_this_thread)
     try:
         yield
     finally:
+        inside = False  # a copy that another thread has made of the module meanwhile keeps its hooks
         handle.remove()
 
 
@@ -56,9 +92,9 @@ def watched(module: nn.Module, see):
         yield
 
 
-def example_of(image_size, count=2) -> torch.Tensor:
-    """Images of noise (count, 3, height, width) on the CPU, the same each time, to try a module with."""
+def example_of(image_size, count=2, channels=3) -> torch.Tensor:
+    """Images of noise (count, channels, height, width) on the CPU, the same each time, to try a module with."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(count, 3, *image_size, generator=generator, device="cpu")
-    colours = torch.randn(count, 3, 1, 1, generator=generator, device="cpu")
+    noise = torch.randn(count, channels, *image_size, generator=generator, device="cpu")
+    colours = torch.randn(count, channels, 1, 1, generator=generator, device="cpu")
     return noise + colours

@@ -2,19 +2,20 @@
 
 import difflib
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
 from utils.config import LAST, ConfigError
 from utils.network.explainable import evaluating
-from utils.network.hooks import example_of, read, resume, watched
-from utils.network.maps import Layout, layout_of
+from utils.network.hooks import NotRun, example_of, read, resume, watched
+from utils.network.maps import Layout, likely_layout
+from utils.network.places import PlacesError, close, measure_layout
 
 RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
 STEM_STRIDE = 4
-TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}  # of the largest value
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Layers:
         images = images.to(self.dtype)  # bfloat16 in the copy that `folded` makes
         if name == self.last:
             output = self.backbone.forward_features(images)
-            return found.layout.without_prefix(found.layout.to_map(output))
+            return found.layout.without_placeless(found.layout.to_map(output))
         output = read(self.backbone.forward_features, self.backbone.get_submodule(found.module), images)
         return found.layout.to_map(output)
 
@@ -78,14 +79,15 @@ class Layers:
         if name in self._tried:
             return name, self._tried[name]
         found = self.known.get(name) or self._module(name)
-        if found is not None and self._works(found):
-            self._tried[name] = found
-            return name, found
+        measured = found and self._measured(found)
+        if measured is not None:
+            self._tried[name] = measured
+            return name, measured
         known = list(dict.fromkeys([LAST, *self.names, *strides]))
         others = [path for path, _ in self.backbone.named_modules() if path not in (*known, layer)]
         near = difflib.get_close_matches(layer, others, n=1) if found is None else []
         hint = f"did you mean {near[0]!r}? " if near else ""
-        why = "" if found is None else ": other layers go around it, or timm does not say where its places stand"
+        why = "" if found is None else ": other layers go around it, or its places are not those of the image"
         raise ConfigError(f"explanation.layer: {layer!r} is refused{why}; {hint}should be {', '.join(known)}")
 
     def stages(self) -> dict[str, list[nn.Module]]:
@@ -110,10 +112,15 @@ class Layers:
         module = self.backbone.get_submodule(layer.module)
         output = resume(self.backbone.forward_features, module, blank, output)
         last = self.known[self.last].layout
-        return last.without_prefix(last.to_map(output))
+        return last.without_placeless(last.to_map(output))
 
     def _examples(self):
         return example_of(self.image_size).to(next(self.backbone.parameters()))
+
+    def _run(self, layer):
+        """The function from images to what the module of a layer gives."""
+        module = self.backbone.get_submodule(layer.module)
+        return partial(read, self.backbone.forward_features, module)
 
     @torch.no_grad()
     def _module(self, path) -> Layer | None:
@@ -123,25 +130,27 @@ class Layers:
         try:
             with evaluating(self.backbone):
                 output = read(self.backbone.forward_features, self.backbone.get_submodule(path), self._examples())
-        except ValueError:
-            return None  # it does not run
+        except NotRun:
+            return None
         return _layer(self.backbone, path, output, self.image_size)
 
     @torch.no_grad()
-    def _works(self, layer) -> bool:
-        """Whether places stand where timm says, and nothing goes around the layer."""
+    def _measured(self, layer) -> Layer | None:
+        """The layer with its places as they are measured; None where they are not those of the image, or where other
+        layers go around it.
+        """
         images = self._examples()
+        run = self._run(layer)
         with evaluating(self.backbone):
-            output = read(self.backbone.forward_features, self.backbone.get_submodule(layer.module), images)
-            features = layer.layout.to_map(output)
-            if not _places_as_in_timm(self.backbone, layer, features, images):
-                return False
+            layer = _with_places(layer, run, images)
+            if layer is None:
+                return None
             expected = self.read(images)
             try:
-                found = self._resume(features, layer)
+                found = self._resume(layer.layout.to_map(run(images)), layer)
             except (AssertionError, RuntimeError, ValueError):
-                return False  # it runs twice, or something remembers the blank image
-        return bool((found - expected).abs().max() <= TOLERANCE[self.dtype] * expected.abs().max())
+                return None  # it runs twice, or something remembers the blank image
+        return layer if close(expected, found) else None
 
 
 def _known_layers(backbone, image_size) -> dict[str, Layer]:
@@ -161,11 +170,16 @@ def _known_layers(backbone, image_size) -> dict[str, Layer]:
             layers[name] = layer
             stride = layer.stride
     final = _layer(backbone, "", last, image_size, stride)
-    if final is None or not _places_as_in_timm(backbone, final, final.layout.to_map(last), images):
+    with evaluating(backbone):
+        final = final and _with_places(final, backbone.forward_features, images)
+    if final is None:
         kind = type(backbone).__name__
         raise ConfigError(f"backbone_model: {kind} is refused: it gives no feature map for images of {image_size}")
-    if final.layout.prefix or not layers or outputs[list(layers.values())[-1].module] is not last:
+    if final.layout.placeless or not layers or outputs[list(layers.values())[-1].module] is not last:
         layers[LAST] = final  # a norm, a convolution or the loss of tokens stands behind the last that timm names
+    else:
+        name = list(layers)[-1]
+        layers[name] = replace(layers[name], layout=final.layout)
     return layers
 
 
@@ -188,31 +202,22 @@ def _outputs(backbone, images):
 
 
 def _layer(backbone, module, output, image_size, stride=None) -> Layer | None:
-    """A layer from what its module gives; None where that is no map. stride: where timm knows it."""
-    layout = layout_of(output, image_size, getattr(backbone, "output_fmt", "NCHW"))
+    """A layer from what its module gives; None where that has no shape of a map. stride: where timm knows it."""
+    layout = likely_layout(output, image_size, getattr(backbone, "output_fmt", "NCHW"))
     if layout is None:
         return None
-    channels = layout.without_prefix(layout.to_map(output)).shape[1]
+    channels = layout.without_placeless(layout.to_map(output)).shape[1]
     return Layer(module, layout, channels, stride or round(image_size[0] / layout.grid[0]))
 
 
-def _places_as_in_timm(backbone, layer, features, images) -> bool:
-    """Whether a map whose places had to be found out, (B, C, h, w), has them where timm has them."""
-    if layer.layout.order == "NCHW":
-        return True
-    known = [info["module"] for info in backbone.feature_info]
-    if layer.module not in (*known, ""):
-        return False
-    last = layer.module == ""
-    index = len(known) - 1 if last else known.index(layer.module)
-    features = layer.layout.without_prefix(features)
-    for norm in {False, last}:  # some backbones have no norm behind the last block
-        try:
-            with evaluating(backbone), torch.no_grad():
-                (expected,) = backbone.forward_intermediates(images, [index], norm=norm, intermediates_only=True)
-        except (AssertionError, AttributeError, TypeError):
-            continue  # timm does not say
-        close = TOLERANCE[features.dtype] * expected.abs().max()
-        if features.shape == expected.shape and (features - expected).abs().max() <= close:
-            return True
-    return False
+def _with_places(layer, run, images) -> Layer | None:
+    """The layer with its places as they are measured, where its shape allows others than those of a convolution; None
+    where they are not those of the image. run: from images to what its module gives.
+    """
+    if layer.layout.tokens is None and not layer.layout.channels_last and layer.channels not in layer.layout.grid:
+        return layer
+    try:
+        layout = measure_layout(run, images)
+    except PlacesError:
+        return None
+    return replace(layer, layout=layout)

@@ -62,6 +62,10 @@ class SiameseNetwork(nn.Module):
         """images (B, 3, H, W) to the feature map (B, C, h, w) of a layer."""
         return self._maps.read(images, layer)
 
+    def features_and_embeddings(self, images, layer=LAST):
+        """The same, and None: that a layer determines the embeddings is tried before it is used for the first time."""
+        return self.features(images, layer), None
+
     def project_features(self, features, layer=LAST):
         """Feature map (B, C, h, w) of a layer to vectors, float32 (B, embedding_size), of any length.
 
