@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils.errors import end_quietly
+from utils.text import print_any_name
 
 if sys.argv[:1] == ["-m"]:  # while Python looks for the module of a command
     end_quietly()
+print_any_name()
 if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: how long a thread spins before it sleeps
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # where two processes share the cores, spinning starves both
 
