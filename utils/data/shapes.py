@@ -6,16 +6,18 @@ integers and written as BMP, so that the files are the same byte for byte on eve
 Notebook 01 makes it when config.yml names it; `python -m utils.data --sample FOLDER` makes it by hand.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from utils.config import PROJECT
 from utils.data.differences import differences_folder, make_differences
 from utils.data.images import actual_path
 from utils.data.objects import CLASSES, as_image, as_mask, draw_pose, draw_scene, planted, read_mask
-from utils.files import whole_folders
+from utils.files import ExistsError, whole_folders
 
 SAMPLE_FOLDER = Path("Data/Shapes")
 
@@ -35,7 +37,7 @@ def make_sample(folder=SAMPLE_FOLDER, images_per_class=120, seed=0):
 
     Both folders are made under a temporary name and moved into place, so an interrupted run leaves neither.
 
-    Raises FileExistsError when `folder` or its masks exist: nothing is overwritten.
+    Raises ExistsError when `folder` or its masks exist: nothing is overwritten.
     """
     folder = Path(folder)
     targets = {"images": folder, "masks": masks_folder(folder)}
@@ -53,14 +55,17 @@ def make_sample(folder=SAMPLE_FOLDER, images_per_class=120, seed=0):
 def ensure_sample(data_path):
     """Make the bundled sample, and the planted differences beside it, if `data_path` names it and they are absent.
 
-    What is there stays as it is; any other path is left to its owner.
+    What is there, or another process makes meanwhile, stays as it is; any other path is left to its owner. The sample
+    is that of the current folder or of the project, wherever the program was started.
     """
-    if Path(data_path).resolve() != SAMPLE_FOLDER.resolve():
+    if Path(data_path).resolve() not in (SAMPLE_FOLDER.resolve(), (PROJECT / SAMPLE_FOLDER).resolve()):
         return
-    if not Path(data_path).exists():
-        make_sample(data_path)
-    if not differences_folder(data_path).exists():
-        make_differences(data_path)
+    with suppress(ExistsError):
+        if not Path(data_path).exists():
+            make_sample(data_path)
+    with suppress(ExistsError):
+        if not differences_folder(data_path).exists():
+            make_differences(data_path)
 
 
 def masks_folder(folder):
