@@ -214,7 +214,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize(
     ("build", "layer", "message"),
     [
-        (lambda: Returning(lambda vectors: (vectors, vectors)), "map", "returns 2 tensors: wrap it"),
+        (lambda: Returning(lambda vectors: (vectors, vectors)), "map", "returns 2 tensors: pass forward="),
         (lambda: Returning(lambda vectors: "text"), "map", "returns 0 tensors"),
         (
             lambda: Returning(lambda vectors: vectors[:, :, None].expand(-1, -1, 3)),
@@ -224,7 +224,7 @@ class Twice(nn.Module):
         (
             lambda: Returning(FORMS["tensor"]),
             "head",
-            r"gives \(4, 5\) for images of \(64, 64\): name one that",
+            r"gives \(1, 5\) for one image of 64 x 64, which is no map. Layers whose maps have places: map",
         ),
         (Around, "map", "is not all that the embedding depends on"),
         (Twice, "map", "runs 2 times"),

@@ -110,7 +110,7 @@ def test_layers_by_stride_by_timms_names_and_by_those_of_the_paper():
     [
         ("layer9", "'layer9' is refused; did you mean 'layer4.0'\\? should be last, stem, layer1"),
         ("layr4.0", "'layr4.0' is refused; did you mean 'layer4.0'"),
-        ("layer4.0.conv1", "'layer4.0.conv1' is refused: other layers go around it, or timm does not say"),
+        ("layer4.0.conv1", "'layer4.0.conv1' is refused: other layers go around it, or its places are not those"),
         ("fc", "'fc' is refused; should be last, stem, layer1"),
         ("stride64", "'stride64' is refused"),
     ],

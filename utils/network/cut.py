@@ -244,7 +244,8 @@ class Cut(nn.Module):
                     "or take it out"
                 )
             try:
-                (gradient,) = torch.autograd.grad(found.square().sum() + found.sum(), features, allow_unused=True)
+                direction = torch.linspace(-1, 1, found.numel()).view_as(found).to(found)
+                (gradient,) = torch.autograd.grad((found * direction).sum(), features, allow_unused=True)
             except RuntimeError as error:
                 cause = str(error).partition("\n")[0]
                 raise ValueError(f"{self._place} has no gradient behind it that torch can compute: {cause}") from error
