@@ -48,7 +48,7 @@ _declare_missing_torchvision_operators()
 from utils.explain import explain
 
 PUBLIC = {  # every name that notebooks and users need, by the place where it lives; imported when it is asked for
-    "config": ("Config", "ConfigError", "load_config"),
+    "config": ("Config", "ConfigError", "Normalization", "load_config"),
     "runtime": ("Runtime", "find_runtime", "start"),
     "data": ("DataError", "audit", "ensure_sample", "load_splits", "read_image", "scan"),
     "network": ("Cut", "Explainable", "SiameseNetwork", "build_network"),

@@ -156,6 +156,21 @@ class Section(BaseModel):
 
 
 class Normalization(Section):
+    """What each channel of images, in [0, 1], was normalised with: (image - mean) / std."""
+
+    mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)]
+    std: Annotated[tuple[Annotated[Number, Field(gt=0)], ...], Field(strict=False, min_length=1)]
+
+    @model_validator(mode="after")
+    def _of_equal_length(self):
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"should hold as many values of mean as of std, not {len(self.mean)} and {len(self.std)}")
+        return self
+
+
+class ColourNormalization(Normalization):
+    """The same of images in colour, as the networks of config.yml take them."""
+
     mean: Annotated[tuple[Mean, Mean, Mean], Field(strict=False)]
     std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
 
@@ -163,7 +178,7 @@ class Normalization(Section):
 class ImageSettings(Section):
     size: Annotated[tuple[Side, Side], Field(strict=False)]
     value_range: Limits = None  # not in the paper's repository; None: by the type of each file
-    normalization: Annotated[Normalization | None, BeforeValidator(_auto)] = None  # None until the whole is read
+    normalization: Annotated[ColourNormalization | None, BeforeValidator(_auto)] = None  # None until the whole is read
     Channels: Literal[1, 3]
     HorizontalFlip: Share
     VerticalFlip: Share
@@ -304,7 +319,7 @@ class Config(Section):
         """Normalisation belongs to the weights: where the config gives none, it is the backbone's."""
         if self.image.normalization is not None:
             return self
-        own = Normalization(**normalization_of(self.backbone_model))
+        own = ColourNormalization(**normalization_of(self.backbone_model))
         return self.model_copy(update={"image": self.image.model_copy(update={"normalization": own})})
 
 
@@ -314,7 +329,7 @@ def load_config(path=None, changes=()) -> Config:
     changes: settings that replace those of the file, as on a command line: "image.size=[224, 224]", values in YAML.
     Relative paths are relative to the folder of the file; those in `changes` to the current folder.
     Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
-    The file may be UTF-8, or begin with a byte order mark that says UTF-16 or UTF-32.
+    The file may be UTF-8, or begin with a byte order mark that says UTF-16.
     """
     path = _at_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     content = _below(path.parent, _read(path))

@@ -93,8 +93,8 @@ def test_what_is_refused():
         explain(Chequered(), images, 0.5)
     with pytest.raises(ValueError, match="paths of 1 pairs, but distances of 2"):
         explain(network, images, 0.5, paths=[("a", "b")])
-    for wrong in (images[:, 0], images.repeat(1, 2, 1, 1, 1), images[:, :, :1]):
-        with pytest.raises(ValueError, match=r"must be \(B, 2, 3, H, W\)"):
+    for wrong in (images[:, 0], images.repeat(1, 2, 1, 1, 1)):
+        with pytest.raises(ValueError, match=r"must be \(B, 2, C, H, W\)"):
             explain(network, wrong, 0.5)
 
 

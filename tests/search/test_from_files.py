@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import write_images
+from PIL import Image
 from torch import nn
 
 from utils import (
@@ -182,9 +183,14 @@ def test_a_network_alone_is_told_what_lacks(module, paths, tmp_path, kind):
 def test_what_load_gives_is_checked(files, paths, tmp_path):
     numbers = iter(range(100))
     wrong = {
-        "ndarray": read_image,
+        "load gives Image for .*0.png: it must give a float": lambda path: Image.fromarray(read_image(path)),
+        "load gives list": lambda path: load(path).tolist(),
+        r"images of uint8 are refused: .*images\.astype\(\"float32\"\) / 255": read_image,
+        r"channels last, .*: pass images\.transpose\(2, 0, 1\)": lambda path: read_image(path) / np.float32(255),
+        r"channels last, .*: pass images\.permute\(2, 0, 1\)": lambda path: load(path).movedim(0, 2),
         "torch.uint8": lambda path: torch.zeros(3, 8, 8, dtype=torch.uint8),
-        r"torch.float32 of \(1, 8, 8\)": lambda path: torch.zeros(1, 8, 8),
+        r"image \(8, 8\) must be .*: give image\[None\]": lambda path: torch.zeros(8, 8),
+        r"image \(1, 3, 8, 8\) must be .*: give image\[0\]": lambda path: torch.zeros(1, 3, 8, 8),
         "stretch or crop all to one size": lambda path: torch.zeros(3, 8, 8 + next(numbers)),
     }
     for cause, function in wrong.items():
@@ -194,6 +200,35 @@ def test_what_load_gives_is_checked(files, paths, tmp_path):
         gallery(files)
     with pytest.raises(ValueError, match="a pair is a tuple"):
         files.explain(*paths[:2])
+
+
+@pytest.mark.parametrize(("channels", "named"), [(1, None), (2, None), (4, (3, 2, 1)), (12, (0, 5, 11))])
+def test_files_of_any_number_of_channels(channels, named, tmp_path):
+    """Bands of satellites in files of numbers, which `load` alone reads, as an array of 64 bits."""
+    torch.manual_seed(0)
+    first = nn.Conv2d(channels, 6, 5, stride=2)
+    module = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    random = np.random.default_rng(0)
+    bands = [random.random((channels, 32, 40)) for _ in range(3)]
+    paths = [str(tmp_path / f"{number}.npy") for number in range(3)]
+    for path, image in zip(paths, bands, strict=True):
+        np.save(path, image)
+    files = FromFiles(Cut(module, "1"), np.load, 0.3, channels=named, method="hirescam")
+    table = explain_folder(files, [(paths[0], paths[1]), (paths[0], paths[2])], tmp_path / "out")
+    with torch.no_grad():
+        vectors = [module(torch.tensor(image, dtype=torch.float32)[None])[0].double() for image in bands]
+    vectors = [vector / vector.norm() for vector in vectors]
+    expected = [float((vectors[0] - vector).norm()) for vector in vectors[1:]]
+    assert table["distance"].tolist() == pytest.approx(expected, abs=1e-4)
+    explanation = files.explain((paths[0], paths[1]))
+    assert explanation.images.dtype == torch.float32
+    assert explanation.channels == named
+    picture = read_image(tmp_path / "out" / f"{table['files'][0]}.png").astype(int)
+    uncoloured = (explanation.factual[0, 0] == 0).numpy()  # below, and to the left, the image alone
+    shown = bands[0][list(named)] if named else bands[0].mean(axis=0, keepdims=True).repeat(3, axis=0)
+    found = picture[-32:, :40][uncoloured]
+    assert uncoloured.any()
+    assert abs(found - 255 * shown.transpose(1, 2, 0)[uncoloured]).max() <= 1
 
 
 def test_a_format_that_load_alone_reads_is_shown_as_it_was_explained(files, tmp_path):

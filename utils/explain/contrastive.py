@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from utils.config import LAST
-from utils.explain.explanation import Explanation, explained
+from utils.explain.explanation import Explanation, ExplanationError, explained
 from utils.explain.path import path_of
 from utils.explain.references import References
 from utils.network import Explainable, distance, evaluating, paired
@@ -33,7 +33,7 @@ def explain_by_contrast(
     Unlike the distance, the target has a slope where two images are alike. After integrated gradients (Sundararajan et
     al. 2017, equation 1) of the contrastive targets of Lin et al. 2023 (COCOA), section 3.
 
-    images: (B, 2, 3, H, W), as the network takes them. different: the decisions, bool (B,), where another network than
+    images: (B, 2, C, H, W), as the network takes them. different: the decisions, bool (B,), where another network than
     this one makes them. The maps are signed: a place speaks for one decision. Raises ConfigError or ValueError for an
     unknown layer.
     """
@@ -42,6 +42,11 @@ def explain_by_contrast(
         embeddings = path.embeddings
         distances = distance(*embeddings.unbind(1))
         different = distances > threshold if different is None else different
+        if references is not None and references.embeddings.shape[1] != embeddings.shape[2]:
+            raise ExplanationError(
+                f"references: embeddings of {references.embeddings.shape[1]} dimensions, but those of the network have "
+                f"{embeddings.shape[2]}: pass embed_references(network, images) of this network"
+            )
         centre = torch.zeros_like(embeddings) if references is None else references.centre.to(embeddings)
         direction = torch.where(different[:, None, None], embeddings, centre) - embeddings.flip(1)  # (B, 2, D)
         lengths = path.vectors.norm(dim=2).clamp(min=TINY)

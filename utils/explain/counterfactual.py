@@ -27,7 +27,7 @@ NEAREST = 5  # reference images that say what an image looks like
 class Counterfactual:
     """A change of one pair and what the network says to it.
 
-    explanation: of the pair as it was. edited: float (2, 3, H, W), both images after the change. regions: bool (2, H,
+    explanation: of the pair as it was. edited: float (2, C, H, W), both images after the change. regions: bool (2, H,
     W), what was changed in each. distance: of the edited pair. donor: the pair whose image 2 gave the pixels that were
     put into image 1, None where pixels were blurred. source: bool (H, W), where in that image they were.
     nearest_before, nearest_after: names of the nearest references of both images, nearest first; None without
@@ -144,9 +144,9 @@ def ranks_of(maps: torch.Tensor) -> torch.Tensor:
 
 def _blurred(network, explanation) -> Counterfactual:
     """Blurs growing regions of both images, of image 1 alone and of image 2 alone."""
-    images = explanation.images[0]  # (2, 3, H, W)
+    images = explanation.images[0]  # (2, C, H, W)
     regions = torch.stack([_strongest_places(explanation, share) for share in (0, *AREAS)])  # (1 + A, 2, H, W)
-    edited = torch.where(regions[:, :, None], blurred(images), images)  # (1 + A, 2, 3, H, W)
+    edited = torch.where(regions[:, :, None], blurred(images), images)  # (1 + A, 2, C, H, W)
     embeddings = embed_pairs(network, edited)  # (1 + A, 2, D)
     steps = range(1, len(regions))
     tried = [change for step in steps for change in ((step, step), (step, 0), (0, step))]
@@ -174,7 +174,7 @@ def _strongest_places(explanation: Explanation, share: float) -> torch.Tensor:
 
 def _replaced(network, explanation, donor, references) -> Counterfactual:
     """Puts regions of the donor's image 2 into image 1, from small to large, up to the first that flips."""
-    image1, image2 = explanation.images[0]  # (3, H, W) each
+    image1, image2 = explanation.images[0]  # (C, H, W) each
     given = donor.images[0, 1]
     fixed, goal = network(torch.stack([image2, given]))
     sign = -1 if explanation.different else 1  # which way the distance must go
@@ -205,17 +205,17 @@ def _cost(change: Counterfactual):
 
 
 def _edits(image, given, strength, given_strength, area):
-    """An image with regions of another one put in, for all places and scales: (N, 3, H, W); which of its pixels
+    """An image with regions of another one put in, for all places and scales: (N, C, H, W); which of its pixels
     changed, bool (N, H, W), and which of the other image's were put in, bool (N, H, W).
     """
     places = _strongest_places_of(strength, area)
     choices = list(product(_strongest_places_of(given_strength, area), places, SCALES))
     solid = torch.stack([_region(given_strength, place, area / scale**2) for place, _, scale in choices])  # (N, H, W)
     soft = _softened(solid.float())
-    pixels = torch.cat([given.expand(len(choices), -1, -1, -1), soft[:, None]], dim=1)  # (N, 4, H, W)
+    pixels = torch.cat([given.expand(len(choices), -1, -1, -1), soft[:, None]], dim=1)  # (N, C + 1, H, W)
     moved = F.grid_sample(pixels, _grids(choices, pixels), align_corners=False)
-    cover = _ramp(moved[:, 3:])  # (N, 1, H, W)
-    edited = cover * moved[:, :3] + (1 - cover) * image
+    cover = _ramp(moved[:, -1:])  # (N, 1, H, W)
+    edited = cover * moved[:, :-1] + (1 - cover) * image
     return edited, cover[:, 0] > 0, _ramp(soft) > 0
 
 
@@ -224,16 +224,15 @@ def _ramp(soft):
     return (2 * soft - 1).clamp(0, 1)
 
 
-def _grids(choices, image):
-    """Where each pixel of the edited images comes from, (N, H, W, 2), as `grid_sample` takes it."""
-    height, width = image.shape[-2:]
+def _grids(choices, images):
+    """Where each pixel of the edited images (N, C, H, W) comes from, (N, H, W, 2), as `grid_sample` takes it."""
     matrices = []
     for (from_y, from_x), (to_y, to_x), scale in choices:
         x = 2 * (from_x - to_x / scale) - 1 + 1 / scale  # places in [0, 1] to coordinates in [-1, 1]
         y = 2 * (from_y - to_y / scale) - 1 + 1 / scale
         matrices.append([[1 / scale, 0, x], [0, 1 / scale, y]])
-    matrices = torch.tensor(matrices, device=image.device, dtype=image.dtype)
-    return F.affine_grid(matrices, (len(choices), 4, height, width), align_corners=False)
+    matrices = torch.tensor(matrices, device=images.device, dtype=images.dtype)
+    return F.affine_grid(matrices, images.shape, align_corners=False)
 
 
 def _strength(explanation) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ class ExplanationError(UserError, ValueError):
 class Explanation:
     """B pairs, what the network says to them, and why. `explanation[3]` is the explanation of one pair.
 
-    images: float (B, 2, 3, H, W), as the network takes them. distance: float32 (B,) in [0, 2]. threshold: distance up
+    images: float (B, 2, C, H, W), as the network takes them. distance: float32 (B,) in [0, 2]. threshold: distance up
     to which a pair is "same". towards_different, towards_same: float32 (B, 2, H, W) for image 1 and image 2, at least
     0: how much a place pushes either way. method, layer, details: what made the maps. names: of both images of each
     pair. paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
@@ -54,11 +55,18 @@ class Explanation:
     caution: str = ""
     band: tuple[float, float] | None = None
     calibration: Calibration | None = None
+    channels: tuple[int, int, int] | None = None
+    """The channels that figures show in red, green and blue; None: all three, else one grey, the mean of all."""
 
     def __post_init__(self):
         if not self.names:
             numbered = tuple((f"pair {n}, image 1", f"pair {n}, image 2") for n in range(len(self)))
             object.__setattr__(self, "names", numbered)
+        for name in ("images", "distance", "towards_different", "towards_same"):
+            part = getattr(self, name)
+            if not isinstance(part, torch.Tensor):
+                kind = type(part).__name__
+                raise ExplanationError(f"{name}: {kind} is refused: pass a tensor, torch.as_tensor({name})")
         if not -JUST_BELOW <= self.threshold <= 2 + JUST_BELOW:
             raise ExplanationError(f"threshold: {self.threshold} is refused: it is a distance, in [0, 2]")
         if not self.distance.isfinite().all():
@@ -68,6 +76,7 @@ class Explanation:
             part = getattr(self, name)
             if part is not None and len(part) != len(self):
                 raise ValueError(f"{name} of {len(part)} pairs, but distances of {len(self)}")
+        check_shown(self.images, self.normalization, self.channels)
 
     def __len__(self):
         return len(self.distance)
@@ -230,7 +239,7 @@ class Explanation:
 def explained(images, distances, threshold: float, different, same) -> Explanation:
     """The Explanation from coarse maps, enlarged to the size of the images; what is negative counts as 0.
 
-    images: (B, 2, 3, H, W). distances: (B,). different, same: (B, 2, h, w), evidence towards either decision.
+    images: (B, 2, C, H, W). distances: (B,). different, same: (B, 2, h, w), evidence towards either decision.
     """
     size = images.shape[-2:]
     different, same = (
@@ -239,13 +248,39 @@ def explained(images, distances, threshold: float, different, same) -> Explanati
     return Explanation(images, distances, threshold, different, same)
 
 
+def check_shown(images, normalization: Normalization | None, channels):
+    """Raise ExplanationError where figures could not show images.
+
+    Args:
+        images: (B, 2, C, H, W); images of another shape are refused.
+        normalization: Of the values of each channel, or None.
+        channels: Three of the channels, by their indices from 0, or None.
+    """
+    if images.dim() != 5 or images.shape[1] != 2:
+        raise ExplanationError(f"images {tuple(images.shape)} must be (B, 2, C, H, W), two images in each pair")
+    count = images.shape[2]
+    if normalization is not None and len(normalization.mean) != count:
+        raise ExplanationError(
+            f"normalization of {len(normalization.mean)} channels, but images of {count}: give Normalization a mean "
+            "and a std for each channel"
+        )
+    if channels is None:
+        return
+    three = isinstance(channels, list | tuple) and len(channels) == 3
+    if not three or not all(isinstance(channel, Integral) and 0 <= channel < count for channel in channels):
+        raise ExplanationError(
+            f"channels: {channels} is refused: name three channels of the images for red, green and blue, each from 0 "
+            f"to {count - 1}"
+        )
+
+
 def check_places(network: Explainable, layer: str, images, features):
     """Raise ExplanationError where a feature map has one place alone: it would be 1.0 everywhere.
 
     Args:
         network: The network that is explained.
         layer: The name of the layer.
-        images: (N, 3, H, W).
+        images: (N, C, H, W).
         features: The map of these images at the layer, (N, C, h, w).
     """
     if features.shape[-2:].numel() > 1:

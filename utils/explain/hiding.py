@@ -5,7 +5,7 @@ from kornia.filters import gaussian_blur2d
 
 
 def blurred(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, ..., 3, H, W) after a Gaussian blur with a twelfth of each side as sigma, cut off at two sigma.
+    """Images (B, ..., C, H, W) after a Gaussian blur with a twelfth of each side as sigma, cut off at two sigma.
 
     Unlike a grey patch it brings no edge of its own, and it looks like no class.
     """
@@ -16,5 +16,5 @@ def blurred(images: torch.Tensor) -> torch.Tensor:
 
 
 def mean_colour(images: torch.Tensor) -> torch.Tensor:
-    """Each image (B, ..., 3, H, W) as its mean colour: hides pixels otherwise than the methods that blur do."""
+    """Each image (B, ..., C, H, W) as its mean colour: hides pixels otherwise than the methods that blur do."""
     return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)

@@ -152,7 +152,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     Raises ValueError for more than one pair, for another network than the explained one, and where one step is not
     exact. Raises ConfigError or ValueError for an unknown layer.
     """
-    images = only_pair(explanation).images[0]  # (2, 3, H, W)
+    images = only_pair(explanation).images[0]  # (2, C, H, W)
     with evaluating(network):
         with torch.no_grad():
             embed_explained(network, explanation)

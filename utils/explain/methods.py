@@ -1,5 +1,6 @@
 """From pairs of images to their explanation, by the method that `explanation.method` names."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,9 @@ import torch
 
 from utils.config import AUTO, LAST, ExplanationSettings, Normalization
 from utils.explain.contrastive import explain_by_contrast
-from utils.explain.explanation import Explanation, ExplanationError
+from utils.explain.explanation import Explanation, ExplanationError, check_shown
 from utils.explain.gradcam import FORMULAS, explain_by_gradient
+from utils.explain.inputs import pairs_for
 from utils.explain.occlusion import explain_by_occlusion
 from utils.explain.path import explain_by_path
 from utils.explain.references import References
@@ -38,27 +40,29 @@ def explain(
     caution: str | None = None,
     band=None,
     calibration=None,
+    channels=None,
     **settings,
 ) -> Explanation:
     """Explain B pairs of images.
 
-    network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, 3, H, W), as the network takes them.
-    threshold: the distance, in [0, 2], up to which a pair is decided "same". references: training images that the
-    method `contrastive` contrasts with. paths: B pairs of image files. classes: B pairs of true classes, or None for a
-    pair that has none. normalization: mean and std that the images were normalised with, for figures. value_range:
-    as `read_image` takes it, for figures of files. caution: what every sentence and figure begins with: "" of a network
-    that was tested on labelled pairs, None of one that was not, which is then said; images that do not look normalised
-    add to it. band, calibration: as an Explanation has them.
-    settings: the keys of `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer and
-    STEPS here.
+    network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, C, H, W), as the network takes them; a
+    tensor, an array or a list of pairs, as `pairs_for` has it. threshold: the distance, in [0, 2], up to which a pair
+    is decided "same". references: training images that the method `contrastive` contrasts with. paths: B pairs of image
+    files. classes: B pairs of true classes, or None for a pair that has none. normalization: mean and std that the
+    images were normalised with, for figures. value_range: as `read_image` takes it, for figures of files. caution: what
+    every sentence and figure begins with: "" of a network that was tested on labelled pairs, None of one that was not,
+    which is then said; images that do not look normalised add to it. band, calibration: as an Explanation has them.
+    channels: the three, by index, that figures show in red, green and blue. settings: the keys of `explanation` in
+    config.yml: method, layer, steps, output_stride; `auto` is the last layer and STEPS here.
 
-    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for images of another shape
-    and a module that is in no `Cut`, ExplanationError as an Explanation does, for images of whole numbers (uint8), for
-    a layer whose map is one place alone, and for maps that are not finite.
+    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for a module that is in no
+    `Cut`, ExplanationError as `pairs_for` and an Explanation do, for a layer whose map is one place alone, and for maps
+    that are not finite.
     """
     settings = measured(ExplanationSettings().changed(**settings))
     _check_network(network)
-    _check_images(images)
+    images = pairs_for(network, images)
+    check_shown(images, normalization, channels)
     with deterministic_or_refused():
         explanation = _by_method(network, images, threshold, references, settings)
     cautions = [UNTESTED if caution is None else caution, _doubts(images, normalization)]
@@ -73,6 +77,7 @@ def explain(
         caution=" ".join(text for text in cautions if text),
         band=band,
         calibration=calibration,
+        channels=channels,
     )
     if not (explanation.towards_different.isfinite().all() and explanation.towards_same.isfinite().all()):
         raise ExplanationError("The maps are not finite: the values of the images or of the network are too large.")
@@ -167,16 +172,6 @@ def _check_network(network):
         raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
 
 
-def _check_images(images):
-    if images.dim() != 5 or images.shape[1:3] != (2, 3):
-        raise ValueError(f"images {tuple(images.shape)} must be (B, 2, 3, H, W): two images of three channels a pair")
-    if not images.is_floating_point():
-        raise ExplanationError(
-            f"images of {images.dtype} are refused: pass what the network was trained on, for most networks "
-            "(images.float() / 255 - mean) / std, with the mean and std of each channel"
-        )
-
-
 def _doubts(images, normalization: Normalization | None) -> str:
     """Why the values of images may not be those that the network takes, in words; "" where nothing tells so."""
     if not images.numel():
@@ -193,8 +188,11 @@ def _doubts(images, normalization: Normalization | None) -> str:
                 f"normalization that is given lie from {least:.4g} to {most:.4g}."
             )
     elif low >= 0 and (high > UNUSUAL or (high > 2 and torch.equal(images, images.round()))):
+        count = images.shape[2]
+        white = 255 if high <= 255 else math.ceil(high)
         return (
             f"CAUTION: the images hold values from {low:.4g} to {high:.4g}: most networks take normalised ones. If "
-            "this one takes them, say so by normalization=Normalization(mean=(0, 0, 0), std=(1 / 255,) * 3)."
+            f"this one takes them, say so by normalization=Normalization(mean=(0,) * {count}, "
+            f"std=(1 / {white},) * {count})."
         )
     return ""

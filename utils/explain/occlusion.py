@@ -16,7 +16,7 @@ def explain_by_occlusion(network, images, threshold: float) -> Explanation:
 
     A window has WINDOW of each side; those of a row lie evenly from border to border, and overlap.
 
-    network: any module from images (N, 3, H, W) to embeddings (N, D) of length 1. images: (B, 2, 3, H, W). A window's
+    network: any module from images (N, C, H, W) to embeddings (N, D) of length 1. images: (B, 2, C, H, W). A window's
     evidence is the distance with it less the distance without it, the other image as it is; a pixel's is the mean over
     the windows that it lies in. It takes 98 passes of the network for a pair.
     """

@@ -69,9 +69,9 @@ def photo(path, value_range=None) -> np.ndarray:
 
 def photos(explanation: Explanation) -> list[np.ndarray]:
     """Both images of the first pair of an explanation, each uint8 (H, W, 3): their files, or else the pixels that were
-    explained, as where a format is one that the caller alone can read.
+    explained, as where channels are named or a format is one that the caller alone can read.
     """
-    if explanation.paths:
+    if explanation.paths and explanation.channels is None:
         try:
             return [photo(path, explanation.value_range) for path in explanation.paths[0]]
         except DataError:
@@ -80,27 +80,47 @@ def photos(explanation: Explanation) -> list[np.ndarray]:
 
 
 def pixels(images, explanation: Explanation) -> np.ndarray:
-    """Images (N, 3, H, W) of an explained pair, edited or not, for a figure: uint8 (N, H, W, 3).
+    """Images (N, C, H, W) of an explained pair, edited or not, for a figure: uint8 (N, H, W, 3).
 
     Where the explanation knows no normalisation and its values lie beyond [0, 1], their range becomes that of pixels.
     """
     images = images.float().cpu()
     if explanation.normalization is not None:
-        return to_pixels(images, explanation.normalization).numpy()
-    low = min(explanation.images.min().item(), 0)
-    high = max(explanation.images.max().item(), 1)
-    values = ((images - low) / (high - low)).clamp(0, 1)
+        values = to_pixels(images, explanation.normalization).movedim(-1, 1)  # uint8 (N, C, H, W)
+        return _in_colour(values, explanation).float().round().byte().movedim(1, -1).numpy()
+    low, high = _limits(explanation)
+    values = ((_in_colour(images, explanation) - low) / (high - low)).clamp(0, 1)
     return (255 * values).round().byte().movedim(1, -1).numpy()
 
 
+def _in_colour(images, explanation):
+    """Images (..., C, H, W) of an explanation in three channels: those that it names, its own three, or grey."""
+    if explanation.channels is not None:
+        return images[..., list(explanation.channels), :, :]
+    if images.shape[-3] == 3:
+        return images
+    grey = images.float().mean(dim=-3, keepdim=True)
+    return grey.expand(*images.shape[:-3], 3, -1, -1)
+
+
+def _limits(explanation):
+    """The values that are black and white where no normalisation is known: 0 and 1, or what lies beyond."""
+    shown = _in_colour(explanation.images, explanation)
+    return min(shown.min().item(), 0), max(shown.max().item(), 1)
+
+
 def shown_as(explanation: Explanation) -> str:
-    """What `pixels` shows, in words: the size, and whether the values had to be stretched."""
-    height, width = explanation.images.shape[-2:]
-    size = f"as the network sees it: {height} x {width} pixels"
-    inside = explanation.images.min() >= 0 and explanation.images.max() <= 1
-    if explanation.normalization is not None or inside:
-        return size
-    return f"{size}, brightness stretched (no normalization is known)"
+    """What `pixels` shows, in words: the size, which channels, and whether the values had to be stretched."""
+    count, height, width = explanation.images.shape[-3:]
+    words = f"as the network sees it: {height} x {width} pixels"
+    if explanation.channels is not None:
+        red, green, blue = explanation.channels
+        words += f", channels {red}, {green} and {blue} of {count} in red, green and blue"
+    elif count not in (1, 3):
+        words += f", the mean of {count} channels"
+    if explanation.normalization is not None or _limits(explanation) == (0, 1):
+        return words
+    return f"{words}, brightness stretched (no normalization is known)"
 
 
 def remark(explanation: Explanation, image: int, heatmap) -> str:
@@ -167,6 +187,8 @@ def file_name(kind: str, explanation: Explanation, *details: str) -> str:
     digest = hashlib.blake2b(digest_size=4)
     digest.update(repr((explanation.paths, explanation.source, explanation.threshold)).encode())
     digest.update(explanation.images.float().cpu().contiguous().numpy())
+    if explanation.channels is not None:
+        digest.update(repr(explanation.channels).encode())
     details = [re.sub(r"[^\w.+-]+", "_", detail) for detail in details if detail]
     return "_".join([kind, explanation.decision(), *stems, *details, digest.hexdigest()])
 

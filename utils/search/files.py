@@ -3,11 +3,13 @@
 import hashlib
 
 import cv2
+import numpy as np
 import torch
 
 from utils.config import ExplanationSettings
 from utils.data import DataError
 from utils.explain import Explanation, ExplanationError, References, explain, measured
+from utils.explain.inputs import image_for, place_of
 from utils.network import Explainable, paired
 from utils.trained import files_of
 
@@ -20,11 +22,11 @@ class FromFiles:
 
     Args:
         network: A `Cut` of any module, or a SiameseNetwork.
-        load: A function from the path of an image file to float (3, H, W), as the network takes it, on any device; of
-            one size for all files.
+        load: A function from the path of an image file to float (C, H, W), as the network takes it, a tensor on any
+            device or an array; of one size for all files.
         threshold: The distance, in [0, 2], up to which a pair is decided "same".
         references: Training images that the method `contrastive` contrasts with.
-        normalization, caution, band, calibration: As `explain` takes them.
+        normalization, caution, band, calibration, channels: As `explain` takes them.
         settings: The keys of `explanation` in config.yml, as `explain` takes them.
     """
 
@@ -39,6 +41,7 @@ class FromFiles:
         caution: str | None = None,
         band=None,
         calibration=None,
+        channels=None,
         **settings,
     ):
         self.network = network
@@ -51,22 +54,22 @@ class FromFiles:
             "caution": caution,
             "band": band,
             "calibration": calibration,
+            "channels": channels,
         }
 
     def load_images(self, *paths) -> torch.Tensor:
-        """N image files as the network takes them: float (N, 3, H, W) on its device.
+        """N image files as the network takes them: float (N, C, H, W) on its device.
 
         Raises:
             DataError: `load` could not decode a file.
-            ExplanationError: `load` gives no float tensor (3, H, W), or images of several sizes.
+            ExplanationError: `load` gives no floats (C, H, W), or images of several sizes.
         """
         images = [self._loaded(path) for path in paths]
         for path, image in zip(paths, images, strict=True):
             if image.shape != images[0].shape:
                 sizes = f"{tuple(images[0].shape[1:])} for {paths[0]} and {tuple(image.shape[1:])} for {path}"
                 raise ExplanationError(f"load gives images of {sizes}: let it stretch or crop all to one size.")
-        weights = next(self.network.parameters(), images[0])
-        return torch.stack(images).to(weights.device, weights.dtype)
+        return torch.stack(images).to(*(place_of(self.network) or (images[0].device, images[0].dtype)))
 
     def explain(self, *pairs) -> Explanation:
         """Explain B pairs of image files, each a tuple of two paths, by the method of the settings."""
@@ -90,13 +93,13 @@ class FromFiles:
             image = self.load(path)
         except FAILURES as error:
             raise DataError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-        if not isinstance(image, torch.Tensor):
-            found = type(image).__name__
-        elif image.dim() != 3 or len(image) != 3 or not image.is_floating_point():
-            found = f"{image.dtype} of {tuple(image.shape)}"
-        else:
-            return image.detach()
-        raise ExplanationError(f"load gives {found} for {path}: it must give a float tensor (3, H, W), normalised.")
+        if not isinstance(image, torch.Tensor | np.ndarray):
+            kind = type(image).__name__
+            raise ExplanationError(f"load gives {kind} for {path}: it must give a float tensor (C, H, W), normalised.")
+        try:
+            return image_for(self.network, image)
+        except ExplanationError as error:
+            raise ExplanationError(f"load gives no image for {path} that can be explained: {error}") from error
 
 
 def tensors_digest(text: str, tensors) -> str:

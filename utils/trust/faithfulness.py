@@ -64,7 +64,7 @@ def insertion_deletion(network: Explainable, explanation: Explanation, hide=blur
     Pixels are ranked by the evidence for the decision. For each of SHARES, the strongest pixels of an image are blurred
     (deletion), or shown in the blurred image (insertion). The support for the decision, the similarity if "same" and 1
     less the similarity if "different", is averaged over the shares; the gap is that of insertion less that of deletion.
-    hide: images (B, 2, 3, H, W) to what hidden pixels show. A blank map has a gap of its own order of pixels: hold it
+    hide: images (B, 2, C, H, W) to what hidden pixels show. A blank map has a gap of its own order of pixels: hold it
     against chance. Raises ValueError when `network` is not the one that was explained.
     """
     masked, untouched = embed_evidence(network, explanation, hide)
@@ -91,7 +91,7 @@ def embed_evidence(network: Explainable, explanation: Explanation, hide=blurred)
 
 
 def embed_masked(network: Explainable, images, ranking, hide=blurred) -> Masked:
-    """Embeddings of images (B, 2, 3, H, W) with the strongest pixels of a ranking (B, 2, H, W) shown, and hidden."""
+    """Embeddings of images (B, 2, C, H, W) with the strongest pixels of a ranking (B, 2, H, W) shown, and hidden."""
     hidden = hide(images)
     ranks = ranks_of(ranking)  # (B, 2, H, W), 0 for the strongest
     pixels = images.shape[-2] * images.shape[-1]
