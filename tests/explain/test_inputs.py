@@ -98,6 +98,8 @@ def test_arrays_and_lists_go_where_the_network_is_and_tensors_are_told():
         explain(network, tensor, 0.5)
     assert pairs_for(network, run_first(followed(found), tensor)).device.type == "meta"
     assert pairs_for(Chequered(), tensor.to("meta")).device.type == "meta"
+    network.module[4].to_empty(device="cpu")  # a network on two devices
+    assert pairs_for(network, tensor) is tensor
 
 
 def followed(found):

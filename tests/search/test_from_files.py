@@ -231,6 +231,20 @@ def test_files_of_any_number_of_channels(channels, named, tmp_path):
     assert abs(found - 255 * shown.transpose(1, 2, 0)[uncoloured]).max() <= 1
 
 
+def test_grey_images_are_searched(paths, tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(1, 6, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    grey = {path: read_image(path)[None, :, :, 0].astype(np.float32) / 255 for path in paths}
+    files = FromFiles(Cut(module, "1"), grey.get, 0.3)
+    images = gallery(files, tmp_path / "a")
+    hits = most_similar(files, paths[0], 3, images)
+    with torch.no_grad():
+        vectors = [module(torch.tensor(image)[None])[0].double() for image in grey.values()]
+    vectors = [vector / vector.norm() for vector in vectors]
+    expected = sorted(float((vectors[0] - vector).norm()) for vector in vectors[1:])
+    assert hits.distance.tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_format_that_load_alone_reads_is_shown_as_it_was_explained(files, tmp_path):
     """Files of numbers: no figure can read them, so the explained pixels are drawn."""
     for number in range(2):

@@ -76,7 +76,8 @@ def _tensor_for(network, images, anywhere=False):
     if not isinstance(images, torch.Tensor):
         return _converted(images, *(place or (torch.device("cpu"), torch.float32)))
     _check_floats(images.dtype, images.is_floating_point(), "images.float()")
-    if place and images.device != place[0] and not anywhere:
+    devices = {parameter.device for parameter in _parameters(network)}  # a large network may lie on several
+    if place and images.device not in devices and not anywhere:
         raise ExplanationError(
             f'images are on {images.device} and the network is on {place[0]}: pass images.to("{place[0]}")'
         )
@@ -85,11 +86,15 @@ def _tensor_for(network, images, anywhere=False):
 
 def place_of(network: Explainable) -> tuple[torch.device, torch.dtype] | None:
     """Return device and type of the network's first floating parameter; None where it has none."""
-    for module in network.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.is_floating_point():
-                return parameter.device, parameter.dtype
+    for parameter in _parameters(network):
+        if parameter.is_floating_point():
+            return parameter.device, parameter.dtype
     return None
+
+
+def _parameters(network):
+    for module in network.modules():
+        yield from module.parameters(recurse=False)
 
 
 def _converted(images, device, dtype):
