@@ -66,7 +66,7 @@ def explain_by_gradient(network: Explainable, images, threshold: float, layer=LA
         with torch.enable_grad():
             activations.requires_grad_()
             embeddings = network.embed_features(activations, layer)  # (2B, D)
-            check_embeddings(embeddings, expected, layer)
+            check_embeddings(embeddings, expected, activations.dtype)
             distances = distance(*paired(embeddings).unbind(1))  # (B,)
             (gradients,) = torch.autograd.grad(distances.sum(), activations)
     distances = distances.detach()

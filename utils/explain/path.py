@@ -62,7 +62,7 @@ def path_of(network: Explainable, images, layer=LAST) -> Path:
     both, expected = network.features_and_embeddings(torch.cat([blurred(images), images]), layer)
     check_places(network, layer, images, both)
     vectors = network.project_features(both, layer)
-    check_embeddings(unit(vectors), expected, layer)
+    check_embeddings(unit(vectors), expected, both.dtype)
     before, after = vectors.chunk(2)
     return Path(network, layer, *both.chunk(2), paired(before), paired(after))
 

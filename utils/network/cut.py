@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 from utils.config import LAST
-from utils.network.explainable import TOLERANCE, evaluating, unit
+from utils.network.explainable import evaluating, same_embeddings, unit
 from utils.network.hooks import NotRun, read, read_all, resume, watched
 from utils.network.maps import Layout, likely_layout, possible_layouts
 from utils.network.places import PlacesError, changed, measure_layout, with_contrast
 
-REPEATED = 1e-4  # of the values of an embedding of length 1, computed twice in the same way
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
 SIZES = 64  # of images, that are remembered
 
@@ -131,6 +130,8 @@ class Cut(nn.Module):
 
     def _map(self, output, reading):
         features = reading.layout.to_map(output)
+        if features.is_inference():  # the module runs the layer in torch.inference_mode
+            features = features.clone()
         self._by_map[tuple(features.shape[1:])] = reading
         return features
 
@@ -187,7 +188,7 @@ class Cut(nn.Module):
         if not embeddings.isfinite().all():
             raise ValueError(f"{self._kind} gives embeddings that are not finite, or have no length to speak of")
         again = unit(self._vectors(self._on_copies(read_all, both)[1], 2))
-        if not (again - embeddings).abs().max() <= REPEATED:
+        if not same_embeddings(again, embeddings, outputs[0].dtype):
             raise ValueError(
                 f"{self._kind} is random at each call: the same images gave other embeddings, in evaluation mode. "
                 "Dropout as a function needs training=self.training"
@@ -226,7 +227,7 @@ class Cut(nn.Module):
                 if copies:
                     raise
                 continue
-            if (found - embeddings).abs().max() <= TOLERANCE:
+            if same_embeddings(found, embeddings, features.dtype):
                 return reading
         raise ValueError(
             f"{self._place} is not all that the embedding depends on: other layers go around it. Name one behind the "
@@ -236,20 +237,22 @@ class Cut(nn.Module):
     def _check_gradient(self, features, reading):
         with torch.enable_grad():
             features = features.clone().requires_grad_()
-            found = unit(self._resumed(features, reading))
-            if not found.requires_grad:
-                raise ValueError(
-                    f"{self._place} has no gradient behind it: the module stops it there (torch.no_grad, "
-                    "torch.inference_mode, detach, reentrant checkpointing, rounding). Name a layer behind that place, "
-                    "or take it out"
-                )
             try:
-                direction = torch.linspace(-1, 1, found.numel()).view_as(found).to(found)
-                (gradient,) = torch.autograd.grad((found * direction).sum(), features, allow_unused=True)
-            except RuntimeError as error:
+                found = unit(self._resumed(features, reading))
+                if found.requires_grad:
+                    direction = torch.linspace(-1, 1, found.numel()).view_as(found).to(found)
+                    (gradient,) = torch.autograd.grad((found * direction).sum(), features, allow_unused=True)
+            except (RuntimeError, ValueError) as error:
                 cause = str(error).partition("\n")[0]
                 raise ValueError(f"{self._place} has no gradient behind it that torch can compute: {cause}") from error
-        if gradient is None or not _counts(reading.layout.without_placeless(gradient), features):
+        if not found.requires_grad:
+            raise ValueError(
+                f"{self._place} has no gradient behind it: the module stops it there (torch.no_grad, inference_mode, "
+                "detach, reentrant checkpointing, rounding). Name a layer behind that place, or take it out"
+            )
+        if gradient is None or not _counts(gradient, features):
+            raise ValueError(f"{self._place} is nothing that the embedding depends on: it stays as it is without it")
+        if not _counts(reading.layout.without_placeless(gradient), features):
             raise ValueError(
                 f"{self._place} is read at tokens without a place alone: no place of the image counts there. "
                 "Name an earlier block, or pool the places."
@@ -289,7 +292,7 @@ class Cut(nn.Module):
             vectors = vectors[None]  # the module squeezes its output
         if vectors.dim() > 2 and vectors.shape[2:].numel() == 1:
             vectors = vectors.flatten(1)
-        if tuple(vectors.shape) in ((count,), (count, 1)):
+        if vectors.numel() == count:
             raise ValueError(
                 f"{self._kind} returns one number an image, which has no direction: every distance would be 0 or 2. "
                 "Pass forward=, a function that returns what stands before it, an embedding (N, D)"
@@ -331,10 +334,9 @@ def _name_of(module, layer) -> str:
 
 def _check_compiled(module, layer):
     """Raises ValueError where a module around the layer was compiled by torch.jit: no hook sees what is inside."""
-    path = ""
-    for part in ("", *layer.split(".")):
-        path = f"{path}.{part}".strip(".")
-        if path != layer and isinstance(module.get_submodule(path), torch.jit.ScriptModule):
+    for name, part in module.named_modules():
+        around = not name or layer.startswith(f"{name}.")
+        if around and isinstance(part, torch.jit.ScriptModule):
             raise ValueError(
                 f"{type(module).__name__} was compiled by torch.jit, which hides its layers: pass the module that it "
                 "was made from, with the same weights"

@@ -11,7 +11,7 @@ from torch import nn
 from utils.config import LAST
 
 EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
-TOLERANCE = 5e-3  # of the values of an embedding of length 1, computed in two ways
+TOLERANCE = 1e-3  # of the values of an embedding of length 1, computed in two ways; bfloat16 rounds more coarsely
 
 _lock = threading.Lock()  # around both of these
 _inside = Counter()  # by module: how many blocks of `evaluating` it is in
@@ -32,7 +32,9 @@ class Explainable(Protocol):
     def features(self, images: torch.Tensor, layer: str = LAST) -> torch.Tensor:
         """images (N, 3, H, W) to the feature map (N, C, h, w) of a layer."""
 
-    def features_and_embeddings(self, images: torch.Tensor, layer: str = LAST) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def features_and_embeddings(
+        self, images: torch.Tensor, layer: str = LAST
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The same, and the embeddings (N, D) that the network itself makes of the images, for `embed_features` to be
         held against; None where it was made sure of before.
         """
@@ -70,24 +72,30 @@ def similarity(distances):
     return (1 - distances / 2).clamp(0, 1)
 
 
-def check_embeddings(found: torch.Tensor, expected: torch.Tensor | None, layer: str):
+def check_embeddings(found: torch.Tensor, expected: torch.Tensor | None, dtype: torch.dtype):
     """Check that the embeddings made from a feature map are those that the network itself makes of the images.
 
     Args:
         found: Float (N, D), made from the map.
         expected: Float (N, D), made from the images; None where this was made sure of before.
-        layer: The name of the layer.
+        dtype: Of the map.
 
     Raises:
         ValueError: They differ: the map at the layer does not determine them.
     """
-    if expected is None or torch.allclose(found, expected.to(found), rtol=0, atol=TOLERANCE, equal_nan=True):
+    if expected is None or same_embeddings(found, expected, dtype):
         return
     difference = (found - expected).abs().max().item()
     raise ValueError(
-        f"layer {layer!r} is not all that the embeddings of these images depend on: other layers go around it (values of "
-        f"an embedding differ by {difference:.2g}). Name one behind the place where they meet."
+        "The layer is not all that the embeddings of these images depend on: other layers go around it (values of an "
+        f"embedding differ by {difference:.2g}). Name one behind the place where they meet."
     )
+
+
+def same_embeddings(one, two, dtype) -> bool:
+    """Whether embeddings (N, D) of length 1 are equal up to rounding in computations of this dtype."""
+    tolerance = max(TOLERANCE, torch.finfo(dtype).eps)
+    return torch.allclose(one, two.to(one), rtol=0, atol=tolerance, equal_nan=True)
 
 
 def paired(rows: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 
-class _Reached(BaseException):  # noqa: N818 - no error: it ends a pass early, and no `except Exception` may stop it
+class _Reached(BaseException):
     """The layer has been reached; the rest of the pass is not needed."""
 
 
