@@ -1,8 +1,6 @@
 """Any torch module, cut at one of its layers, so that its pairs of images can be explained."""
 
-import difflib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +10,7 @@ from utils.config import LAST
 from utils.network.explainable import evaluating, same_embeddings, unit
 from utils.network.hooks import NotRun, read, read_all, resume, watched
 from utils.network.maps import Layout, likely_layout, possible_layouts
+from utils.network.modules import check_compiled, check_inputs, name_of, other_functions, vectors_in
 from utils.network.places import PlacesError, changed, measure_layout, with_contrast
 
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
@@ -59,12 +58,12 @@ class Cut(nn.Module):
     def __init__(self, module: nn.Module, layer: str | nn.Module, forward: Callable | None = None):
         super().__init__()
         self.module = getattr(module, "_orig_mod", module)  # of torch.compile, whose compiled code no hook can read
-        self.layer = _name_of(self.module, layer)
+        self.layer = name_of(self.module, layer)
         self._function = forward
         self._by_image = {}  # the _Reading of each size of images (C, H, W)
         self._by_map = {}  # the _Reading of each size of maps (C, h, w)
-        _check_compiled(self.module, self.layer)
-        _check_inputs(self.module, forward)
+        check_compiled(self.module, self.layer)
+        check_inputs(self.module, forward)
 
     @property
     def layers(self) -> list[str]:
@@ -125,7 +124,7 @@ class Cut(nn.Module):
             low, high = (value.item() for value in images.aminmax())
             shape = f"images {tuple(images.shape)} of {images.dtype}, values from {low:.4g} to {high:.4g}"
             cause = str(error).partition("\n")[0]
-            hint = "" if self._function else _other_functions(self.module)
+            hint = "" if self._function else other_functions(self.module)
             raise ValueError(f"{self._kind} fails on {shape}: {type(error).__name__}: {cause}. {hint}") from error
 
     def _map(self, output, reading):
@@ -275,34 +274,12 @@ class Cut(nn.Module):
         outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
         return f"Layers whose maps have places: {', '.join(outermost) or 'none: pass larger images'}"
 
+    def _vectors(self, output, count):
+        return vectors_in(output, count, self._kind)
+
     def _check_name(self, layer):
         if layer not in (LAST, self.layer):
             raise ValueError(f"this Cut reads {self.layer!r}: for {layer!r} make Cut(module, layer={layer!r})")
-
-    def _vectors(self, output, count):
-        """The one tensor of an output for `count` images, as float32 or longer, (count, D)."""
-        tensors = _tensors_in(output)
-        if len(tensors) != 1:
-            raise ValueError(
-                f"{self._kind} returns {len(tensors)} tensors: pass forward=, a function that returns the embedding "
-                "alone, say lambda images: module(images)[0]"
-            )
-        (vectors,) = tensors
-        if vectors.dim() == 1 and count == 1 and len(vectors) > 1:
-            vectors = vectors[None]  # the module squeezes its output
-        if vectors.dim() > 2 and vectors.shape[2:].numel() == 1:
-            vectors = vectors.flatten(1)
-        if vectors.numel() == count:
-            raise ValueError(
-                f"{self._kind} returns one number an image, which has no direction: every distance would be 0 or 2. "
-                "Pass forward=, a function that returns what stands before it, an embedding (N, D)"
-            )
-        if vectors.dim() != 2 or len(vectors) != count:
-            raise ValueError(
-                f"{self._kind} returns {tuple(vectors.shape)} for {count} images, no embeddings (N, D): pool them "
-                "first, or pass forward=, a function that does"
-            )
-        return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
 class _FailsOnCopies(Exception):  # noqa: N818
@@ -312,79 +289,3 @@ class _FailsOnCopies(Exception):  # noqa: N818
 def _counts(gradient, features) -> bool:
     """Whether a gradient at a map is more than rounding."""
     return bool(gradient.norm() * features.norm() > SLOPE)
-
-
-def _name_of(module, layer) -> str:
-    """The name of a layer, given as it or as itself, alone or in a list. Raises ValueError where there is none."""
-    if isinstance(layer, list | tuple) and len(layer) == 1:
-        (layer,) = layer
-    names = {name: part for name, part in module.named_modules() if name}
-    kind = type(module).__name__
-    if isinstance(layer, nn.Module):
-        for name, part in names.items():
-            if part is layer:
-                return name
-        raise ValueError(f"layer: this {type(layer).__name__} is no part of {kind}: pass a part of the same module")
-    if layer not in names:
-        near = difflib.get_close_matches(str(layer), names, n=1)
-        hint = f"did you mean {near[0]!r}" if near else f"it has {', '.join(list(names)[:20])}"
-        raise ValueError(f"{kind} has no layer {layer!r}: {hint}?")
-    return layer
-
-
-def _check_compiled(module, layer):
-    """Raises ValueError where a module around the layer was compiled by torch.jit: no hook sees what is inside."""
-    for name, part in module.named_modules():
-        around = not name or layer.startswith(f"{name}.")
-        if around and isinstance(part, torch.jit.ScriptModule):
-            raise ValueError(
-                f"{type(module).__name__} was compiled by torch.jit, which hides its layers: pass the module that it "
-                "was made from, with the same weights"
-            )
-
-
-def _check_inputs(module, forward):
-    """Raises ValueError for a function that needs more than images."""
-    function = module.forward if forward is None else forward
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # a function of C does not tell
-        return
-    needed = [one.name for one in parameters if one.default is one.empty and one.kind in (0, 1)]
-    if len(needed) > 1:
-        name = type(module).__name__ if forward is None else "forward"
-        raise ValueError(
-            f"{name} takes {len(needed)} inputs ({', '.join(needed)}), but each image is embedded alone: pass forward=, "
-            f"a function from images to embeddings. {_other_functions(module)}"
-        )
-
-
-def _other_functions(module) -> str:
-    """The methods of a module that take one input, and its parts, in words; "" where there are none."""
-    names = []
-    for name, method in inspect.getmembers(type(module), inspect.isfunction):
-        if name.startswith("_") or hasattr(nn.Module, name) or method.__module__.startswith("torch."):
-            continue
-        parameters = list(inspect.signature(method).parameters.values())[1:]
-        if parameters and all(one.default is not one.empty for one in parameters[1:]):
-            names.append(name)
-    if names:
-        return f"Its methods that take images, perhaps: {', '.join(f'module.{name}' for name in names)}"
-    return f"Its parts: {', '.join(name for name, _ in module.named_children())}"
-
-
-def _tensors_in(output) -> list[torch.Tensor]:
-    """The tensors of an output: itself, or those in a tuple, list, dict or object."""
-    if isinstance(output, torch.Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        parts = output.values()
-    elif isinstance(output, tuple | list):
-        parts = output
-    else:
-        parts = getattr(output, "__dict__", {}).values()
-    found = []
-    for part in parts:
-        if isinstance(part, torch.Tensor | Mapping | tuple | list):
-            found += _tensors_in(part)
-    return found

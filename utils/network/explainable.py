@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from utils.config import LAST
+from utils.network.hooks import copy_without_hooks
 
 EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
 TOLERANCE = 1e-3  # of the values of an embedding of length 1, computed in two ways; bfloat16 rounds more coarsely
@@ -129,8 +130,8 @@ def evaluating(network: nn.Module):
         for module in modules:
             _before.setdefault(module, module.training)
             _inside[module] += 1
-        network.eval()
     try:
+        network.eval()
         with _outside_inference_mode():
             yield network
     finally:
@@ -140,6 +141,15 @@ def evaluating(network: nn.Module):
                 if not _inside[module]:
                     del _inside[module]
                     module.training = _before.pop(module)
+
+
+def copy_of(network: nn.Module, shared=()) -> nn.Module:
+    """Copy a network, in the modes that it has outside of `evaluating`. shared: its tensors that both keep."""
+    copied = copy_without_hooks(network, shared)
+    with _lock:
+        for module, twin in zip(network.modules(), copied.modules(), strict=True):
+            twin.training = _before.get(module, module.training)
+    return copied
 
 
 @contextmanager

@@ -3,12 +3,17 @@
 Hooks stand on a module that other threads may run meanwhile: each acts in the thread that has set it alone.
 """
 
+import copy
 import threading
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
 from torch import nn
+
+
+_lock = threading.Lock()  # torch numbers hooks without one: two of one number would be one
+_set = set()  # numbers of the hooks that are set
 
 
 class _Reached(BaseException):
@@ -75,12 +80,16 @@ def hooked(module: nn.Module, function):
             return function(*call)
         return None
 
-    handle = module.register_forward_hook(in_this_thread)
+    with _lock:
+        handle = module.register_forward_hook(in_this_thread)
+        _set.add(handle.id)
     try:
         yield
     finally:
-        inside = False  # a copy that another thread has made of the module meanwhile keeps its hooks
-        handle.remove()
+        inside = False  # a copy that a user has made of the module meanwhile keeps its hooks
+        with _lock:
+            handle.remove()
+            _set.remove(handle.id)
 
 
 @contextmanager
@@ -90,6 +99,16 @@ def watched(module: nn.Module, see):
         for path, part in module.named_modules():
             hooks.enter_context(hooked(part, partial(see, path)))
         yield
+
+
+def copy_without_hooks(module: nn.Module, shared=()) -> nn.Module:
+    """Copy a module without the hooks that threads have set on it meanwhile. shared: its tensors that both keep."""
+    with _lock:  # hooks that come and go would end the copying
+        copied = copy.deepcopy(module, {id(tensor): tensor for tensor in shared})
+        for part in copied.modules():
+            for number in _set & part._forward_hooks.keys():
+                del part._forward_hooks[number]
+    return copied
 
 
 def example_of(image_size, count=2, channels=3) -> torch.Tensor:

@@ -81,7 +81,7 @@ class Layers:
         found = self.known.get(name) or self._module(name)
         measured = found and self._measured(found)
         if measured is not None:
-            self._tried[name] = measured
+            self._tried = self._tried | {name: measured}  # another one, for threads that read or copy it now
             return name, measured
         known = list(dict.fromkeys([LAST, *self.names, *strides]))
         others = [path for path, _ in self.backbone.named_modules() if path not in (*known, layer)]

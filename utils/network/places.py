@@ -71,8 +71,8 @@ def measure_layout(read, images) -> Layout:
     if best is None:
         order = max(agreement.order for agreement in agreements)
         raise PlacesError(
-            f"{shape}, but its places do not answer to their parts of the image (correlation {order:.2f}, where 1 is in "
-            "order): they are shuffled, turned or mixed"
+            f"{shape}, but its places do not answer to their parts of the image (correlation {order:.2f}, where 1 is "
+            "in order): they are shuffled, turned or mixed"
         )
     return best
 

@@ -1,6 +1,5 @@
 """Variants of a Siamese network: folded for speed, dilated for a finer map, randomised as a control."""
 
-import copy
 from collections import OrderedDict
 
 import timm
@@ -11,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from utils.config import ConfigError
+from utils.network.explainable import copy_of
 from utils.network.hooks import example_of, watched
 from utils.network.siamese import SiameseNetwork
 
@@ -24,12 +24,12 @@ def folded(network: SiameseNetwork, dtype: torch.dtype) -> SiameseNetwork:
     whose output it takes, and the weights of the backbone are kept in `dtype`. The activation that some batch norms of
     timm's hold stays.
     """
-    network = copy.deepcopy(network).eval()
+    network = copy_of(network).eval()
     images = example_of(network.image_size).to(next(network.parameters()))
     with torch.no_grad():
         before = network(images)
         pairs = _norms_behind_convolutions(network.backbone, images)
-        plain = copy.deepcopy(network) if pairs else network
+        plain = copy_of(network) if pairs else network
         for convolution, norm in pairs:
             fused = fuse_conv_bn_eval(network.backbone.get_submodule(convolution), network.backbone.get_submodule(norm))
             network.backbone.set_submodule(convolution, fused)
@@ -60,7 +60,7 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
     except (AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(refused) from error
     weights = [*network.parameters(), *network.buffers()]
-    network = copy.deepcopy(network, {id(weight): weight for weight in weights})
+    network = copy_of(network, weights)
     for path, module in list(network.backbone.named_modules()):
         planned = plan.get_submodule(path)
         if isinstance(module, nn.Conv2d):
@@ -81,7 +81,7 @@ def randomised(network: SiameseNetwork, seed=0):
     The cascading randomisation of Adebayo et al. 2018, section 3.1; each tensor keeps its values, but not their places.
     The network yielded is one copy, shuffled further at each turn.
     """
-    network = copy.deepcopy(network)
+    network = copy_of(network)
     generator = torch.Generator().manual_seed(seed)
     stages = reversed(list(network.stages().items()))
     for name, modules in [("embedding", [network.embedding]), *stages]:
