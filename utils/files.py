@@ -18,7 +18,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class FileError(UserError, OSError):
-    """A file cannot be written; the message names it, the cause and the cure."""
+    """A file cannot be read or written; the message names it, the cause and the cure."""
 
 
 class ExistsError(FileError, FileExistsError):

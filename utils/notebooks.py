@@ -19,9 +19,9 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
-from utils.config import CONFIG_FILE, CONFIG_VARIABLE, load_config
+from utils.config import CONFIG_FILE, CONFIG_VARIABLE, PROJECT, load_config
 from utils.errors import message_alone
-from utils.files import check_writable, write_text
+from utils.files import FileError, check_writable, write_text
 from utils.pages.chooser import EXECUTING
 
 NOTEBOOKS = "0?.*.ipynb"  # those of the project, as a pattern
@@ -57,9 +57,10 @@ class LiveClient(NotebookClient):
 def execute(path: Path, show=True):
     """Run all cells of a notebook in a fresh kernel, in the current folder; returns the executed notebook.
 
-    Raises CellExecutionError, with the cell and its traceback, where a cell fails.
+    Raises CellExecutionError, with the cell and its traceback, where a cell fails, and FileError where there is no such
+    notebook.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook = _read(path)
     kind = LiveClient if show else NotebookClient
     client = kind(
         notebook,
@@ -72,6 +73,14 @@ def execute(path: Path, show=True):
         resources={"metadata": {"path": os.getcwd()}},
     )
     return client.execute()
+
+
+def _read(path):
+    try:
+        return nbformat.read(path, as_version=4)
+    except (AttributeError, OSError, ValueError, nbformat.ValidationError) as error:
+        cause = getattr(error, "strerror", None) or "it is no notebook"
+        raise FileError(f"{path} cannot be read: {cause}. Name a notebook, a file that ends in .ipynb.") from error
 
 
 def write(notebook, path: Path):
@@ -125,6 +134,8 @@ def main():
         write_text(Path(options.config), f"{config.absolute()}\n")
     if options.config:
         os.environ[CONFIG_VARIABLE] = options.config
+    if not options.notebooks:
+        raise FileError(f"{Path.cwd()} holds no notebook {NOTEBOOKS}: start in {PROJECT}, or name notebooks.")
     if options.lab:
         sys.exit(open_lab(options.notebooks))
     os.environ[EXECUTING] = "1"

@@ -79,11 +79,20 @@ def threshold_by_rule(distances, labels, decision: DecisionSettings | None = Non
 def check_decision(labels, decision: DecisionSettings):
     """Raises ConfigError where `decision.fmr` is asked for and below what one of the validation pairs can show."""
     different = int((labels == 1).sum())
+    least = math.ceil(1 / decision.fmr)
     if decision.rule == "fmr" and different * decision.fmr < 1:
+        higher = f"set it to {_rounded_up(1 / different):g} or more, or " if different > 1 else ""
+        times = math.ceil(1.2 * least / max(different, 1))  # how many of the pairs are different is drawn
         raise ConfigError(
-            f"decision.fmr: {decision.fmr} is not to be had from {different} different validation pairs: "
-            f"raise it, or have {math.ceil(1 / decision.fmr)} by raising valid_size or number_of_iterations"
+            f"decision.fmr: {decision.fmr} cannot be estimated from {different} different validation pairs (at least "
+            f"{least} are needed): {higher}multiply number_of_iterations by {times}, or raise valid_size"
         )
+
+
+def _rounded_up(share):
+    """The share in two significant digits, none smaller."""
+    digits = 1 - math.floor(math.log10(share))
+    return math.ceil(share * 10**digits) / 10**digits
 
 
 def choose_band(distances, pairs: Pairs, threshold: float, wrong: float) -> tuple[float, float]:

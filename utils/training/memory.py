@@ -12,6 +12,7 @@ from utils.parallel import world
 from utils.runtime import Runtime
 
 GIGABYTE = 1e9
+LEAST_BATCH = {"batch": 4, "paper": 2}  # of `batch_size`, by `pairs`
 
 
 def check_memory(network: SiameseNetwork, config: Config, runtime: Runtime):
@@ -22,9 +23,16 @@ def check_memory(network: SiameseNetwork, config: Config, runtime: Runtime):
     needed = images * kept_bytes(network, config.image.size, runtime.dtype)
     free = runtime.free_memory() or psutil.virtual_memory().available
     if needed > free:
+        fitting = int(config.hyperparameters.batch_size * free / needed)
+        enough = fitting >= max(LEAST_BATCH[config.pairs], 2 * world())
+        cure = (
+            f"set hyperparameters.batch_size to {fitting} or less, or lower image.size"
+            if enough
+            else "lower image.size"
+        )
         raise ConfigError(
             f"hyperparameters.batch_size, image.size: training on {images:.0f} images of {list(config.image.size)} at "
-            f"a time takes {needed / GIGABYTE:,.1f} GB, and {free / GIGABYTE:,.1f} GB are free: lower either"
+            f"a time takes {needed / GIGABYTE:,.1f} GB, and {free / GIGABYTE:,.1f} GB are free: {cure}"
         )
 
 

@@ -1,0 +1,269 @@
+"""Errors say how to end them: each cure is followed here, as its message states it, and what failed is run again."""
+
+import re
+import shutil
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import psutil
+import pytest
+import yaml
+from helpers import changed
+
+from utils import fit, load_config, load_trained, notebooks
+from utils.config import ConfigError, DecisionSettings
+from utils.errors import UserError
+from utils.files import FileError, check_writable, write_text
+from utils.network import build_network
+from utils.runtime import find_runtime
+from utils.training import CheckpointError, TrainingError
+from utils.training.decision import check_decision
+from utils.training.memory import kept_bytes
+from utils.training.runs import current_run, run_names
+
+ONE = {"hyperparameters.epochs": 1, "hyperparameters.verbose": False}
+CONFIGS = {  # changes that do not fit together: what their error says, and the changes that follow each of its cures
+    "shares": (
+        {"test_size": 0.5, "valid_size": 0.5},
+        "must stay below 1",
+        [{"test_size": 0.4}, {"valid_size": 0.4}],
+    ),
+    "batch": (
+        {"hyperparameters.batch_size": 3},
+        "pairs: batch needs hyperparameters.batch_size of at least 4",
+        [{"hyperparameters.batch_size": 4}],
+    ),
+    "nesterov": (
+        {"hyperparameters.optimizer": "SGD", "hyperparameters.nesterov": True, "hyperparameters.momentum": 0},
+        "needs hyperparameters.momentum above 0",
+        [{"hyperparameters.momentum": 0.1}],
+    ),
+    "inference": (
+        {"inference.image1": "a.png"},
+        "name both image1 and image2, or neither",
+        [{"inference.image2": "b.png"}, {"inference.image1": None}],
+    ),
+    "groups": (
+        {"split": "groups"},
+        "needs group_pattern, say '^[a-z]+_([0-9]+)_'",
+        [{"group_pattern": "^[a-z]+_([0-9]+)_"}],
+    ),
+    "rates": (
+        {"LRScheduler.min_lr": 0.1},
+        "must not be above hyperparameters.learning_rate",
+        [{"LRScheduler.min_lr": 0.001}, {"hyperparameters.learning_rate": 0.1}],
+    ),
+    "epochs": (
+        {"hyperparameters.epochs": 0},
+        "needs `pretrained`",
+        [{"pretrained": True}, {"hyperparameters.epochs": 1}],
+    ),
+}
+
+
+def refusal(error, work, *arguments):
+    """The message with which `work(*arguments)` is refused."""
+    with pytest.raises(error) as caught:
+        work(*arguments)
+    assert isinstance(caught.value, UserError)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_settings_that_do_not_fit_together(name, settings, tmp_path):
+    changes, said, cures = CONFIGS[name]
+    path = tmp_path / "config.yml"
+    path.write_text(yaml.safe_dump(changed(settings, changes)))
+    assert said in refusal(ConfigError, load_config, path)
+    for cure in cures:
+        path.write_text(yaml.safe_dump(changed(settings, changes | cure)))
+        load_config(path)
+
+
+def test_a_precision_that_the_processor_lacks(make_config):
+    said = refusal(ConfigError, find_runtime, make_config({"precision": "float16"}))
+    cures = re.search(r"set (.*), (.*) or (.*)$", said).groups()
+    assert len(cures) == 3
+    for precision in cures:
+        find_runtime(make_config({"precision": precision}))
+
+
+@pytest.mark.parametrize("cure", ["fmr", "number_of_iterations"])
+def test_a_rate_that_no_pair_can_show(make_config, cure):
+    changes = ONE | {"decision": {"fmr": 0.02}}
+    said = refusal(ConfigError, fit, make_config(changes))
+    fmr, times = re.search(r"set it to (.*) or more, or multiply number_of_iterations by (\d+),", said).groups()
+    if cure == "fmr":
+        changes["decision"] = {"fmr": float(fmr)}
+    else:
+        changes["number_of_iterations"] = int(times)
+    assert fit(make_config(changes))
+
+
+def test_the_rate_that_is_named_is_the_least_that_can_be_shown_in_two_digits():
+    for different in range(1, 400):
+        labels = np.repeat([0, 1], [1, different])
+        said = refusal(ConfigError, check_decision, labels, DecisionSettings(rule="fmr", fmr=1e-4))
+        if different == 1:
+            assert "set it" not in said  # no rate below 1 can be shown
+            continue
+        fmr = float(re.search(r"set it to (.*?) or more", said)[1])
+        check_decision(labels, DecisionSettings(rule="fmr", fmr=fmr))
+        assert fmr * different < 1.1
+
+
+def test_a_batch_that_takes_more_memory_than_is_free(make_config, monkeypatch):
+    changes = ONE | {"hyperparameters.batch_size": 12, "image.size": [64, 64]}
+    config = make_config(changes)
+    image = kept_bytes(build_network(config), config.image.size)
+    free = {"bytes": 8.5 * image}
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free["bytes"]))
+    said = refusal(ConfigError, fit, config)
+    size = int(re.search(r"set hyperparameters\.batch_size to (\d+) or less, or lower image\.size$", said)[1])
+    assert size == 8
+    assert fit(make_config(changes | {"hyperparameters.batch_size": size}))
+    free["bytes"] = 3.5 * image  # and a batch has four images at least
+    changes["hyperparameters.batch_size"] = 4
+    assert refusal(ConfigError, fit, make_config(changes)).endswith("are free: lower image.size")
+    assert fit(make_config(changes | {"image.size": [32, 40]}))
+
+
+@pytest.mark.filterwarnings("ignore:The embeddings have collapsed")
+def test_training_that_diverges(make_config):
+    """Weights grow 10,000 times a step."""
+    changes = ONE | {"hyperparameters.optimizer": "SGD", "hyperparameters.weight_decay": 100}
+    changes |= {"hyperparameters.epochs": 12, "hyperparameters.learning_rate": 100}
+    said = refusal(TrainingError, fit, make_config(changes))
+    assert "Lower hyperparameters.learning_rate" in said
+    assert fit(make_config(changes | {"hyperparameters.learning_rate": 0.001}))
+
+
+def test_a_network_that_was_not_trained_yet(make_config):
+    config = make_config(ONE)
+    assert "run 01.Train_Siamese_model.ipynb first" in refusal(CheckpointError, load_trained, config)
+    fit(config)
+    assert load_trained(config)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "cure"),
+    [
+        ("best.pt", "truncated", "move it"),
+        ("best.pt", "flipped", "another run"),
+        ("last.pt", "empty", "move it"),
+        ("last.pt", "truncated", "another run"),
+        ("best.pt", "foreign", "move it"),
+        ("last.pt", "foreign", "another folder"),
+    ],
+)
+def test_checkpoints_that_are_damaged(make_config, tmp_path, file, damage, cure):
+    config = make_config(ONE)
+    fit(config)
+    (earlier,) = run_names(config.checkpoints_path)
+    config = make_config(ONE | {"seed": 7})
+    fit(config)
+    path = current_run(config.checkpoints_path) / file
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    content[half] ^= 1
+    damaged = {"truncated": content[:half], "flipped": content, "foreign": b"not a checkpoint", "empty": b""}
+    path.write_bytes(damaged[damage])
+
+    def train_and_load(config):
+        fit(config)
+        return load_trained(config)
+
+    said = refusal(CheckpointError, train_and_load, config)
+    assert str(path) in said
+    if "is not a checkpoint of this project" in said:
+        assert said.endswith("move it elsewhere or name another checkpoints_path.")
+        shutil.move(path, tmp_path / "elsewhere")
+        if cure == "another folder":
+            config = make_config(ONE | {"seed": 7, "checkpoints_path": str(tmp_path / "others")})
+    else:
+        assert f"Move the folder {path.parent} elsewhere and run 01.Train_Siamese_model.ipynb again, or set" in said
+        if cure == "another run":
+            config = make_config(ONE | {"run": earlier})
+        else:
+            shutil.move(path.parent, tmp_path / "elsewhere")
+    assert train_and_load(config)
+
+
+@pytest.mark.parametrize("cure", ["delete the file", "set run"])
+def test_a_run_that_was_moved_is_still_named(make_config, tmp_path, cure):
+    config = make_config(ONE)
+    fit(config)
+    config = make_config(ONE | {"seed": 7})
+    fit(config)
+    shutil.move(current_run(config.checkpoints_path), tmp_path / "elsewhere")
+    said = refusal(CheckpointError, load_trained, config)
+    file, run = re.search(r": (\S+) names it: delete that file, or set `run` to one of (\S+)\.$", said).groups()
+    if cure == "delete the file":
+        assert file == str(config.checkpoints_path / "current")
+        (config.checkpoints_path / "current").unlink()
+    else:
+        config = make_config(ONE | {"run": run})
+    assert load_trained(config).folder.name == run
+
+
+def test_a_run_of_other_splits(make_config):
+    config = make_config(ONE)
+    fit(config)
+    (name,) = run_names(config.checkpoints_path)
+    other = ONE | {"run": name, "test_size": 0.4, "seed": 7}
+    said = refusal(ConfigError, fit, make_config(other))
+    assert load_trained(make_config(other))  # as notebook 02 does
+    for key, trained_with in re.findall(r"^(\w+) is .*, the network was trained with (.*)$", said, re.MULTILINE):
+        other[key] = yaml.safe_load(trained_with)
+    assert fit(make_config(other))
+
+
+@pytest.mark.parametrize("kind", ["a file in the way", "a folder in place of the file"])
+def test_a_place_that_cannot_be_written(tmp_path, kind):
+    if kind == "a file in the way":
+        (tmp_path / "results").write_text("in the way")
+    else:
+        (tmp_path / "results" / "metrics.json").mkdir(parents=True)
+    said = refusal(FileError, write_text, tmp_path / "results" / "metrics.json", "{}")
+    assert said.endswith("Set another folder, or allow writing there.")
+    write_text(tmp_path / "another" / "metrics.json", "{}")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said = refusal(FileError, check_writable, tmp_path / "file" / "results", "results_path")
+    assert said.startswith("results_path: ")
+    assert said.endswith("Set another folder, or allow writing there.")
+    check_writable(tmp_path / "another", "results_path")
+
+
+@pytest.mark.parametrize("kind", ["absent", "a folder", "no JSON", "text", "a list", "no cells"])
+def test_notebooks_that_cannot_be_read(tmp_path, kind):
+    path = tmp_path / "mine.ipynb"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind != "absent":
+        path.write_text({"no JSON": "x = 1", "text": '"x"', "a list": "[1]", "no cells": "{}"}[kind])
+    said = refusal(FileError, notebooks.execute, path, False)
+    assert said.startswith(f"{path} cannot be read: ")
+    assert said.endswith("Name a notebook, a file that ends in .ipynb.")
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "other.ipynb")
+    assert notebooks.execute(tmp_path / "other.ipynb", False)
+
+
+def test_no_notebook_where_the_command_is_started(make_config, tmp_path, monkeypatch, capsys):
+    make_config()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")  # restored afterwards
+    monkeypatch.setattr("sys.argv", ["notebooks", "--config", "config.yml"])
+    with pytest.raises(SystemExit) as caught:
+        notebooks.main()
+    folder = re.search(r"start in (.*), or name notebooks\.$", str(caught.value))[1]
+    assert str(tmp_path) in str(caught.value)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["notebooks", "--config", str(tmp_path / "config.yml")])
+    started = []
+    monkeypatch.setattr(notebooks, "execute", lambda path: started.append(path.name) or nbformat.v4.new_notebook())
+    notebooks.main()
+    assert started == ["01.Train_Siamese_model.ipynb", "02.Inferences.ipynb", "03.Explore.ipynb"]
