@@ -1,11 +1,10 @@
 """Figures of counterfactuals: a pair before and after a change, what changed, and where its pixels are from."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.explain import Counterfactual
 from utils.explain.counterfactual import in_classes
-from utils.figures.drawing import closed, file_name, heading, named, pixels, show, wrapped
+from utils.figures.drawing import closed, file_name, heading, named, new_figure, pixels, show, wrapped
 
 CHANGED = "white"  # outline of what was changed
 SOURCE = "yellow"  # outline of where its pixels are from
@@ -21,7 +20,8 @@ def counterfactual_figure(found: Counterfactual):
     donor = found.donor
     third = donor is not None and donor is not explanation
     columns = 3 if third else 2
-    drawn, axes = plt.subplots(2, columns, figsize=(3.3 * columns, 8), layout="constrained")
+    drawn = new_figure(3.3 * columns, 8)
+    axes = drawn.subplots(2, columns)
     rows = [(explanation.images[0], found.nearest_before), (found.edited, found.nearest_after)]
     for row, (images, names) in enumerate(rows):
         for column, image in enumerate(pixels(images, explanation)):

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from utils.data import ImageFolder, contradictions, groups_of_several
-from utils.figures.drawing import closed, named, nothing, photo, show
+from utils.figures.drawing import closed, named, new_figure, nothing, photo, show
 
 WRONG = "tab:red"
 WIDTH = 20  # characters below an image
@@ -26,8 +25,8 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
         return nothing(f"No near-duplicates among {len(folder.paths)} images.", "duplicates")
     shown = groups[:rows]
     columns = min(columns, max(map(len, shown)))
-    size = (max(1.9 * columns, 5), 2.2 * len(shown) + 0.5)
-    figure, axes = plt.subplots(len(shown), columns, figsize=size, layout="constrained", squeeze=False)
+    figure = new_figure(max(1.9 * columns, 5), 2.2 * len(shown) + 0.5)
+    axes = figure.subplots(len(shown), columns, squeeze=False)
     for row, (line, group) in enumerate(zip(axes, shown, strict=True)):
         for place, index in zip(line, group, strict=False):
             image = photo(folder.paths[index], value_range)

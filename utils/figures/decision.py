@@ -1,14 +1,13 @@
 """Figures of the decision on test pairs: distances, ROC and DET curves, whether the probabilities are right.
 
-Distances are float (P,), labels int (P,): 0 same class, 1 different classes. Each is closed, as in `training`.
+Distances are float (P,), labels int (P,): 0 same class, 1 different classes. Pyplot knows none, as in `training`.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from utils.figures.drawing import closed, wrapped
+from utils.figures.drawing import closed, new_figure, wrapped
 from utils.training import Reliability, error_rates
 from utils.training.metrics import FMRS, fnmr_at
 
@@ -19,7 +18,8 @@ LEAST = 5e-4  # error rate at which a DET curve begins
 
 def distances_figure(distances, labels, threshold: float, band=None):
     """Histograms of the distances of same and of different pairs, with the threshold and what is left undecided."""
-    figure, axes = plt.subplots(figsize=(6, 3), layout="constrained")
+    figure = new_figure(6, 3)
+    axes = figure.subplots()
     bins = np.linspace(0, max(float(distances.max()), threshold), 31)
     for label, name, colour in ((0, "same class", SAME), (1, "different classes", DIFFERENT)):
         axes.hist(distances[labels == label], bins, alpha=0.6, color=colour, label=name)
@@ -35,7 +35,8 @@ def roc_figure(distances, labels, threshold: float):
     """ROC curve of the test pairs with the operating point of the chosen threshold."""
     fmr, fnmr = error_rates(distances, labels)
     decided = distances > threshold
-    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    figure = new_figure(4, 4)
+    axes = figure.subplots()
     axes.plot(fnmr, 1 - fmr, label=f"AUC {roc_auc_score(labels, distances):.3f}")
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
@@ -51,7 +52,8 @@ def det_figure(distances, labels, threshold: float):
     there.
     """
     fmr, fnmr = error_rates(distances, labels)
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
     axes.plot(_deviates(fmr), _deviates(fnmr), drawstyle="steps-post")
     ends = _deviates([LEAST, 1])
     axes.plot(ends, ends, color="grey", linestyle=":", label="both errors alike")
@@ -75,7 +77,8 @@ def det_figure(distances, labels, threshold: float):
 
 def reliability_figure(found: Reliability):
     """Reliability diagram: how often pairs are the same, by the probability that was said, with 95 % intervals."""
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="right probabilities")
     errors = [found.found - found.low, found.high - found.found]
     axes.errorbar(

@@ -3,14 +3,16 @@
 import hashlib
 import math
 import re
+import sys
 import textwrap
 from functools import cache
 from pathlib import Path
 
 import cv2
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
-from matplotlib import colormaps, font_manager
+from matplotlib import colormaps, font_manager, pyplot
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from utils.data import DataError, read_image, to_pixels
@@ -23,7 +25,9 @@ from utils.trust import Verdict
 FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")
 FONTS += ("PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS")
 INSTALLED = {font.name for font in font_manager.fontManager.ttflist}
-plt.rcParams["font.family"] = ["DejaVu Sans", *(name for name in FONTS if name in INSTALLED)]
+matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in FONTS if name in INSTALLED)]
+if "ipykernel" in sys.modules:
+    pyplot.switch_backend(matplotlib.get_backend())  # loads what shows a figure below its cell
 
 COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
@@ -170,7 +174,7 @@ def _drawable(text):
 @cache
 def _characters() -> set[int]:
     """All characters that the fonts of figures have."""
-    paths = [font_manager.findfont(family) for family in plt.rcParams["font.family"]]
+    paths = [font_manager.findfont(family) for family in matplotlib.rcParams["font.family"]]
     return {character for path in paths for character in font_manager.get_font(path).get_charmap()}
 
 
@@ -193,11 +197,17 @@ def file_name(kind: str, explanation: Explanation, *details: str) -> str:
     return "_".join([kind, explanation.decision(), *stems, *details, digest.hexdigest()])
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, which pyplot does not know: what it knows, all threads share."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def nothing(text: str, name: str, caution=""):
     """A figure of one sentence, where there is nothing to draw."""
     text = wrapped(text, 8 * PER_INCH)
     lines = wrapped(caution, 8 * PER_INCH).count("\n") + text.count("\n") + 2
-    drawn, axes = plt.subplots(figsize=(8, 0.3 * lines), layout="constrained")
+    drawn = new_figure(8, 0.3 * lines)
+    axes = drawn.subplots()
     axes.set_axis_off()
     axes.text(0, 0.5, text, va="center")
     return closed(drawn, name, caution)
@@ -214,7 +224,6 @@ def closed(figure, name: str, caution=""):
         above = wrapped(caution, width)
         figure.suptitle("\n".join(filter(None, [above, figure.get_suptitle()])), fontsize=10)
         figure.set_figheight(figure.get_figheight() + LINE * len(above.splitlines()))
-    plt.close(figure)  # else the notebook shows it a second time
     figure.set_label(name)
     figure.set_dpi(INLINE_DPI)
     return figure

@@ -1,12 +1,11 @@
 """Figures of explanations: heatmaps over images.
 
-Those of a pair take what they show from its explanation alone and say method, layer and both file names. Each is
-closed, so that a notebook cell that ends with it shows it once.
+Those of a pair take what they show from its explanation alone and say method, layer and both file names. Pyplot knows
+none, so that a notebook cell that ends with one shows it once.
 """
 
 import math
 
-import matplotlib.pyplot as plt
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation, only_pair
@@ -19,6 +18,7 @@ from utils.figures.drawing import (
     file_name,
     heading,
     named,
+    new_figure,
     nothing,
     overlay,
     photos,
@@ -42,7 +42,8 @@ COLUMN = 30  # characters that fit a column of 2.4 inches
 def images_figure(explanation: Explanation):
     """Both images of a pair side by side as the network sees them, stretched to its size, with their names."""
     names = only_pair(explanation).names[0]
-    drawn, axes = plt.subplots(1, 2, figsize=(5, 3.5), layout="constrained")
+    drawn = new_figure(5, 3.5)
+    axes = drawn.subplots(1, 2)
     images = pixels(explanation.images[0], explanation)
     for number, (column, image, name) in enumerate(zip(axes, images, names, strict=True), start=1):
         show(column, image)
@@ -70,8 +71,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     shown = [photos(pair) for pair in explanation]
     words = 1.6 if verdict is None else 2.3
     heights = [min(2.2 * sum(_aspects(images)), TALLEST) + words for images in shown]
-    size = (2.4 * (1 + len(kinds)) + 0.8, sum(heights))
-    drawn = plt.figure(figsize=size, layout="constrained")
+    drawn = new_figure(2.4 * (1 + len(kinds)) + 0.8, sum(heights))
     panels = drawn.subfigures(len(shown), 1, height_ratios=heights, squeeze=False)[:, 0]
     for index, (panel, images) in enumerate(zip(panels, shown, strict=True)):
         _draw_pair(panel, images, explanation[index], verdict and verdict[index], kinds, opacity)
@@ -93,11 +93,8 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
         raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(first)
     blocks = math.ceil(len(verdicts) / BLOCK)
-    size = (2.0 * BLOCK, (2.0 * sum(_aspects(images)) + 0.7) * blocks + 0.8)
-    heights = _aspects(images) * blocks
-    drawn, grid = plt.subplots(
-        2 * blocks, BLOCK, figsize=size, height_ratios=heights, layout="constrained", squeeze=False
-    )
+    drawn = new_figure(2.0 * BLOCK, (2.0 * sum(_aspects(images)) + 0.7) * blocks + 0.8)
+    grid = drawn.subplots(2 * blocks, BLOCK, height_ratios=_aspects(images) * blocks, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for number, (name, explanation) in enumerate(explanations.items()):
@@ -127,7 +124,8 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
     """
     if not curves:
         return nothing("The maps of no method were tried.", "sanity")
-    drawn, axes = plt.subplots(figsize=(9, 3), layout="constrained")
+    drawn = new_figure(9, 3)
+    axes = drawn.subplots()
     lines = {}
     for name, curve in curves.items():
         rounded = tuple(round(value, 2) for value in curve.values())

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib.pyplot as plt
 from matplotlib.cm import ScalarMappable
 
 from utils.explain import Explanation
@@ -14,6 +13,7 @@ from utils.figures.drawing import (
     closed,
     file_name,
     named,
+    new_figure,
     nothing,
     overlay,
     photos,
@@ -48,7 +48,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     if not len(explanation):
         return nothing(NOTHING, "grid_nothing", explanation.caution)
     rows = math.ceil(len(explanation) / ACROSS)
-    drawn = plt.figure(figsize=(9, (2.9 if verdict is None else 3.7) * rows), layout="constrained")
+    drawn = new_figure(9, (2.9 if verdict is None else 3.7) * rows)
     body, side = drawn.subfigures(1, 2, width_ratios=[1, 0.09])
     panels = body.subfigures(rows, ACROSS, squeeze=False).flat
     for index, (panel, pair) in enumerate(zip(panels, explanation, strict=False)):

@@ -1,15 +1,14 @@
 """Figures of matches: the regions of both images that match each other, and what one point matches.
 
-They say score, decision, layer, residual and both file names. Each is closed, as in `explanations`.
+They say score, decision, layer, residual and both file names. Pyplot knows none, as in `explanations`.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Patch, Rectangle
 
 from utils.explain import Matches
-from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, heading, overlay, photos, show
+from utils.figures.drawing import COLORMAP, OPACITY, closed, file_name, heading, new_figure, overlay, photos, show
 
 # colours that the colour-blind tell apart (Okabe and Ito 2008)
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -26,7 +25,8 @@ def matches_figure(matches: Matches, count=5):
         raise ValueError(f"{count} matches are too many for one figure: at most {len(COLOURS)}")
     found = matches.mutual(count)
     colours = COLOURS[: len(found)]
-    drawn, axes = plt.subplots(1, 2, figsize=(8, 5), layout="constrained")
+    drawn = new_figure(8, 5)
+    axes = drawn.subplots(1, 2)
     places = zip(*((match.place1, match.place2) for match in found), strict=True)
     for number, (column, image, ends) in enumerate(
         zip(axes, photos(matches.explanation), places, strict=True), start=1
@@ -54,7 +54,8 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
 
     The colours are shares of its strongest match. opacity: of the map over image 2, in (0, 1].
     """
-    drawn, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
+    drawn = new_figure(8, 4.4)
+    axes = drawn.subplots(1, 2)
     first, second = photos(matches.explanation)
     box = _pixels(matches.bounds(point), first)
     show(axes[0], _faded(first, [box]))

@@ -1,9 +1,8 @@
 """Figure of shortcuts: what each property carries of the score, and what it tells by itself."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 
-from utils.figures.drawing import closed, nothing, show
+from utils.figures.drawing import closed, new_figure, nothing, show
 from utils.trust import Shortcuts
 
 BLUE = "#0072B2"  # of Okabe and Ito, told apart by the colour-blind
@@ -23,8 +22,8 @@ def shortcuts_figure(shortcuts: Shortcuts):
     if not found:
         return nothing("No property was tried.", "shortcuts", caution)
     rows = len(found)
-    size = (9, 0.9 * rows + 1)
-    drawn, grid = plt.subplots(rows, 4, figsize=size, width_ratios=(1, 1, 4, 3), layout="constrained", squeeze=False)
+    drawn = new_figure(9, 0.9 * rows + 1)
+    grid = drawn.subplots(rows, 4, width_ratios=(1, 1, 4, 3), squeeze=False)
     share, alone = (_tall(drawn, grid[:, column]) for column in (2, 3))
     for axes, one in zip(grid, found, strict=True):
         show(axes[0], one.example[0])

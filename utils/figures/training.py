@@ -1,12 +1,11 @@
-"""Figures of data and training. Each is closed, so that a notebook cell that ends with it shows it once."""
+"""Figures of data and training. Pyplot knows none, so that a notebook cell that ends with one shows it once."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
 from utils.config import Config
 from utils.data import Pairs, Splits, decode, stored_size, to_pixels, training_transform
-from utils.figures.drawing import closed, named, photo, show
+from utils.figures.drawing import closed, named, new_figure, photo, show
 from utils.training import kept_epoch
 
 
@@ -16,7 +15,8 @@ def history_figure(history):
     Without an epoch, `epochs: 0`, the axes are empty.
     """
     epochs = range(1, len(history) + 1)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    figure = new_figure(9, 3)
+    left, right = figure.subplots(1, 2)
     left.plot(epochs, [epoch["train_loss"] for epoch in history], label="training")
     left.plot(epochs, [epoch["valid_loss"] for epoch in history], label="validation")
     left.set(xlabel="epoch", ylabel="contrastive loss")
@@ -38,7 +38,8 @@ def history_figure(history):
 
 def pairs_figure(splits: Splits, pairs: Pairs, count=6):
     """Positive and negative pairs in turn, spread over all `pairs`: one column each, with classes and label."""
-    figure, axes = plt.subplots(2, count, figsize=(1.6 * count, 3.6), layout="constrained", squeeze=False)
+    figure = new_figure(1.6 * count, 3.6)
+    axes = figure.subplots(2, count, squeeze=False)
     for column in range(count):
         label = column % 2
         candidates = np.flatnonzero(pairs.labels == label)
@@ -60,7 +61,8 @@ def augmentation_figure(path, config: Config, count=6):
     decoded = decode(path, stored_size(config.image), config.max_megapixels, config.image.value_range)
     pixels = torch.from_numpy(decoded)
     images = training_transform(config.image)(pixels.expand(count, -1, -1, -1))
-    figure, axes = plt.subplots(1, count, figsize=(1.6 * count, 1.8), layout="constrained")
+    figure = new_figure(1.6 * count, 1.8)
+    axes = figure.subplots(1, count)
     for column, image in zip(axes, to_pixels(images, config.image.normalization).numpy(), strict=True):
         show(column, image)
     return closed(figure, "augmentation")

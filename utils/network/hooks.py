@@ -11,7 +11,6 @@ from functools import partial
 import torch
 from torch import nn
 
-
 _lock = threading.Lock()  # torch numbers hooks without one: two of one number would be one
 _set = set()  # numbers of the hooks that are set
 
