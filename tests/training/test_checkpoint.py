@@ -77,3 +77,13 @@ def test_a_malicious_pickle_is_refused_without_running(tmp_path, save):
     assert not marker.exists()
     pickle.loads(pickle.dumps(Malicious(marker)))  # the trap itself works
     assert marker.exists()
+
+
+def test_runs_from_before_the_range_of_values_could_be_set_are_found(make_config, monkeypatch):
+    config = make_config()
+    digested = []
+    monkeypatch.setattr(checkpoint, "digest", digested.append)
+    checkpoint.settings_digest(config)
+    checkpoint.settings_digest(config.changed(image=config.image.changed(value_range=(0, 4095))))
+    assert "value_range" not in digested[0]["image"]
+    assert digested[1]["image"]["value_range"] == [0, 4095]

@@ -92,6 +92,8 @@ def settings_digest(config: Config) -> str:
     A file of `pretrained` weights counts by its name and content, wherever it lies.
     """
     settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
+    if config.image.value_range is None:
+        del settings["image"]["value_range"]  # as in runs from before there was this key
     settings["version"] = TRAINING
     settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
     settings["trained"] = config.hyperparameters.epochs > 0  # without training the network has no embedding of its own
