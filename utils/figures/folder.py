@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -38,8 +39,7 @@ HEIGHT = 224  # pixels of the images in a picture, at most
 QUICK = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 KINDS = ("factual", "counterfactual")
 WRITERS = 2  # threads, at work while the network is
-
-
+_lock = Lock()  # around the note of what made the maps of a folder
 LETTERS = 12  # pixels of the words in a picture
 NARROWEST = 160  # pixels of an image's column in a picture, which holds words too
 
@@ -224,9 +224,10 @@ def _claim(folder, trained, judged, first_image):
         "explanation": trained.settings.model_dump(mode="json"),
     }
     note = folder / MADE_BY
-    if not note.exists():
-        write_text(note, json.dumps(made_by, indent=2))
-        return
+    with _lock:
+        if not note.exists():
+            write_text(note, json.dumps(made_by, indent=2))
+            return
     try:
         there = json.loads(note.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock, get_ident
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from utils.network.places import PlacesError, changed, measure_layout, with_cont
 
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
 SIZES = 64  # of images, that are remembered
+_lock = Lock()  # around what a Cut remembers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +63,7 @@ class Cut(nn.Module):
         self.layer = name_of(self.module, layer)
         self._function = forward
         self._by_image = {}  # the _Reading of each size of images (C, H, W)
-        self._by_map = {}  # the _Reading of each size of maps (C, h, w)
+        self._by_map = {}  # the _Reading of each size of maps (C, h, w) that each thread has read
         check_compiled(self.module, self.layer)
         check_inputs(self.module, forward)
 
@@ -92,7 +94,10 @@ class Cut(nn.Module):
         What stands before the layer runs on an image that was read before: its result is replaced.
         """
         self._check_name(layer)
-        reading = self._by_map.get(tuple(features.shape[1:]))
+        size = tuple(features.shape[1:])
+        readings = self._by_map
+        newest_first = reversed([reading for (thread, other), reading in readings.items() if other == size])
+        reading = readings.get((get_ident(), size)) or next(newest_first, None)
         if reading is None:
             raise ValueError("features(images) comes first: it tells the size of the images")
         return self._resumed(features, reading)
@@ -131,7 +136,8 @@ class Cut(nn.Module):
         features = reading.layout.to_map(output)
         if features.is_inference():  # the module runs the layer in torch.inference_mode
             features = features.clone()
-        self._by_map[tuple(features.shape[1:])] = reading
+        with _lock:
+            self._by_map = _with(self._by_map, (get_ident(), tuple(features.shape[1:])), reading)
         return features
 
     def _resumed(self, features, reading):
@@ -147,10 +153,9 @@ class Cut(nn.Module):
         reading = self._by_image.get(size)
         if reading is None:
             reading = self._as_other_sizes(images) or self._measured(images)
-            self._by_image[size] = reading
-            for known in (self._by_image, self._by_map):
-                if len(known) > SIZES:
-                    known.pop(next(iter(known)), None)
+            with _lock:
+                reading = self._by_image.get(size, reading)  # of the first thread that has measured
+                self._by_image = _with(self._by_image, size, reading)
         return reading
 
     @torch.no_grad()
@@ -280,6 +285,15 @@ class Cut(nn.Module):
     def _check_name(self, layer):
         if layer not in (LAST, self.layer):
             raise ValueError(f"this Cut reads {self.layer!r}: for {layer!r} make Cut(module, layer={layer!r})")
+
+
+def _with(readings, key, reading):
+    """The newest readings with this one: another dict, since threads may go through the one that is there."""
+    readings = dict(readings)
+    readings.pop(key, None)
+    if len(readings) == SIZES:
+        del readings[next(iter(readings))]
+    return readings | {key: reading}
 
 
 class _FailsOnCopies(Exception):  # noqa: N818

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ NEIGHBOURS = 200
 TEMPERATURE = 0.07
 WORST = 20  # suspects in a table
 MANY = 0.2  # of the images: more suspects than wrong labels are likely
+_lock = Lock()  # around `find_label_issues`, which works in global variables
 COLUMNS = ("image", "label", "neighbours say", "quality", "nearest image of that class", "label issue")
 
 
@@ -97,7 +99,8 @@ def judge_labels(embeddings: np.ndarray, labels: np.ndarray, files: np.ndarray) 
     numbers = np.searchsorted(neighbours.classes_, labels)
     suggested = neighbours.classes_[probabilities.argmax(axis=1)]
     quality = get_label_quality_scores(numbers, probabilities)
-    issues = find_label_issues(numbers, probabilities, n_jobs=1)
+    with _lock:
+        issues = find_label_issues(numbers, probabilities, n_jobs=1)
     nearest = files[_nearest_of(embeddings, labels, suggested)]
     columns = (files, labels, suggested, quality, nearest, issues)
     images = pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
