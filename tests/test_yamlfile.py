@@ -113,6 +113,9 @@ def test_other_quotes_are_read_as_pyyaml_does(value):
 
 
 def test_a_character_that_is_no_text():
+    for written in (r"\x00", r"\u0000"):
+        assert "the character U+0000 is not allowed: delete it" in cause_of(f'a: "b{written}c"')
+        assert load_yaml(f'a: "b{written}c"'.replace(written, "")) == {"a": "bc"}
     assert cause_of("a: 1\nb: \x1b[1m\n") == "line 2: the character U+001B is not allowed: delete it"
 
 

@@ -108,7 +108,7 @@ def decoded(content: bytes) -> str:
         cause = f"line {line}: the byte 0x{content[error.start]:02x} is no {encoding.upper()}"
         raise yaml.YAMLError(f"{cause}, so the file was saved in another encoding. {SAVE_AS}") from error
     if "\0" in text:
-        raise yaml.YAMLError(f"it holds zero bytes: it is UTF-16 without a byte order mark, UTF-32, or no text. {SAVE_AS}")
+        raise yaml.YAMLError(f"it holds zero bytes: UTF-16 without a byte order mark, UTF-32, or no text. {SAVE_AS}")
     return text
 
 
@@ -126,6 +126,8 @@ def _check_quotes(node):
             cause = f"{escapes[0]} in double quotes is one special character: write {_single_quoted(written)}"
             raise ConstructorError(None, None, cause, node.start_mark)
     value = node.value
+    if "\0" in value:  # as \x00 and \u0000 say it; no file can have such a name
+        raise ConstructorError(None, None, "the character U+0000 is not allowed: delete it", node.start_mark)
     if node.style is None and len(value) > 1 and _is_typographic(value[0]) and _is_typographic(value[-1]):
         cause = f"typographic quotes are part of the value: write {_single_quoted(value)}"
         raise ConstructorError(None, None, cause, node.start_mark)

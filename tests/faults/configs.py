@@ -306,6 +306,8 @@ def _sane(key, value) -> bool:
         return len(value) == 3 and all(type(part) is float and abs(part) <= 1000 for part in value)
     if key == "image.normalization.std":
         return len(value) == 3 and all(type(part) is float and 1e-6 <= part <= 1000 for part in value)
+    if key == "image.value_range":
+        return value is None or (len(value) == 2 and value[0] < value[1] and all(map(math.isfinite, value)))
     if key == "group_pattern":
         return value is None or (type(value) is str and re.compile(value).groups == 1)
     return value is None or type(value) is str  # explanation.layer and method, run
@@ -318,6 +320,8 @@ def _difference(given, found, folder, prefix=""):
             continue  # spelt in several ways
         if prefix + key == "image.normalization" and given.get(key, "auto") in ("auto", None):
             continue  # the backbone's own
+        if prefix + key == "image.value_range" and value is None and given.get(key, "auto") in ("auto", None):
+            continue  # by the type of each file
         if key not in given and prefix + key not in ("image.RandomCropScale",):
             return f"without {prefix}{key}"
         if isinstance(value, dict) and isinstance(given[key], dict):
