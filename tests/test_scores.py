@@ -136,6 +136,6 @@ def test_a_change_of_one_key_leaves_a_rule_in_its_short_form(make_config, tmp_pa
 
 def test_a_rate_that_no_pair_can_show_is_refused_before_training(make_config):
     config = make_config({"decision": {"fmr": 0.001}})
-    with pytest.raises(ConfigError, match=r"decision\.fmr: 0\.001 cannot be estimated from 9 different validation pairs"):
+    with pytest.raises(ConfigError, match=r"decision\.fmr: 0\.001 cannot be estimated from 9 different validation"):
         fit(config)
     assert not run_names(config.checkpoints_path)
