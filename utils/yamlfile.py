@@ -26,7 +26,7 @@ LAYOUT = (
 )
 CLOSING = {"[": "]", "{": "}"}
 LETTER_ESCAPE = re.compile(r"\\[0abtnvfeNLP_]")  # in double quotes: \t is a tab, \P ends a paragraph
-PAIR = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)\s*:\s*(?P<value>\S.*?)(?P<comment>\s+#.*)?")
+PAIR = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)\s*:\s*(?P<value>\S.*?)(?:\s+#.*)?")
 KEY_AND_VALUE = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)(?:\s*[:=\uff1a]\s*|\s+)(?P<value>[^\s:=\uff1a].*)")
 
 
@@ -181,15 +181,15 @@ def _corrections(lines, number):
     pair = PAIR.fullmatch(line)
     if pair and pair["value"].startswith('"') and "\\" in pair["value"]:
         cause = "a backslash in double quotes begins a special character"
-        yield cause, f"{pair['start']}: {_single_quoted(pair['value'])}{pair['comment'] or ''}"
+        yield cause, f"{pair['start']}: {_single_quoted(pair['value'])}"
     if KEY_AND_VALUE.fullmatch(line):
         yield "a colon and a space should follow the key", KEY_AND_VALUE.sub(r"\g<start>: \g<value>", line)
     if pair and pair["value"][0] in CLOSING:
         cause = "a bracket is not closed"
-        yield cause, f"{pair['start']}: {pair['value']}{CLOSING[pair['value'][0]]}{pair['comment'] or ''}"
+        yield cause, f"{pair['start']}: {pair['value']}{CLOSING[pair['value'][0]]}"
     if pair:
         quoted = pair["value"].strip("'").replace("'", "''")
-        yield "this value needs quotes", f"{pair['start']}: '{quoted}'{pair['comment'] or ''}"
+        yield "this value needs quotes", f"{pair['start']}: '{quoted}'"
     above = [other for other in lines[:number] if other.strip() and not other.lstrip().startswith("#")]
     if above:
         margin = above[-1][: len(above[-1]) - len(above[-1].lstrip())]
