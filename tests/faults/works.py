@@ -13,7 +13,8 @@ from faults.project import Project
 
 IN_PROCESS = ("configs", "images", "folders", "names", "checkpoints", "weights", "caches", "numerics", "soak")
 COMMANDS = ("kills", "interrupts", "disks", "processes", "ranks")
-WORKS = {name: import_module(f"faults.{name}") for name in (*IN_PROCESS, *COMMANDS)}
+OF_NETWORKS = ("places",)  # their quick part is tests/network/test_places.py
+WORKS = {name: import_module(f"faults.{name}") for name in (*IN_PROCESS, *COMMANDS, *OF_NETWORKS)}
 
 
 def quick_faults(name: str, data, checkpoints, folder) -> tuple[list[Outcome], list[str]]:
