@@ -24,6 +24,10 @@ class UserError(_MessageAlone, Exception):
     """What a user gave cannot be used; the message names the file or the key, the cause and the cure."""
 
 
+class ExplanationError(UserError, ValueError):
+    """What is to be explained has no explanation; the message says why."""
+
+
 class Interrupted(_MessageAlone, KeyboardInterrupt):
     """Training was interrupted; the message says from where it goes on."""
 

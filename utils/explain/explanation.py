@@ -8,17 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from utils.config import Normalization
-from utils.errors import UserError
+from utils.errors import ExplanationError
 from utils.network import Calibration, Explainable, distance, embed_pairs, similarity
 from utils.text import printable
 
 ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
 JUST_BELOW = 1e-5  # of 0, where a threshold lies that lets not even equal images pass
 EXTREME = 1e-3  # distances this close to 0 or 2 have next to no gradient
-
-
-class ExplanationError(UserError, ValueError):
-    """What is to be explained has no explanation; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)

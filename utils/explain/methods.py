@@ -11,11 +11,10 @@ from utils.config import AUTO, LAST, ExplanationSettings, Normalization
 from utils.explain.contrastive import explain_by_contrast
 from utils.explain.explanation import Explanation, ExplanationError, check_shown
 from utils.explain.gradcam import FORMULAS, explain_by_gradient
-from utils.explain.inputs import pairs_for
 from utils.explain.occlusion import explain_by_occlusion
 from utils.explain.path import explain_by_path
 from utils.explain.references import References
-from utils.network import Explainable, dilated, distances_of
+from utils.network import Explainable, dilated, distances_of, pairs_for
 from utils.runtime import deterministic_or_refused
 from utils.text import printable
 

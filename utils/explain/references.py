@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from utils.explain.explanation import ExplanationError
-from utils.explain.inputs import images_for
-from utils.network import Explainable, evaluating
+from utils.errors import ExplanationError
+from utils.network import Explainable, evaluating, images_for
 
 BATCH = 32  # images
 

@@ -14,6 +14,7 @@ from utils.network.explainable import (
     similarity,
     unit,
 )
+from utils.network.inputs import image_for, images_for, pairs_for, place_of
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.network.variants import dilated, folded, fully_random, randomised
 
@@ -32,7 +33,11 @@ __all__ = [
     "evaluating",
     "folded",
     "fully_random",
+    "image_for",
+    "images_for",
     "paired",
+    "pairs_for",
+    "place_of",
     "randomised",
     "similarity",
     "unit",

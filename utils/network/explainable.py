@@ -10,6 +10,7 @@ from torch import nn
 
 from utils.config import LAST
 from utils.network.hooks import copy_without_hooks
+from utils.network.inputs import pairs_for
 
 EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
 TOLERANCE = 1e-3  # of the values of an embedding of length 1, computed in two ways; bfloat16 rounds more coarsely
@@ -111,9 +112,9 @@ def embed_pairs(network: Explainable, images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def distances_of(network: Explainable, images: torch.Tensor) -> torch.Tensor:
-    """Distances (B,) of B pairs of images (B, 2, 3, H, W), in evaluation mode."""
+    """Distances (B,) of B pairs of images (B, 2, C, H, W), as `pairs_for` takes them, in evaluation mode."""
     with evaluating(network):
-        embeddings = embed_pairs(network, images)
+        embeddings = embed_pairs(network, pairs_for(network, images))
     return distance(*embeddings.unbind(1))
 
 

@@ -28,6 +28,9 @@ class SiameseNetwork(nn.Module):
     name, ConfigError as `build_backbone`, `Layers` and `load_weights` do.
     """
 
+    channels = 3
+    """Of the images."""
+
     def __init__(self, backbone_model: str, embedding_size: int | None, pretrained=False, image_size=(224, 224)):
         super().__init__()
         self.backbone_model = backbone_name(backbone_model)

@@ -9,8 +9,7 @@ import torch
 from utils.config import ExplanationSettings
 from utils.data import DataError
 from utils.explain import Explanation, ExplanationError, References, explain, measured
-from utils.explain.inputs import image_for, place_of
-from utils.network import Explainable, paired
+from utils.network import Explainable, image_for, paired, place_of
 from utils.trained import files_of
 
 FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images

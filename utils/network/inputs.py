@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
-from utils.explain.explanation import ExplanationError
-from utils.network import Explainable, SiameseNetwork
+from utils.errors import ExplanationError
 
-CHANNELS = 3  # of the images of a SiameseNetwork
 NARROWEST = 5  # pixels of an image's width, at least: a last axis that is shorter holds channels
 FILES = (
     "images are given as {kind}, which has no values that the network takes: pass "
@@ -17,7 +16,7 @@ FILES = (
 )
 
 
-def pairs_for(network: Explainable, images) -> torch.Tensor:
+def pairs_for(network: nn.Module, images) -> torch.Tensor:
     """Return B pairs of images as one tensor.
 
     Args:
@@ -44,7 +43,7 @@ def pairs_for(network: Explainable, images) -> torch.Tensor:
     return tensor
 
 
-def images_for(network: Explainable, images) -> torch.Tensor:
+def images_for(network: nn.Module, images) -> torch.Tensor:
     """Return N images as one tensor (N, C, H, W); arguments and errors are those of `pairs_for`."""
     tensor = _tensor_for(network, images)
     shape = tuple(tensor.shape)
@@ -59,7 +58,7 @@ def images_for(network: Explainable, images) -> torch.Tensor:
     return tensor
 
 
-def image_for(network: Explainable, image) -> torch.Tensor:
+def image_for(network: nn.Module, image) -> torch.Tensor:
     """Return one image as a tensor (C, H, W), on any device; other errors are those of `pairs_for`."""
     tensor = _tensor_for(network, image, anywhere=True)
     shape = tuple(tensor.shape)
@@ -84,7 +83,7 @@ def _tensor_for(network, images, anywhere=False):
     return images.detach() if images.requires_grad else images
 
 
-def place_of(network: Explainable) -> tuple[torch.device, torch.dtype] | None:
+def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     """Return device and type of the network's first floating parameter; None where it has none."""
     for parameter in _parameters(network):
         if parameter.is_floating_point():
@@ -158,7 +157,7 @@ def _pairing(shape, images):
 
 
 def _check_channels(network, tensor, images):
-    """Raise ExplanationError for channels that stand last, and for another number than a SiameseNetwork takes."""
+    """Raise ExplanationError for channels that stand last, and for another number than the network says it takes."""
     count, _, width = tensor.shape[-3:]
     code = _code_of(images)
     axes = list(range(tensor.dim()))
@@ -169,11 +168,12 @@ def _check_channels(network, tensor, images):
             f"images {tuple(tensor.shape)} have their channels last, as in OpenCV, but they come before height and "
             f"width here: pass {code}.{turn}({order})"
         )
-    if isinstance(network, SiameseNetwork) and count != CHANNELS:
-        chosen = f":{CHANNELS}" if count > CHANNELS else str([0] * CHANNELS)
+    wanted = getattr(network, "channels", count)
+    if count != wanted:
+        chosen = f":{wanted}" if count > wanted else str([0] * wanted)
         index = ", ".join([":"] * (tensor.dim() - 3) + [chosen])
         raise ExplanationError(
-            f"channels of the images: {count}; channels of the network: {CHANNELS}. Pass as many, say {code}[{index}], "
+            f"channels of the images: {count}; channels of the network: {wanted}. Pass as many, say {code}[{index}], "
             f"or explain a module that takes {count} in a Cut"
         )
 

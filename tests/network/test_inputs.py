@@ -8,8 +8,7 @@ from PIL import Image
 from torch import nn
 
 from utils.explain import Explanation, ExplanationError, References, embed_references, explain
-from utils.explain.inputs import image_for, images_for, pairs_for
-from utils.network import Cut
+from utils.network import Cut, distances_of, image_for, images_for, pairs_for
 
 SHAPE = (4, 2, 3, 24, 30)
 
@@ -277,3 +276,18 @@ def test_one_image_may_be_on_any_device():
     network = network_of()
     assert image_for(network, torch.zeros(3, 8, 8, device="meta")).device.type == "meta"
     assert torch.equal(image_for(network, np.ones((3, 8, 8))), torch.ones(3, 8, 8))
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_distances_of_images_in_any_container(container):
+    network = network_of()
+    with torch.no_grad():
+        ones, others = network(pairs()[:, 0]), network(pairs()[:, 1])
+    expected = (ones - others).norm(dim=1)
+    torch.testing.assert_close(distances_of(network, CONTAINERS[container](pairs())), expected, atol=1e-5, rtol=0)
+
+
+def test_distances_of_what_holds_no_pairs():
+    for images, message in ((pairs()[:, 0], "two images of C channels"), (["a.jpg", "b.jpg"], "FromFiles")):
+        with pytest.raises(ExplanationError, match=message):
+            distances_of(network_of(), images)
