@@ -18,6 +18,7 @@ SHARPNESS = 4  # power of the answers by which the bands are weighed: those that
 ORDERED = 0.6  # correlation of the places of a map with the bands that they answer to, at least
 WELL_ORDERED = 0.9  # the same for a sequence, where a shift by one token must be told apart
 IN_PLACE = 0.9  # of the places of a sequence: those that answer most to their own row and column
+EVENLY = 0.7  # of how much more a token answers to one band than to others, for tokens that have no place
 MARGIN = 32  # of this part of a side, a strip at the top and at the left that must count
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}  # of the largest value
 
@@ -35,6 +36,10 @@ class Agreement:
     """Of the places, how many answer most to their own row and column, in [0, 1]."""
     order: float
     """Correlation of where places stand with the bands that they answer to: the lower one of rows and columns."""
+    placeless: bool
+    """Whether no token that has no place answers to one, as those that have one do."""
+    complete: bool
+    """Whether each row and each column of places answers to something."""
 
 
 @torch.no_grad()
@@ -159,11 +164,20 @@ def _agreements(read, image, layouts) -> list[Agreement]:
     place_across = torch.arange(width).repeat(height)
     agreements = []
     for layout in layouts:
-        last = layout.channels_last
-        own_rows, order_down = _agreement(_of_places(down[last], layout), place_down, height)
-        own_columns, order_across = _agreement(_of_places(across[last], layout), place_across, width)
-        in_place = (own_rows & own_columns).float().mean().item()
-        agreements.append(Agreement(layout, in_place, min(order_down, order_across)))
+        by_rows, by_columns = down[layout.channels_last], across[layout.channels_last]
+        in_row, order_down = _agreement(_of_places(by_rows, layout), place_down, height)
+        in_column, order_across = _agreement(_of_places(by_columns, layout), place_across, width)
+        changes = _of_places(by_rows, layout).sum(dim=0) + _of_places(by_columns, layout).sum(dim=0)
+        answering = changes.view(height, width) > 0
+        agreements.append(
+            Agreement(
+                layout,
+                in_place=(in_row & in_column).float().mean().item(),
+                order=min(order_down, order_across),
+                placeless=_placeless(by_rows, layout) and _placeless(by_columns, layout),
+                complete=bool(answering.any(dim=0).all() and answering.any(dim=1).all()),
+            )
+        )
     return agreements
 
 
@@ -185,6 +199,15 @@ def _answers(read, image, batch, rows, columns) -> tuple[dict, dict]:
 
 def _of_places(answers, layout):
     return answers if layout.tokens is None else answers[:, layout.tokens]
+
+
+def _placeless(answers, layout) -> bool:
+    """Whether the tokens that have no place answer to all bands more evenly than those that have one."""
+    if not layout.placeless or len(answers) == 1:
+        return True
+    strongest = _shares(answers).amax(dim=0) - 1  # 0 of a token that answers to all bands alike
+    with_place = strongest[list(layout.tokens)].mean()
+    return bool(strongest[list(layout.placeless)].mean() <= EVENLY * with_place)
 
 
 def _agreement(answers, places, side) -> tuple[torch.Tensor, float]:
@@ -219,6 +242,9 @@ def _shares(answers):
 
 def _best(agreements) -> Layout | None:
     """The layout that the image agrees with; None where there is none."""
+    agreements = [agreement for agreement in agreements if agreement.placeless and agreement.complete]
+    if not agreements:
+        return None
     ranked = sorted(agreements, key=lambda agreement: agreement.in_place + agreement.order, reverse=True)
     best = ranked[0]
     if best.layout.tokens is None:
@@ -236,23 +262,17 @@ def _in_an_order_of_its_own(read, image, layouts) -> Layout | None:
     It must hold for a second image too.
     """
     other = image.flip(2, 3)
-    for grid in dict.fromkeys(layout.grid for layout in layouts):
+    for grid, channels_last in dict.fromkeys((layout.grid, layout.channels_last) for layout in layouts):
         down, across = _answers(read, image, layouts[0].batch, *grid)
-        for channels_last in (True, False):
-            layout = _order_of(down[channels_last], across[channels_last], grid, channels_last, layouts[0].batch)
-            if layout is not None and _agreements(read, other, [layout])[0].in_place >= IN_PLACE:
-                return layout
+        layout = _order_of(down[channels_last], across[channels_last], grid, channels_last, layouts[0].batch)
+        agreement = _agreements(read, other, [layout])[0]
+        if agreement.in_place >= IN_PLACE and agreement.placeless:
+            return layout
     return None
 
 
-def _order_of(down, across, grid, channels_last, batch) -> Layout | None:
-    """The layout where each place is the token that answers to its row and column; None with too few tokens.
-
-    The tokens that are left have no place of their own.
-    """
-    rows, columns = grid
-    if down.shape[1] < rows * columns:
-        return None
+def _order_of(down, across, grid, channels_last, batch) -> Layout:
+    """The layout where each place is the token that answers to its row and column; those that are left have none."""
     tiny = torch.finfo(down.dtype).tiny
     to_rows = _shares(down).clamp(min=tiny).log()  # (rows, tokens)
     to_columns = _shares(across).clamp(min=tiny).log()  # (columns, tokens)
