@@ -23,14 +23,18 @@ WORK = "maps in their places"
 TRIES = 300  # all of them: a family counts as one
 SIZES = ((96, 128), (128, 128))  # height and width of images: the first that a model takes, or its own
 LARGER = {  # the last map would have two rows or fewer, or answer too evenly
-    "botnet26t_256": (192, 256),
+    "eca_botnext26ts_256": (128, 192),
     "csatv2": (192, 256),
     "efficientvit_m0": (192, 256),
-    "levit_128s": (256, 256),
+    "inception_resnet_v2": (224, 256),
+    "inception_v3": (224, 256),
+    "inception_v4": (224, 256),
+    "levit_128s": (224, 224),
 }
+MOST = 8  # layers of a network
 FAMILIES = {  # of timm, by its modules: the smallest model of each
     "beit": "beit_base_patch16_224",
-    "byoanet": "botnet26t_256",
+    "byoanet": "eca_botnext26ts_256",
     "byobnet": "test_byobnet",
     "cait": "cait_xxs24_224",
     "coat": "coat_tiny",
@@ -128,17 +132,19 @@ FAMILIES = {  # of timm, by its modules: the smallest model of each
     "xception_aligned": "xception41p",
     "xcit": "xcit_nano_12_p8_224",
 }
-WITHOUT_A_NETWORK = {"coat", "crossvit", "efficientvim", "pit", "tnt"}  # refused: several maps, or none
-CUTS_REFUSED = {  # an output of several maps, or a class token alone behind the last block
-    "coat",
-    "convit",
-    "crossvit",
-    "deit",
-    "efficientvim",
-    "hrnet",
-    "pit",
-    "vision_transformer",
-    "vision_transformer_hybrid",
+SEVERAL = ("network", "Cut")  # an output of several maps, or none
+CLASS_TOKEN = ("Cut",)  # behind the last block only the class token counts
+MAY_BE_REFUSED = {  # how what comes of a family begins
+    "coat": SEVERAL,
+    "convit": CLASS_TOKEN,
+    "crossvit": SEVERAL,
+    "deit": CLASS_TOKEN,
+    "efficientvim": SEVERAL,
+    "hrnet": ("Cut",),
+    "pit": SEVERAL,
+    "vision_transformer": CLASS_TOKEN,
+    "vision_transformer_hybrid": CLASS_TOKEN,
+    "xception": ("network, block", "Cut at block"),  # other layers go around them
 }
 
 
@@ -158,7 +164,7 @@ def faults(project, random, tries, folder) -> Iterator[Outcome]:
 
 
 def outcomes_of_family(family) -> Iterator[Outcome]:
-    """A model of a family as a network, with all of its layers, and its backbone in a Cut at a middle and the last one.
+    """A model of a family as a network, with its layers, and its backbone in a Cut at a middle and the last one.
 
     Layers are read first with the weights that they have, then with sharper ones, in which patches are found.
     """
@@ -168,14 +174,14 @@ def outcomes_of_family(family) -> Iterator[Outcome]:
     try:
         network = _network(name)
     except ConfigError as error:
-        allowed = EITHER if family in WITHOUT_A_NETWORK else MUST
-        yield outcome_of(f"{family}, {name}, network", partial(_raise, error), allowed)
+        yield _outcome(family, "network", partial(_raise, error))
         size = get_pretrained_cfg(name).input_size[1:]
         backbone = network = create_model(name, num_classes=0).eval()
     else:
         size = network.image_size
         backbone = network.backbone
-        for layer in network.layers:
+        step = -(-len(network.layers) // MOST)
+        for layer in network.layers[::-step]:
             reads[f"network, {layer}"] = partial(network.features, layer=layer)
     for layer in _middle_and_last(backbone):
         reads[f"Cut at {layer}"] = Cut(backbone, layer=layer).features
@@ -190,8 +196,13 @@ def outcomes_of_family(family) -> Iterator[Outcome]:
     sharpen(network)
     warmed(network, size)
     for label, read in reads.items():
-        allowed = EITHER if label.startswith("Cut") and family in CUTS_REFUSED else MUST
-        yield outcome_of(f"{family}, {name}, {label}", partial(_complaint, read, errors.get(label), size), allowed)
+        yield _outcome(family, label, partial(_complaint, read, errors.get(label), size))
+
+
+def _outcome(family, label, find_complaint) -> Outcome:
+    """The outcome of a family: right, unless what the label says was refused from the first."""
+    allowed = EITHER if label.startswith(MAY_BE_REFUSED.get(family, "-")) else MUST
+    return outcome_of(f"{family}, {FAMILIES[family]}, {label}", find_complaint, allowed)
 
 
 def _network(name) -> SiameseNetwork:

@@ -25,7 +25,6 @@ TEXT = {
     "num_attention_heads": 2,
     "intermediate_size": 16,
     "vocab_size": 50,
-} | {
     "max_position_embeddings": 8,
     "bos_token_id": 1,
     "eos_token_id": 2,

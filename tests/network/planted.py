@@ -19,9 +19,9 @@ BLOCKS = 3  # along a side of the image, at most
 CELLS = 4  # single cells that are planted in finer maps
 DRAWS = 2  # of images
 STRENGTH = 3.0  # of a planted colour; the image has a standard deviation of 1
-AGREEMENT = 0.25  # of the answers with the places; by chance it is 0
+AGREEMENT = 0.2  # of the answers with the places; by chance it is 0
 SHARE = 0.75  # of the cells whose peak must be near
-OFF_CENTRE = 0.05  # of the weights beside the middle of a kernel
+OFF_CENTRE = 0.3  # of the weight in the middle of a kernel: what all others are scaled to, in sum
 PAIRS = (1, 2, 8)  # that are explained at a time
 SAME = 1e-3  # of the largest value, of a map that is computed alone and in a batch
 NEAR = 1 / 8  # of a side of the map; convolutions without padding shift its cells
@@ -68,7 +68,7 @@ def plant(read, size, channels=3, seed=0) -> Answers:
         seed: Of the images and of the choice of cells.
 
     Returns:
-        The answers to blocks of the image (at most 4 x 4) and, where the map is finer, to single cells.
+        The answers to blocks of the image (at most 3 x 3) and, where the map is finer, to single cells.
     """
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(1, channels, *size, generator=generator)
@@ -90,9 +90,8 @@ def plant(read, size, channels=3, seed=0) -> Answers:
             images.append(image + colour * patch_of(place, parts, grid, size))
         maps = read(torch.cat(images))
         if len(maps) != len(images) or maps.shape[1:] != alone.shape[1:]:
-            return Answers(
-                grid, 0, 0, 0, f"{len(images)} images give a map {tuple(maps.shape)}, one {tuple(alone.shape)}"
-            )
+            problem = f"{len(images)} images give a map {tuple(maps.shape)}, one {tuple(alone.shape)}"
+            return Answers(grid, 0, 0, 0, problem)
         if not (maps[0] - read(image)[0]).abs().max() <= SAME * maps[0].abs().max():
             return Answers(grid, 0, 0, 0, "a map is another one in a batch than alone")
         change = maps[1:] - maps[:1]
@@ -145,7 +144,7 @@ def sharpen(module):
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and part.kernel_size != part.stride:
             height, width = part.kernel_size
-            scale = torch.full((height, width), OFF_CENTRE)
+            scale = torch.full((height, width), OFF_CENTRE / (height * width))
             scale[(height - 1) // 2 : height // 2 + 1, (width - 1) // 2 : width // 2 + 1] = 1
             part.weight.mul_(scale)
         if isinstance(part, _BatchNorm):
