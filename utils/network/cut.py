@@ -154,7 +154,6 @@ class Cut(nn.Module):
         if reading is None:
             reading = self._as_other_sizes(images) or self._measured(images)
             with _lock:
-                reading = self._by_image.get(size, reading)  # of the first thread that has measured
                 self._by_image = _with(self._by_image, size, reading)
         return reading
 
