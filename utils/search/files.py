@@ -25,7 +25,7 @@ class FromFiles:
             device or an array; of one size for all files.
         threshold: The distance, in [0, 2], up to which a pair is decided "same".
         references: Training images that the method `contrastive` contrasts with.
-        normalization, caution, band, calibration, channels: As `explain` takes them.
+        normalization, caution, band, calibration, channels, value_range: As `explain` takes them.
         settings: The keys of `explanation` in config.yml, as `explain` takes them.
     """
 
@@ -41,6 +41,7 @@ class FromFiles:
         band=None,
         calibration=None,
         channels=None,
+        value_range=None,
         **settings,
     ):
         self.network = network
@@ -54,6 +55,7 @@ class FromFiles:
             "band": band,
             "calibration": calibration,
             "channels": channels,
+            "value_range": value_range,
         }
 
     def load_images(self, *paths) -> torch.Tensor:
