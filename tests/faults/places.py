@@ -132,7 +132,7 @@ FAMILIES = {  # of timm, by its modules: the smallest model of each
     "xception_aligned": "xception41p",
     "xcit": "xcit_nano_12_p8_224",
 }
-SEVERAL = ("network", "Cut")  # an output of several maps, or none
+SEVERAL = ("network", "Cut")  # an output of several maps, or none in the order of rows
 CLASS_TOKEN = ("Cut",)  # behind the last block only the class token counts
 MAY_BE_REFUSED = {  # how what comes of a family begins
     "coat": SEVERAL,
@@ -140,6 +140,7 @@ MAY_BE_REFUSED = {  # how what comes of a family begins
     "crossvit": SEVERAL,
     "deit": CLASS_TOKEN,
     "efficientvim": SEVERAL,
+    "hiera": SEVERAL,
     "hrnet": ("Cut",),
     "pit": SEVERAL,
     "vision_transformer": CLASS_TOKEN,
@@ -217,10 +218,10 @@ def _network(name) -> SiameseNetwork:
 
 
 def _middle_and_last(backbone) -> list[str]:
-    """Two of the layers that timm names."""
+    """Two of the layers that timm names; none where it names no modules."""
     paths = dict(backbone.named_modules())
     layers = [info["module"] for info in backbone.feature_info if info["module"] in paths]
-    return [layers[len(layers) // 2], layers[-1]]
+    return [layers[len(layers) // 2], layers[-1]] if layers else []
 
 
 def _complaint(read, error, size) -> str:

@@ -17,6 +17,7 @@ from utils.errors import UserError
 
 BLOCKS = 3  # along a side of the image, at most
 CELLS = 4  # single cells that are planted in finer maps
+FINE = 6  # rows and columns of a finer map, at least
 DRAWS = 2  # of images
 STRENGTH = 3.0  # of a planted colour; the image has a standard deviation of 1
 AGREEMENT = 0.2  # of the answers with the places; by chance it is 0
@@ -24,7 +25,7 @@ SHARE = 0.75  # of the cells whose peak must be near
 OFF_CENTRE = 0.3  # of the weight in the middle of a kernel: what all others are scaled to, in sum
 PAIRS = (1, 2, 8)  # that are explained at a time
 SAME = 1e-3  # of the largest value, of a map that is computed alone and in a batch
-NEAR = 1 / 8  # of a side of the map; convolutions without padding shift its cells
+NEAR = 1 / 6  # of a side of the map; convolutions without padding shift its cells
 DEAF = 1e-4  # of the largest answer to a block
 CORRELATION = 0.999
 
@@ -77,7 +78,7 @@ def plant(read, size, channels=3, seed=0) -> Answers:
     coarse = (min(grid[0], BLOCKS), min(grid[1], BLOCKS))
     count = coarse[0] * coarse[1]
     patches = [(block, coarse) for block in range(count)]
-    if grid != coarse:
+    if min(grid) >= FINE:
         chosen = torch.randperm(grid[0] * grid[1], generator=generator)[:CELLS].tolist()
         patches += [(cell, grid) for cell in chosen]
     changes = torch.zeros(len(patches), *grid)
