@@ -473,3 +473,17 @@ def test_other_sizes_of_images_are_read_like_the_first():
         torch.testing.assert_close(found.evidence[0], plain_evidence(module, images), atol=1e-6, rtol=1e-3)
     small, large = (network.features(torch.rand(2, 3, side, side)) for side in (40, 64))
     assert network.embed_features(small).shape == network.embed_features(large).shape == (2, 4)
+
+
+@pytest.mark.parametrize("side", [60, 61, 63])
+def test_an_image_nearly_of_one_colour_tells_the_places_all_the_same(side):
+    """Behind a wide field of view the one spot outweighs every band."""
+    module = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.Conv2d(8, 8, 7, padding=3), nn.Tanh())
+    torch.manual_seed(side)
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    module = nn.Sequential(module, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.full((1, 2, 3, 64, 64), 2.0)
+    images[..., side:, side:] = -2
+    images[:, 1, 0, :8, :8] = 0
+    assert explain(Cut(module, "0"), images, 0.5).evidence.any()

@@ -67,19 +67,22 @@ def measure_layout(read, images) -> Layout:
     if not with_places:
         return layouts[0]
     _check_margins(read, image, before)
-    agreements = []
-    for grid in dict.fromkeys(layout.grid for layout in with_places):
-        agreements += _agreements(read, image, [layout for layout in with_places if layout.grid == grid])
-    best = _best(agreements)
-    if best is None and with_places[0].tokens is not None:
+    for tried in (image, _noise_like(image)):  # a photograph may be nearly of one colour
+        agreements = []
+        for grid in dict.fromkeys(layout.grid for layout in with_places):
+            agreements += _agreements(read, tried, [layout for layout in with_places if layout.grid == grid])
+        best = _best(agreements)
+        if best is not None:
+            return best
+    if with_places[0].tokens is not None:
         best = _in_an_order_of_its_own(read, image, with_places)
-    if best is None:
-        order = max(agreement.order for agreement in agreements)
-        raise PlacesError(
-            f"{shape}, but its places do not answer to their parts of the image (correlation {order:.2f}, where 1 is "
-            "in order): they are shuffled, turned or mixed"
-        )
-    return best
+        if best is not None:
+            return best
+    order = max(agreement.order for agreement in agreements)
+    raise PlacesError(
+        f"{shape}, but its places do not answer to their parts of the image (correlation {order:.2f}, where 1 is in "
+        "order): they are shuffled, turned or mixed"
+    )
 
 
 def with_contrast(image) -> torch.Tensor:
@@ -88,6 +91,13 @@ def with_contrast(image) -> torch.Tensor:
     if low < high:
         return image
     return example_of(image.shape[2:], 1, image.shape[1]).to(image)
+
+
+def _noise_like(image):
+    """Noise within the values of an image, the same each time."""
+    low, high = image.aminmax()
+    generator = torch.Generator().manual_seed(0)
+    return low + (high - low) * torch.rand(image.shape, generator=generator).to(image)
 
 
 def changed(image, rows=slice(None), columns=slice(None)) -> torch.Tensor:
