@@ -79,6 +79,8 @@ def measure_layout(read, images) -> Layout:
         if best is not None:
             return best
     order = max(agreement.order for agreement in agreements)
+    if any(agreement.order == order and not agreement.complete for agreement in agreements):
+        raise PlacesError(f"{shape}, but whole rows or columns of it answer to nothing: images are padded inside")
     raise PlacesError(
         f"{shape}, but its places do not answer to their parts of the image (correlation {order:.2f}, where 1 is in "
         "order): they are shuffled, turned or mixed"
