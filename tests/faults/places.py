@@ -3,6 +3,7 @@
 Alone, with a line for each layer: `PYTHONPATH=.:tests python -m faults.places`, and names of families for some of them.
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -143,6 +144,7 @@ MAY_BE_REFUSED = {  # how what comes of a family begins
     "hiera": SEVERAL,
     "hrnet": ("Cut",),
     "pit": SEVERAL,
+    "tnt": ("Cut",),
     "vision_transformer": CLASS_TOKEN,
     "vision_transformer_hybrid": CLASS_TOKEN,
     "xception": ("network, block", "Cut at block"),  # other layers go around them
@@ -181,7 +183,7 @@ def outcomes_of_family(family) -> Iterator[Outcome]:
     else:
         size = network.image_size
         backbone = network.backbone
-        step = -(-len(network.layers) // MOST)
+        step = math.ceil(len(network.layers) / MOST)
         for layer in network.layers[::-step]:
             reads[f"network, {layer}"] = partial(network.features, layer=layer)
     for layer in _middle_and_last(backbone):
