@@ -13,11 +13,13 @@ from utils.network.hooks import example_of
 from utils.network.maps import Layout, possible_layouts
 
 BANDS = 8  # of rows and of columns, at most, for maps with two axes of places
+DRAWS = 5  # of images that are changed, at most: the first tells nearly always
 CHUNK = 16  # changed images at a time
 SHARPNESS = 4  # power of the answers by which the bands are weighed: those that change a place little count little
 ORDERED = 0.6  # correlation of the places of a map with the bands that they answer to, at least
 WELL_ORDERED = 0.9  # the same for a sequence, where a shift by one token must be told apart
 IN_PLACE = 0.9  # of the places of a sequence: those that answer most to their own row and column
+TINY = torch.finfo(torch.float32).tiny
 EVENLY = 0.7  # of how much more a token answers to one band than to others, for tokens that have no place
 MARGIN = 32  # of this part of a side, a strip at the top and at the left that must count
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}  # of the largest value
@@ -25,6 +27,25 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 
 class PlacesError(ValueError):
     """The output of a layer has no places that could be drawn; the message says what was seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """How much an output changes with each band of the image, in all its places, on the CPU; 1 on average."""
+
+    rows: torch.Tensor
+    """(bands of rows, places)."""
+    columns: torch.Tensor
+    """(bands of columns, places)."""
+
+    def of(self, layout: Layout) -> "Answers":
+        """Those of the places of a layout, row by row."""
+        if layout.tokens is None:
+            return self
+        return Answers(self.rows[:, layout.tokens], self.columns[:, layout.tokens])
+
+    def __add__(self, other):
+        return Answers(self.rows + other.rows, self.columns + other.columns)
 
 
 @dataclass(frozen=True)
@@ -67,15 +88,18 @@ def measure_layout(read, images) -> Layout:
     if not with_places:
         return layouts[0]
     _check_margins(read, image, before)
-    for tried in (image, _noise_like(image)):  # a photograph may be nearly of one colour
+    answers = {}  # of each grid, for channels last (True) and first: the sum over all draws
+    for draw in range(DRAWS):
+        tried = _noise_like(image, draw) if draw else image
         agreements = []
         for grid in dict.fromkeys(layout.grid for layout in with_places):
-            agreements += _agreements(read, tried, [layout for layout in with_places if layout.grid == grid])
-        best = _best(agreements)
-        if best is not None:
-            return best
-    if with_places[0].tokens is not None:
-        best = _in_an_order_of_its_own(read, image, with_places)
+            of_grid = [layout for layout in with_places if layout.grid == grid]
+            found = _answers(read, tried, of_grid[0])
+            if grid in answers:
+                found = {last: answers[grid][last] + found[last] for last in found}
+            answers[grid] = found
+            agreements += [_agreement(found[layout.channels_last], layout) for layout in of_grid]
+        best = _best(agreements) or _in_an_order_of_its_own(read, _noise_like(image, DRAWS), answers, with_places)
         if best is not None:
             return best
     order = max(agreement.order for agreement in agreements)
@@ -95,10 +119,10 @@ def with_contrast(image) -> torch.Tensor:
     return example_of(image.shape[2:], 1, image.shape[1]).to(image)
 
 
-def _noise_like(image):
-    """Noise within the values of an image, the same each time."""
+def _noise_like(image, draw):
+    """Noise within the values of an image, the same for each number of a draw."""
     low, high = image.aminmax()
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(draw)
     return low + (high - low) * torch.rand(image.shape, generator=generator).to(image)
 
 
@@ -166,51 +190,41 @@ def _check_margins(read, image, before):
             )
 
 
-def _agreements(read, image, layouts) -> list[Agreement]:
-    """How well layouts of one grid agree with the image."""
-    rows, columns = height, width = layouts[0].grid
-    if layouts[0].tokens is None:
-        rows, columns = min(height, BANDS), min(width, BANDS)
-    down, across = _answers(read, image, layouts[0].batch, rows, columns)
-    place_down = torch.arange(height).repeat_interleave(width)
-    place_across = torch.arange(width).repeat(height)
-    agreements = []
-    for layout in layouts:
-        by_rows, by_columns = down[layout.channels_last], across[layout.channels_last]
-        in_row, order_down = _agreement(_of_places(by_rows, layout), place_down, height)
-        in_column, order_across = _agreement(_of_places(by_columns, layout), place_across, width)
-        changes = _of_places(by_rows, layout).sum(dim=0) + _of_places(by_columns, layout).sum(dim=0)
-        answering = changes.view(height, width) > 0
-        agreements.append(
-            Agreement(
-                layout,
-                in_place=(in_row & in_column).float().mean().item(),
-                order=min(order_down, order_across),
-                placeless=_placeless(by_rows, layout) and _placeless(by_columns, layout),
-                complete=bool(answering.any(dim=0).all() and answering.any(dim=1).all()),
-            )
-        )
-    return agreements
+def _answers(read, image, layout) -> dict[bool, Answers]:
+    """What an output answers to the bands of an image, for channels last (True) and first.
 
-
-def _answers(read, image, batch, rows, columns) -> tuple[dict, dict]:
-    """How much an output changes with each band of rows, and of columns: (bands, places), on the CPU, for channels last
-    (True) and for channels first (False).
+    There are as many bands as a sequence has rows and columns, so that a shift by one is seen; maps need fewer.
     """
-    before = read(image).movedim(batch, 0)
+    rows, columns = layout.grid
+    if layout.tokens is None:
+        rows, columns = min(rows, BANDS), min(columns, BANDS)
+    before = read(image).movedim(layout.batch, 0)
     sums = {True: [], False: []}
     for copies in bands_of(image, rows, columns).split(CHUNK):
-        changes = (read(copies).movedim(batch, 0) - before).abs().float()
+        changes = (read(copies).movedim(layout.batch, 0) - before).abs().float()
         sums[True].append(changes.sum(dim=-1).flatten(1).cpu())
         sums[False].append(changes.sum(dim=1).flatten(1).cpu())
-    both = {channels_last: torch.cat(parts) for channels_last, parts in sums.items()}
-    down = {channels_last: answers[:rows] for channels_last, answers in both.items()}
-    across = {channels_last: answers[rows:] for channels_last, answers in both.items()}
-    return down, across
+    answers = {}
+    for channels_last, parts in sums.items():
+        values = torch.cat(parts)
+        values = values / values.mean().clamp(min=TINY)
+        answers[channels_last] = Answers(values[:rows], values[rows:])
+    return answers
 
 
-def _of_places(answers, layout):
-    return answers if layout.tokens is None else answers[:, layout.tokens]
+def _agreement(answers, layout) -> Agreement:
+    height, width = layout.grid
+    own = answers.of(layout)
+    in_row, order_down = _in_band(own.rows, torch.arange(height).repeat_interleave(width), height)
+    in_column, order_across = _in_band(own.columns, torch.arange(width).repeat(height), width)
+    changing = (own.rows.sum(dim=0) + own.columns.sum(dim=0)).view(height, width) > 0
+    return Agreement(
+        layout,
+        in_place=(in_row & in_column).float().mean().item(),
+        order=min(order_down, order_across),
+        placeless=_placeless(answers.rows, layout) and _placeless(answers.columns, layout),
+        complete=bool(changing.any(dim=0).all() and changing.any(dim=1).all()),
+    )
 
 
 def _placeless(answers, layout) -> bool:
@@ -222,7 +236,7 @@ def _placeless(answers, layout) -> bool:
     return bool(strongest[list(layout.placeless)].mean() <= EVENLY * with_place)
 
 
-def _agreement(answers, places, side) -> tuple[torch.Tensor, float]:
+def _in_band(answers, places, side) -> tuple[torch.Tensor, float]:
     """Which places answer most to their own band, bool (places,), and the correlation of places and bands."""
     if side == 1:
         return torch.ones(len(places), dtype=torch.bool), 1.0
@@ -248,7 +262,7 @@ def _strongest_and_centre(answers):
 
 def _shares(answers):
     """How much more each place answers to each band than to others, and than others: (bands, places), 1 on average."""
-    answers = answers / answers.mean(dim=1, keepdim=True).clamp(min=torch.finfo(answers.dtype).tiny)
+    answers = answers / answers.mean(dim=1, keepdim=True).clamp(min=TINY)
     return (answers / answers.mean(dim=0)).nan_to_num(0)  # 0 of a place that never changes
 
 
@@ -268,26 +282,25 @@ def _best(agreements) -> Layout | None:
     return best.layout if best.order >= WELL_ORDERED and clearly else None
 
 
-def _in_an_order_of_its_own(read, image, layouts) -> Layout | None:
+def _in_an_order_of_its_own(read, other, answers, layouts) -> Layout | None:
     """The layout of a sequence whose places stand in no known order: each token is put where it answers from.
 
-    It must hold for a second image too.
+    It must hold for another image too.
     """
-    other = image.flip(2, 3)
+    if layouts[0].tokens is None:
+        return None
     for grid, channels_last in dict.fromkeys((layout.grid, layout.channels_last) for layout in layouts):
-        down, across = _answers(read, image, layouts[0].batch, *grid)
-        layout = _order_of(down[channels_last], across[channels_last], grid, channels_last, layouts[0].batch)
-        agreement = _agreements(read, other, [layout])[0]
+        layout = _order_of(answers[grid][channels_last], grid, channels_last, layouts[0].batch)
+        agreement = _agreement(_answers(read, other, layout)[channels_last], layout)
         if agreement.in_place >= IN_PLACE and agreement.placeless:
             return layout
     return None
 
 
-def _order_of(down, across, grid, channels_last, batch) -> Layout:
+def _order_of(answers, grid, channels_last, batch) -> Layout:
     """The layout where each place is the token that answers to its row and column; those that are left have none."""
-    tiny = torch.finfo(down.dtype).tiny
-    to_rows = _shares(down).clamp(min=tiny).log()  # (rows, tokens)
-    to_columns = _shares(across).clamp(min=tiny).log()  # (columns, tokens)
+    to_rows = _shares(answers.rows).clamp(min=TINY).log()  # (rows, tokens)
+    to_columns = _shares(answers.columns).clamp(min=TINY).log()  # (columns, tokens)
     fit = (to_rows[:, None] + to_columns[None]).flatten(0, 1)  # (rows * columns, tokens)
     _, tokens = linear_sum_assignment(fit.numpy(), maximize=True)
     placeless = tuple(sorted(set(range(fit.shape[1])) - set(tokens.tolist())))
