@@ -148,6 +148,7 @@ MAY_BE_REFUSED = {  # how what comes of a family begins
     "vision_transformer": CLASS_TOKEN,
     "vision_transformer_hybrid": CLASS_TOKEN,
     "xception": ("network, block", "Cut at block"),  # other layers go around them
+    "xception_aligned": ("network, block", "Cut at block"),
 }
 
 
