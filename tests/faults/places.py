@@ -26,6 +26,7 @@ SIZES = ((96, 128), (128, 128))  # height and width of images: the first that a 
 LARGER = {  # the last map would have two rows or fewer, or answer too evenly
     "eca_botnext26ts_256": (128, 192),
     "csatv2": (192, 256),
+    "efficientvit_b0": (192, 256),
     "efficientvit_m0": (192, 256),
     "inception_resnet_v2": (224, 256),
     "inception_v3": (224, 256),
