@@ -9,7 +9,8 @@ from torch import nn
 
 from utils.config import LAST
 from utils.network.explainable import evaluating, same_embeddings, unit
-from utils.network.hooks import NotRun, read, read_all, resume, watched
+from utils.network.hooks import NotRun, hooked, read, read_all, resume, watched
+from utils.network.inputs import place_of
 from utils.network.maps import Layout, likely_layout, possible_layouts
 from utils.network.modules import check_compiled, check_inputs, name_of, other_functions, vectors_in
 from utils.network.places import PlacesError, changed, measure_layout, with_contrast
@@ -62,7 +63,7 @@ class Cut(nn.Module):
         self.module = getattr(module, "_orig_mod", module)  # of torch.compile, whose compiled code no hook can read
         self.layer = name_of(self.module, layer)
         self._function = forward
-        self._by_image = {}  # the _Reading of each size of images (C, H, W)
+        self._by_image = {}  # the _Reading of each size (C, H, W), type and device of images
         self._by_map = {}  # the _Reading of each size of maps (C, h, w) that each thread has read
         check_compiled(self.module, self.layer)
         check_inputs(self.module, forward)
@@ -129,8 +130,16 @@ class Cut(nn.Module):
             low, high = (value.item() for value in images.aminmax())
             shape = f"images {tuple(images.shape)} of {images.dtype}, values from {low:.4g} to {high:.4g}"
             cause = str(error).partition("\n")[0]
-            hint = "" if self._function else other_functions(self.module)
-            raise ValueError(f"{self._kind} fails on {shape}: {type(error).__name__}: {cause}. {hint}") from error
+            raise ValueError(
+                f"{self._kind} fails on {shape}: {type(error).__name__}: {cause}. {self._hint(images)}"
+            ) from error
+
+    def _hint(self, images) -> str:
+        """What to pass in place of images that the module fails on."""
+        place = place_of(self.module)
+        if place and place[1] != images.dtype:
+            return f"Its weights are {place[1]}: pass images.to({place[1]})"
+        return "Call forward(images) alone to see where" if self._function else other_functions(self.module)
 
     def _map(self, output, reading):
         features = reading.layout.to_map(output)
@@ -149,12 +158,12 @@ class Cut(nn.Module):
     def _reading(self, images, layer) -> _Reading:
         """How maps of images of this size are read: measured for the first, of the same kind for other sizes."""
         self._check_name(layer)
-        size = tuple(images.shape[1:])
-        reading = self._by_image.get(size)
+        kind = (*images.shape[1:], images.dtype, images.device)
+        reading = self._by_image.get(kind)
         if reading is None:
             reading = self._as_other_sizes(images) or self._measured(images)
             with _lock:
-                self._by_image = _with(self._by_image, size, reading)
+                self._by_image = _with(self._by_image, kind, reading)
         return reading
 
     @torch.no_grad()
@@ -191,7 +200,7 @@ class Cut(nn.Module):
         if not embeddings.isfinite().all():
             raise ValueError(f"{self._kind} gives embeddings that are not finite, or have no length to speak of")
         again = unit(self._vectors(self._on_copies(read_all, both)[1], 2))
-        if not same_embeddings(again, embeddings, outputs[0].dtype):
+        if not same_embeddings(again, embeddings, embeddings.dtype):
             raise ValueError(
                 f"{self._kind} is random at each call: the same images gave other embeddings, in evaluation mode. "
                 "Dropout as a function needs training=self.training"
@@ -244,7 +253,7 @@ class Cut(nn.Module):
                 found = unit(self._resumed(features, reading))
                 if found.requires_grad:
                     direction = torch.linspace(-1, 1, found.numel()).view_as(found).to(found)
-                    (gradient,) = torch.autograd.grad((found * direction).sum(), features, allow_unused=True)
+                    gradient = self._gradient((found * direction).sum(), features)
             except (RuntimeError, ValueError) as error:
                 cause = str(error).partition("\n")[0]
                 raise ValueError(f"{self._place} has no gradient behind it that torch can compute: {cause}") from error
@@ -260,6 +269,24 @@ class Cut(nn.Module):
                 f"{self._place} is read at tokens without a place alone: no place of the image counts there. "
                 "Name an earlier block, or pool the places."
             )
+
+    def _gradient(self, value, features):
+        """The gradient at a map that was put in; None where the value does not depend on it.
+
+        Raises ValueError where the layer runs once more meanwhile: what it gives then is not what was put in.
+        """
+        runs = []
+        with hooked(self._submodule, lambda *call: runs.append(call)), torch.autograd.set_multithreading_enabled(False):
+            try:
+                (gradient,) = torch.autograd.grad(value, features, allow_unused=True)
+            except RuntimeError:
+                if not runs:
+                    raise
+        if runs:
+            raise ValueError(
+                "gradient checkpointing runs the layer again. Turn it off, or name a layer behind what it runs again"
+            )
+        return gradient
 
     def _named_layers(self, image) -> str:
         """The outermost layers whose output has the shape of a map of several places, in the order they run."""
@@ -279,7 +306,7 @@ class Cut(nn.Module):
         return f"Layers whose maps have places: {', '.join(outermost) or 'none: pass larger images'}"
 
     def _vectors(self, output, count):
-        return vectors_in(output, count, self._kind)
+        return vectors_in(output, count, self._kind, "forward" if self._function else "module")
 
     def _check_name(self, layer):
         if layer not in (LAST, self.layer):

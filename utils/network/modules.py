@@ -2,10 +2,12 @@
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
+
+VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # kinds of parameters
 
 
 def name_of(module, layer) -> str:
@@ -19,10 +21,12 @@ def name_of(module, layer) -> str:
             if part is layer:
                 return name
         raise ValueError(f"layer: this {type(layer).__name__} is no part of {kind}: pass a part of the same module")
+    if isinstance(layer, list | tuple):
+        raise ValueError(f"layer: {len(layer)} layers are given: name one, and make a Cut for each other one")
     if layer not in names:
         near = difflib.get_close_matches(str(layer), names, n=1)
-        hint = f"did you mean {near[0]!r}" if near else f"it has {', '.join(list(names)[:20])}"
-        raise ValueError(f"{kind} has no layer {layer!r}: {hint}?")
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(list(names)[:20])}"
+        raise ValueError(f"{kind} has no layer {layer!r}: {hint}")
     return layer
 
 
@@ -60,20 +64,29 @@ def other_functions(module) -> str:
         if name.startswith("_") or hasattr(nn.Module, name) or method.__module__.startswith("torch."):
             continue
         parameters = list(inspect.signature(method).parameters.values())[1:]
-        if parameters and all(one.default is not one.empty for one in parameters[1:]):
+        others_have_defaults = all(one.default is not one.empty or one.kind in VARIABLE for one in parameters[1:])
+        if parameters and _may_be_images(parameters[0]) and others_have_defaults:
             names.append(name)
     if names:
         return f"Its methods that take images, perhaps: {', '.join(f'module.{name}' for name in names)}"
     return f"Its parts: {', '.join(name for name, _ in module.named_children())}"
 
 
-def vectors_in(output, count: int, kind: str) -> torch.Tensor:
+def _may_be_images(parameter):
+    """Whether a parameter is written as a tensor, or as nothing that it could not be."""
+    if parameter.annotation is parameter.empty:
+        return parameter.default is parameter.empty and parameter.kind not in VARIABLE
+    return "Tensor" in str(parameter.annotation)
+
+
+def vectors_in(output, count: int, kind: str, function: str) -> torch.Tensor:
     """Return the embeddings in what a module returns.
 
     Args:
         output: A tensor (N, D), (N, D, 1, 1) or, of one image, (D,); alone or in a tuple, list, dict or object.
         count: How many images went in.
         kind: The name of the module's class, for errors.
+        function: What returned the output, for errors: "module", or "forward" of a Cut.
 
     Returns:
         Float32 or longer (count, D).
@@ -81,13 +94,14 @@ def vectors_in(output, count: int, kind: str) -> torch.Tensor:
     Raises:
         ValueError: There are several tensors or none, one number an image, or no row for each image.
     """
-    tensors = _tensors_in(output)
+    tensors = dict(_tensors_in(output))
     if len(tensors) != 1:
+        shapes = ", ".join(f"{name} {tuple(part.shape)}" for name, part in tensors.items())
         raise ValueError(
             f"{kind} returns {len(tensors)} tensors: pass forward=, a function that returns the embedding alone, say "
-            "lambda images: module(images)[0]"
+            f"lambda images: {function}(images){_likely(tensors, count)}{f'. They are {shapes}' if shapes else ''}"
         )
-    (vectors,) = tensors
+    (vectors,) = tensors.values()
     if vectors.dim() == 1 and count == 1 and len(vectors) > 1:
         vectors = vectors[None]  # the module squeezes its output
     if vectors.dim() > 2 and vectors.shape[2:].numel() == 1:
@@ -105,18 +119,23 @@ def vectors_in(output, count: int, kind: str) -> torch.Tensor:
     return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
-def _tensors_in(output) -> list[torch.Tensor]:
-    """The tensors of an output: itself, or those in a tuple, list, dict or object."""
+def _likely(tensors, count) -> str:
+    """The name of what may be the embedding, the last tensor (N, D); of the first one where there is none."""
+    names = [name for name, part in tensors.items() if part.dim() == 2 and len(part) == count < part.numel()]
+    return names[-1] if names else next(iter(tensors), "[0]")
+
+
+def _tensors_in(output, name="") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an output and how each is named in code: itself, or those in a tuple, list, dict or object."""
     if isinstance(output, torch.Tensor):
-        return [output]
+        yield name, output
+        return
     if isinstance(output, Mapping):
-        parts = output.values()
+        parts = {f"[{key!r}]": part for key, part in output.items()}
     elif isinstance(output, tuple | list):
-        parts = output
+        parts = {f"[{number}]": part for number, part in enumerate(output)}
     else:
-        parts = getattr(output, "__dict__", {}).values()
-    found = []
-    for part in parts:
+        parts = {f".{key}": part for key, part in getattr(output, "__dict__", {}).items()}
+    for place, part in parts.items():
         if isinstance(part, torch.Tensor | Mapping | tuple | list):
-            found += _tensors_in(part)
-    return found
+            yield from _tensors_in(part, name + place)

@@ -87,7 +87,7 @@ def measure_layout(read, images) -> Layout:
     with_places = [layout for layout in layouts if layout.grid != (1, 1)]
     if not with_places:
         return layouts[0]
-    _check_margins(read, image, before)
+    _check_margins(read, image, before, with_places[0].grid)
     answers = {}  # of each grid, for channels last (True) and first: the sum over all draws
     for draw in range(DRAWS):
         tried = _noise_like(image, draw) if draw else image
@@ -178,10 +178,17 @@ def _batch_axis(read, image) -> int:
     return axis
 
 
-def _check_margins(read, image, before):
-    """Raises PlacesError where the top or the left of an image does not count: its map would lie askew."""
-    height, width = (max(side // MARGIN, 1) for side in image.shape[2:])
-    for name, strip in (("top", {"rows": slice(height)}), ("left", {"columns": slice(width)})):
+def _check_margins(read, image, before, grid):
+    """Raises PlacesError where one side of an image does not count: its map would lie askew."""
+    height, width = image.shape[2:]
+    rows, columns = (min(count, BANDS) for count in grid)
+    strips = {
+        "top": {"rows": slice(max(height // MARGIN, 1))},
+        "left": {"columns": slice(max(width // MARGIN, 1))},
+        "bottom": {"rows": slice(height - height // rows, None)},  # a stride that does not fit leaves out less
+        "right": {"columns": slice(width - width // columns, None)},
+    }
+    for name, strip in strips.items():
         after = changed(image, **strip)
         if not torch.equal(after, image) and torch.equal(read(after), before):
             raise PlacesError(

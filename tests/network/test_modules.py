@@ -1,0 +1,214 @@
+"""What modules of users take, return and run again: right, or one error whose cure is followed here."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from utils import Cut, explain
+
+
+class Plain(nn.Module):
+    """A map, its mean over places, an embedding."""
+
+    def __init__(self, before=lambda images: images, behind=lambda vectors: vectors):
+        super().__init__()
+        torch.manual_seed(0)
+        self.map = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.Tanh())
+        self.head = nn.Linear(8, 4)
+        self.before = before
+        self.behind = behind
+
+    def embed(self, images):
+        return self.head(self.map(self.before(images)).square().mean(dim=(2, 3)))
+
+    def forward(self, images):
+        return self.behind(self.embed(images))
+
+
+def pair():
+    torch.manual_seed(1)
+    return torch.rand(1, 2, 3, 64, 64)
+
+
+def explanation_of(module, images=None, **cut):
+    return explain(Cut(module.eval(), "map", **cut), pair() if images is None else images, 0.5)
+
+
+# Layers whose output is no map
+
+
+class WithWeights(nn.Module):
+    """As attention of transformers: the result and its weights."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first = first
+
+    def forward(self, maps):
+        return self.first(maps), None
+
+
+class Codes(nn.Module):
+    """As a codebook: the number of the strongest channel."""
+
+    def forward(self, maps):
+        return maps.argmax(dim=1)
+
+
+class Behind(Plain):
+    def __init__(self, layer, take):
+        super().__init__()
+        self.layer = layer
+        self.take = take
+
+    def embed(self, images):
+        maps = self.map(images)
+        return self.head((maps + self.take(self.layer(maps))).square().mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "take", "given"),
+    [
+        (WithWeights(nn.Tanh()), lambda output: output[0], "tuple"),
+        (Codes(), lambda output: output[:, None], "torch.int64"),
+        (nn.Identity(), lambda output: output, ""),
+    ],
+)
+def test_a_layer_that_gives_no_tensor_of_real_numbers(layer, take, given):
+    module = Behind(layer, take).eval()
+    if given:
+        message = rf"'layer' of Behind gives {given}, not one tensor of real numbers. Layers whose maps have .*: map"
+        with pytest.raises(ValueError, match=message):
+            explain(Cut(module, "layer"), pair(), 0.5)
+    assert explanation_of(module).evidence.any()  # the cure
+
+
+def test_one_layer_alone():
+    module = Plain()
+    with pytest.raises(ValueError, match="layer: 2 layers are given: name one"):
+        Cut(module, [module.map, module.map[0]])
+    with pytest.raises(ValueError, match=r"Plain has no layer None: it has map, map\.0, map\.1, head$"):
+        Cut(module, None)
+
+
+# Which of several tensors is the embedding
+
+
+@pytest.mark.parametrize(
+    ("behind", "code", "take"),
+    [
+        (lambda vectors: (vectors, vectors[:, :, None, None].expand(-1, -1, 3, 3)), r"\[0\]", lambda out: out[0]),
+        (lambda vectors: {"map": vectors[:, :, None], "pooled": vectors}, r"\['pooled'\]", lambda out: out["pooled"]),
+        (lambda vectors: (vectors.sum(), {"deep": [vectors]}), r"\[1\]\['deep'\]\[0\]", lambda out: out[1]["deep"][0]),
+    ],
+)
+@pytest.mark.parametrize("as_function", [False, True])
+def test_the_cure_names_the_tensor_that_is_an_embedding(behind, code, take, as_function):
+    module = Plain(behind=behind).eval()
+    cut = {"forward": module.__call__} if as_function else {}
+    name = "forward" if as_function else "module"
+    with pytest.raises(ValueError, match=rf"returns 2 tensors: .*say lambda images: {name}\(images\){code}\. They"):
+        explanation_of(module, **cut)
+    found = explanation_of(module, forward=lambda images: take(module(images)))
+    torch.testing.assert_close(found.evidence, explanation_of(Plain()).evidence)
+
+
+class Library(nn.Module):
+    """Methods as base classes of libraries have them, which take no images."""
+
+    def set_adapter(self, name: str):
+        pass
+
+    def resize(self, size=None):
+        pass
+
+    def push(self, *names):
+        pass
+
+
+class OfLibrary(Library, Plain):
+    def forward(self, tokens=None, images=None):
+        return F.embedding(tokens, self.head.weight)
+
+    def image_features(self, images: torch.Tensor | None = None, **settings):
+        return self.embed(images)
+
+
+def test_methods_that_take_no_images_are_not_named():
+    module = OfLibrary()
+    with pytest.raises(ValueError, match=r"perhaps: module\.embed, module\.image_features$"):
+        explanation_of(module)
+    found = explanation_of(module, forward=module.image_features)
+    torch.testing.assert_close(found.evidence, explanation_of(Plain()).evidence)
+
+
+# Types of numbers
+
+
+def test_a_module_moved_to_another_type_after_its_first_images():
+    module = Plain().eval()
+    network = Cut(module, "map")
+    single = explain(network, pair(), 0.5)
+    network.double()
+    double = explain(network, pair().double(), 0.5)
+    torch.testing.assert_close(double.evidence.float(), single.evidence, atol=1e-6, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"weights are torch.float64: pass images\.to\(torch\.float64\)$"):
+        explain(network, pair(), 0.5)
+    network.float()
+    torch.testing.assert_close(explain(network, pair(), 0.5).evidence, single.evidence)
+
+
+# Parts that run again in the backward pass
+
+
+class Checkpointed(Plain):
+    def embed(self, images):
+        return checkpoint(super().embed, images, use_reentrant=False)
+
+
+class Counting(Checkpointed):
+    """It runs with as many images as there are maps, so that what it makes of them anew would fit."""
+
+    def forward(self, images):
+        return super().forward(images).view(len(images), 4)
+
+
+class Further(Counting):
+    """Another part behind the one that runs again."""
+
+    def embed(self, images):
+        return checkpoint(nn.Sequential(self.head, nn.Tanh()), self.pooled(images), use_reentrant=False)
+
+    def pooled(self, images):
+        return checkpoint(lambda images: self.map(images).square().mean(dim=(2, 3)), images, use_reentrant=False)
+
+
+@pytest.mark.parametrize("build", [Checkpointed, Counting, Further])
+def test_a_layer_that_gradient_checkpointing_runs_again(build):
+    with pytest.raises(ValueError, match="gradient checkpointing runs the layer again"):
+        explanation_of(build())
+
+
+# Images that are cropped inside
+
+
+@pytest.mark.parametrize(
+    ("before", "side"),
+    [
+        (lambda images: images[:, :, :-16], "bottom"),
+        (lambda images: images[..., :-16], "right"),
+        (lambda images: images[:, :, :32, :32], "bottom"),
+        (lambda images: F.interpolate(images[..., :48], 64), "right"),
+    ],
+)
+def test_images_cropped_at_their_ends(before, side):
+    with pytest.raises(ValueError, match=f"does not depend on the {side} of the image: the module crops images"):
+        explanation_of(Plain(before))
+    assert explanation_of(Plain(), before(pair()[0])[None]).evidence.any()  # the cure
+
+
+@pytest.mark.parametrize("side", [64, 67, 71])
+def test_a_stride_that_leaves_out_some_pixels_crops_nothing(side):
+    assert explanation_of(Plain(), torch.rand(1, 2, 3, side, side)).evidence.any()
