@@ -57,6 +57,8 @@ MISTAKES = {  # a text with a mistake: its line, and what the text was meant to 
     "a: D: x\nb: 2\n": (1, "a: 'D: x'\nb: 2\n"),
     "a: 'it's'\nb: 2\n": (1, 'a: "it\'s"\nb: 2\n'),
     "a: 'x\nb: 2\n": (1, "a: 'x'\nb: 2\n"),
+    'a: "x/y z\nb: 2\n': (1, "a: 'x/y z'\nb: 2\n"),
+    "a: x\nb: \"it's  # mine\n": (2, 'a: x\nb: "it\'s"\n'),
     "a: [1, 2\nb: 2\n": (1, "a: [1, 2]\nb: 2\n"),
     "a: 1\n---\nb: 2\n": (2, "a: 1\nb: 2\n"),
 }

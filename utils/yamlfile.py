@@ -188,7 +188,7 @@ def _corrections(lines, number):
         cause = "a bracket is not closed"
         yield cause, f"{pair['start']}: {pair['value']}{CLOSING[pair['value'][0]]}"
     if pair:
-        quoted = pair["value"].strip("'").replace("'", "''")
+        quoted = pair["value"].strip("'\"").replace("'", "''")
         yield "this value needs quotes", f"{pair['start']}: '{quoted}'"
     above = [other for other in lines[:number] if other.strip() and not other.lstrip().startswith("#")]
     if above:

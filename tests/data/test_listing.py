@@ -133,6 +133,16 @@ def move_up(root, message):
     return root
 
 
+def into_classes(root, message):
+    """The images of a folder in each class into the class."""
+    classes = re.search(r"If (.+) are the classes, move their images up into them instead", message)[1].split(" and ")
+    for name in classes:
+        for image in list((root / name).rglob("*.png")):
+            image.rename(root / name / image.name)
+    assert scan(root).classes == tuple(classes)
+    return root
+
+
 def move_empty_out(root, message):
     assert "move it out of" in message
     for folder in list(root.iterdir()):
@@ -175,6 +185,8 @@ LAYOUTS = {
     "kaggle, a test set without classes": ({"train/a": 3, "train/b": 3, "test": 4}, set_data_path),
     "kaggle, unpacked one level too deep": ({"archive/train/a": 2, "archive/train/b": 2}, set_data_path),
     "train and test of one class": ({"train/a": 2, "test/a": 2}, move_up),
+    "a folder of the same name in each class": ({"cat/images": 2, "dog/images": 2}, into_classes),
+    "the same deeper": ({"a/b/raw": 1, "c/b/raw": 2, "d/raw": 1}, into_classes),
     "a folder in itself": ({"flowers/rose": 2, "flowers/tulip": 2}, set_data_path),
     "two levels": ({"data/flowers/rose": 2, "data/flowers/tulip": 2}, set_data_path),
     "classes in classes": ({"animals/cat": 2, "animals/dog": 1, "plants/rose": 1, "plants/tulip": 1}, set_data_path),

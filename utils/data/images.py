@@ -308,10 +308,14 @@ def _why_empty(root, folders, empty, skipped):
         return f"{cure} {others}; to use all, move the images of each class into one folder of a new data_path."
     names = {one_form(Path(place).name) for place in deeper}
     names |= {one_form(name) for name in folders if name not in empty}
-    second = "" if len(names) > 1 else ", and add a folder of images of a second class"
+    second = instead = ""
+    if len(names) < 2:
+        second = ", and add a folder of images of a second class"
+        if len(deeper) > 1:
+            instead = f" If {listed(empty, ' and ', FEW)} are the classes, move their images up into them instead."
     return (
         f"{found}: move these folders into {root} itself, the images of those of one name into one folder, and move "
-        f"{listed(empty, shown=FEW)} out of it{second}."
+        f"{listed(empty, shown=FEW)} out of it{second}.{instead}"
     )
 
 
