@@ -148,8 +148,9 @@ def audit(folder: ImageFolder, pixels: Decoder, duplicates: np.ndarray) -> Audit
     headers = list(pixels.pool.map(read_header, [folder.paths[index] for index in readable]))
     heights, widths = np.array([size for size, _ in headers]).T
     formats = np.array([kind for _, kind in headers])
+    brightness, spreads = _light(pixels, readable)
     measured = {
-        "brightness": (_brightness(pixels, readable), "brighter", "darker"),
+        "brightness": (brightness, "brighter", "darker"),
         "size in pixels": (heights * widths, "larger", "smaller"),
         "aspect ratio": (widths / heights, "wider", "higher"),
     }
@@ -164,7 +165,8 @@ def audit(folder: ImageFolder, pixels: Decoder, duplicates: np.ndarray) -> Audit
             told.append(Told(what, name, *_told_by(values, inside, more, less)))
         told.append(Told("file format", name, *_told_by_format(formats, inside)))
     telling = [one for one in told if one.auc >= TELLING]
-    return Audit(folder, pixels.unreadable, duplicates, telling, _narrow_ranges(pixels, readable))
+    narrow = _narrow_ranges(pixels, readable[spreads < NARROW - 1])  # resized pixels never use more values than files
+    return Audit(folder, pixels.unreadable, duplicates, telling, narrow)
 
 
 def _told_by(values, inside, more, less):
@@ -186,30 +188,26 @@ def _told_by_format(formats, inside):
     return (1 + abs(own - others)) / 2, f"{own:.0%} {kind}, {others:.0%} of the others"
 
 
-def _brightness(pixels, indices):
-    """The mean brightness of images: float (B,), in [0, 255]."""
-    return np.concatenate([brightness_of(block) for block in _blocks(pixels, indices)])
+def _light(pixels, indices):
+    """The mean brightness of images, in [0, 255], and their greatest value less the least: both (B,)."""
+    brightness = []
+    spreads = []
+    for start in range(0, len(indices), BLOCK):
+        block = pixels[indices[start : start + BLOCK]]  # uint8 (BLOCK, h, w, 3)
+        brightness.append(brightness_of(block))
+        spreads.append(np.ptp(block, axis=(1, 2, 3)))
+    return np.concatenate(brightness), np.concatenate(spreads)
 
 
 def _narrow_ranges(pixels, indices):
-    """The least and the greatest value of images that use fewer than NARROW of 256 values, by index.
-
-    The resized pixels, which never use more values than the file, tell which files are decoded once more, in full.
-    """
-    spreads = np.concatenate([np.ptp(block, axis=(1, 2, 3)) for block in _blocks(pixels, indices)])
+    """The least and the greatest value of those images that use fewer than NARROW of 256 values, by index."""
     narrow = {}
-    for index in indices[spreads < NARROW - 1].tolist():
+    for index in indices.tolist():
         image = read_image(pixels.paths[index], None, pixels.max_megapixels, pixels.value_range)
         least, most = int(image.min()), int(image.max())
         if most - least < NARROW - 1:
             narrow[index] = (least, most)
     return narrow
-
-
-def _blocks(pixels, indices):
-    """The pixels of images, uint8 (BLOCK, h, w, 3) at a time."""
-    for start in range(0, len(indices), BLOCK):
-        yield pixels[indices[start : start + BLOCK]]
 
 
 def _images_of(groups):
