@@ -8,7 +8,7 @@ import torch
 
 from utils.config import LAST
 from utils.explain.explanation import Explanation, check_places, explained
-from utils.network import Explainable, check_embeddings, distance, evaluating, paired
+from utils.network import Explainable, distance, evaluating, paired, unit
 
 
 def gradcam(activations, gradients):
@@ -59,16 +59,11 @@ def explain_by_gradient(network: Explainable, images, threshold: float, layer=LA
     what stands behind `layer` is differentiated. Modes, parameters and their gradients stay as they were. Raises
     ConfigError or ValueError for an unknown layer.
     """
-    with evaluating(network):
-        with torch.no_grad():
-            activations, expected = network.features_and_embeddings(images.flatten(0, 1), layer)  # (2B, C, h, w)
-            check_places(network, layer, images.flatten(0, 1), activations)
-        with torch.enable_grad():
-            activations.requires_grad_()
-            embeddings = network.embed_features(activations, layer)  # (2B, D)
-            check_embeddings(embeddings, expected, activations.dtype)
-            distances = distance(*paired(embeddings).unbind(1))  # (B,)
-            (gradients,) = torch.autograd.grad(distances.sum(), activations)
+    with evaluating(network), torch.enable_grad():
+        activations, vectors = network.features_and_vectors(images.flatten(0, 1), layer)  # (2B, C, h, w), (2B, D)
+        check_places(network, layer, images.flatten(0, 1), activations)
+        distances = distance(*paired(unit(vectors)).unbind(1))  # (B,)
+        (gradients,) = torch.autograd.grad(distances.sum(), activations)
     distances = distances.detach()
     activations = activations.detach().to(distances.dtype)
     gradients = gradients.to(distances.dtype)

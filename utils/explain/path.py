@@ -7,7 +7,7 @@ import torch
 from utils.config import LAST
 from utils.explain.explanation import Explanation, check_places, explained
 from utils.explain.hiding import blurred
-from utils.network import Explainable, check_embeddings, distance, evaluating, paired, unit
+from utils.network import Explainable, distance, evaluating, paired, unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +59,8 @@ class Path:
 def path_of(network: Explainable, images, layer=LAST) -> Path:
     """The path at a layer for B pairs of images (B, 2, C, H, W); the network is in evaluation mode."""
     images = images.flatten(0, 1)  # (2B, C, H, W)
-    both, expected = network.features_and_embeddings(torch.cat([blurred(images), images]), layer)
+    both, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
     check_places(network, layer, images, both)
-    vectors = network.project_features(both, layer)
-    check_embeddings(unit(vectors), expected, both.dtype)
     before, after = vectors.chunk(2)
     return Path(network, layer, *both.chunk(2), paired(before), paired(after))
 

@@ -5,7 +5,6 @@ from utils.network.cut import Cut
 from utils.network.explainable import (
     EPSILON,
     Explainable,
-    check_embeddings,
     distance,
     distances_of,
     embed_pairs,
@@ -25,7 +24,6 @@ __all__ = [
     "Explainable",
     "SiameseNetwork",
     "build_network",
-    "check_embeddings",
     "dilated",
     "distance",
     "distances_of",

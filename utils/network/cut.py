@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.config import LAST
 from utils.network.explainable import evaluating, same_embeddings, unit
-from utils.network.hooks import NotRun, hooked, read, read_all, resume, watched
+from utils.network.hooks import NotRun, hooked, pass_through, read, read_all, resume, watched
 from utils.network.inputs import place_of
 from utils.network.maps import Layout, likely_layout, possible_layouts
 from utils.network.modules import check_compiled, check_inputs, name_of, other_functions, vectors_in
@@ -81,13 +81,36 @@ class Cut(nn.Module):
         """images (N, C, H, W) to the feature map (N, channels, h, w) at the layer."""
         reading = self._reading(images, layer)
         output = read(self._call, self._submodule, images).clone()
-        return self._map(output, reading)
+        return self._remembered(reading.layout.to_map(output), reading)
 
-    def features_and_embeddings(self, images, layer=LAST):
-        """The same, and the embeddings (N, D), of length 1, that the module itself makes of the images."""
+    def features_and_vectors(self, images, layer=LAST):
+        """The same, and what the module makes of the images, float (N, D), of any length; gradients flow to the map.
+
+        For the second half of the images, the map alone is put in too. Raises ValueError where that leads elsewhere:
+        other layers go around the layer for these images.
+        """
         reading = self._reading(images, layer)
-        outputs, result = read_all(self._call, self._submodule, images)
-        return self._map(outputs[0], reading), unit(self._vectors(result, len(images)))
+        maps = []
+
+        def through_the_map(output):
+            features = reading.layout.to_map(output.detach().clone())
+            maps.append(features.requires_grad_(torch.is_grad_enabled()))
+            return reading.layout.to_output(features.clone())  # the module may go on in place
+
+        result = pass_through(self._call, self._submodule, images, through_the_map)
+        features = self._remembered(maps[0], reading).requires_grad_(torch.is_grad_enabled())
+        vectors = self._vectors(result, len(images))
+        half = slice(len(images) // 2, None)
+        with torch.no_grad():
+            again = self._resumed(features[half], reading)
+        if not same_embeddings(unit(again), unit(vectors[half].detach()), features.dtype):
+            raise ValueError(
+                f"{self._place} is not all that the embeddings of these images depend on: other layers go around it. "
+                "Name one behind the place where they meet."
+            )
+        if torch.is_grad_enabled() and not vectors.requires_grad:  # the module stops gradients around the layer
+            vectors = self._resumed(features, reading)
+        return features, vectors
 
     def project_features(self, features, layer=LAST):
         """Feature map (N, channels, h, w) at the layer to what the module makes of it: float (N, D), of any length.
@@ -141,8 +164,8 @@ class Cut(nn.Module):
             return f"Its weights are {place[1]}: pass images.to({place[1]})"
         return "Call forward(images) alone to see where" if self._function else other_functions(self.module)
 
-    def _map(self, output, reading):
-        features = reading.layout.to_map(output)
+    def _remembered(self, features, reading):
+        """A map, whose images `project_features` will know."""
         if features.is_inference():  # the module runs the layer in torch.inference_mode
             features = features.clone()
         with _lock:

@@ -34,11 +34,9 @@ class Explainable(Protocol):
     def features(self, images: torch.Tensor, layer: str = LAST) -> torch.Tensor:
         """images (N, 3, H, W) to the feature map (N, C, h, w) of a layer."""
 
-    def features_and_embeddings(
-        self, images: torch.Tensor, layer: str = LAST
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The same, and the embeddings (N, D) that the network itself makes of the images, for `embed_features` to be
-        held against; None where it was made sure of before.
+    def features_and_vectors(self, images: torch.Tensor, layer: str = LAST) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and what the network makes of the images, (N, D), before it is brought to length 1. Where gradients
+        are recorded they flow from the vectors to the map.
         """
 
     def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
@@ -72,26 +70,6 @@ def distance(embeddings1, embeddings2):
 def similarity(distances):
     """Similarity score 1 - distance / 2 in [0, 1]; rounding beyond the ends is cut off."""
     return (1 - distances / 2).clamp(0, 1)
-
-
-def check_embeddings(found: torch.Tensor, expected: torch.Tensor | None, dtype: torch.dtype):
-    """Check that the embeddings made from a feature map are those that the network itself makes of the images.
-
-    Args:
-        found: Float (N, D), made from the map.
-        expected: Float (N, D), made from the images; None where this was made sure of before.
-        dtype: Of the map.
-
-    Raises:
-        ValueError: They differ: the map at the layer does not determine them.
-    """
-    if expected is None or same_embeddings(found, expected, dtype):
-        return
-    difference = (found - expected).abs().max().item()
-    raise ValueError(
-        "The layer is not all that the embeddings of these images depend on: other layers go around it (values of an "
-        f"embedding differ by {difference:.2g}). Name one behind the place where they meet."
-    )
 
 
 def same_embeddings(one, two, dtype) -> bool:

@@ -49,6 +49,21 @@ def read_all(run, layer: nn.Module, images) -> tuple[list, object]:
     return outputs, result
 
 
+def pass_through(run, layer: nn.Module, images, replace):
+    """What `run(images)` gives when replace(output) stands in the place of what `layer` gives.
+
+    Gradients are recorded behind the layer alone, where they are recorded at all.
+    """
+    recording = torch.is_grad_enabled()
+
+    def put(module, inputs, output):
+        torch.set_grad_enabled(recording)
+        return replace(output)
+
+    with torch.no_grad(), hooked(layer, put):
+        return run(images)
+
+
 def resume(run, layer: nn.Module, image, output):
     """What `run` gives when `output` stands in the place of what `layer` gives for `image`.
 

@@ -65,9 +65,12 @@ class SiameseNetwork(nn.Module):
         """images (B, 3, H, W) to the feature map (B, C, h, w) of a layer."""
         return self._maps.read(images, layer)
 
-    def features_and_embeddings(self, images, layer=LAST):
-        """The same, and None: that a layer determines the embeddings is tried before it is used for the first time."""
-        return self.features(images, layer), None
+    def features_and_vectors(self, images, layer=LAST):
+        """The same, and the vectors (B, embedding_size) of any length; gradients flow from them to the map alone."""
+        with torch.no_grad():
+            features = self.features(images, layer)
+        features.requires_grad_(torch.is_grad_enabled())
+        return features, self.project_features(features, layer)
 
     def project_features(self, features, layer=LAST):
         """Feature map (B, C, h, w) of a layer to vectors, float32 (B, embedding_size), of any length.
