@@ -204,7 +204,7 @@ def test_saturated_and_empty_pairs_give_finite_maps(kind):
         images = torch.zeros_like(images)
     elif kind == "opposite":  # embeddings at the largest distance, 2: its gradient vanishes along them
         ends = torch.tensor([[1.0, 0.0], [-1.0, 0.0]]).repeat(2, 1)
-        network.embed_features = lambda features, layer: ends + 0 * features.sum(dim=(1, 2, 3))[:, None]
+        network.project_features = lambda features, layer: ends + 0 * features.sum(dim=(1, 2, 3))[:, None]
     else:
         torch.nn.init.zeros_(network.embedding.weight)
     explanation = explain(network, images, 0.5)
