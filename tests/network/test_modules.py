@@ -144,7 +144,16 @@ def test_methods_that_take_no_images_are_not_named():
     torch.testing.assert_close(found.evidence, explanation_of(Plain()).evidence)
 
 
-# Types of numbers
+# Numbers of pairs and types of numbers
+
+
+@pytest.mark.parametrize("method", ["gradcam", "contrastive", "occlusion"])
+def test_no_pairs_have_no_explanations(method):
+    network = Cut(Plain().eval(), "map")
+    assert len(explain(network, pair()[:0], 0.5, method=method)) == 0
+    found = explain(network, pair(), 0.5, method=method)
+    expected = explain(Cut(Plain().eval(), "map"), pair(), 0.5, method=method)
+    torch.testing.assert_close(found.evidence, expected.evidence)
 
 
 def test_a_module_moved_to_another_type_after_its_first_images():

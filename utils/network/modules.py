@@ -106,7 +106,7 @@ def vectors_in(output, count: int, kind: str, function: str) -> torch.Tensor:
         vectors = vectors[None]  # the module squeezes its output
     if vectors.dim() > 2 and vectors.shape[2:].numel() == 1:
         vectors = vectors.flatten(1)
-    if vectors.numel() == count:
+    if vectors.numel() == count > 0:
         raise ValueError(
             f"{kind} returns one number an image, which has no direction: every distance would be 0 or 2. Pass "
             "forward=, a function that returns what stands before it, an embedding (N, D)"

@@ -112,9 +112,8 @@ def measure_layout(read, images) -> Layout:
 
 
 def with_contrast(image) -> torch.Tensor:
-    """The image (1, C, H, W); noise, the same each time, where it is of one colour."""
-    low, high = image.aminmax()
-    if low < high:
+    """The image (1, C, H, W); noise, the same each time, where it is of one colour, or none is given, (0, C, H, W)."""
+    if len(image) and image.min() < image.max():
         return image
     return example_of(image.shape[2:], 1, image.shape[1]).to(image)
 
