@@ -15,10 +15,11 @@ from utils.network.maps import Layout, possible_layouts
 BANDS = 8  # of rows and of columns, at most, for maps with two axes of places
 DRAWS = 5  # of images that are changed, at most: the first tells nearly always
 CHUNK = 16  # changed images at a time
-SHARPNESS = 4  # power of the answers by which the bands are weighed: those that change a place little count little
+POWER = 4  # of the answers, by which the bands are weighed: those that change a place little count little
 ORDERED = 0.6  # correlation of the places of a map with the bands that they answer to, at least
 WELL_ORDERED = 0.9  # the same for a sequence, where a shift by one token must be told apart
 IN_PLACE = 0.9  # of the places of a sequence: those that answer most to their own row and column
+FAINT = 0.05  # sharpness of answers that tell nothing
 TINY = torch.finfo(torch.float32).tiny
 EVENLY = 0.7  # of how much more a token answers to one band than to others, for tokens that have no place
 MARGIN = 32  # of this part of a side, a strip at the top and at the left that must count
@@ -61,6 +62,8 @@ class Agreement:
     """Whether no token that has no place answers to one, as those that have one do."""
     complete: bool
     """Whether each row and each column of places answers to something."""
+    sharpness: float
+    """How much more places answer to one band than to all, in [0, 1]: 1 where each answers to one alone."""
 
 
 @torch.no_grad()
@@ -102,6 +105,8 @@ def measure_layout(read, images) -> Layout:
         best = _best(agreements) or _in_an_order_of_its_own(read, _noise_like(image, DRAWS), answers, with_places)
         if best is not None:
             return best
+    if _tells_nothing(agreements):
+        return layouts[0]
     order = max(agreement.order for agreement in agreements)
     if any(agreement.order == order and not agreement.complete for agreement in agreements):
         raise PlacesError(f"{shape}, but whole rows or columns of it answer to nothing: images are padded inside")
@@ -230,6 +235,7 @@ def _agreement(answers, layout) -> Agreement:
         order=min(order_down, order_across),
         placeless=_placeless(answers.rows, layout) and _placeless(answers.columns, layout),
         complete=bool(changing.any(dim=0).all() and changing.any(dim=1).all()),
+        sharpness=max(_sharpness(own.rows).mean().item(), _sharpness(own.columns).mean().item()),
     )
 
 
@@ -237,9 +243,13 @@ def _placeless(answers, layout) -> bool:
     """Whether the tokens that have no place answer to all bands more evenly than those that have one."""
     if not layout.placeless or len(answers) == 1:
         return True
-    strongest = _shares(answers).amax(dim=0) - 1  # 0 of a token that answers to all bands alike
-    with_place = strongest[list(layout.tokens)].mean()
-    return bool(strongest[list(layout.placeless)].mean() <= EVENLY * with_place)
+    sharpness = _sharpness(answers)
+    return bool(sharpness[list(layout.placeless)].mean() <= EVENLY * sharpness[list(layout.tokens)].mean())
+
+
+def _sharpness(answers):
+    """How much more each place answers to one band than to all, (places,) in [0, 1]."""
+    return (_shares(answers).amax(dim=0) - 1).clamp(min=0) / max(len(answers) - 1, 1)
 
 
 def _in_band(answers, places, side) -> tuple[torch.Tensor, float]:
@@ -261,7 +271,7 @@ def _strongest_and_centre(answers):
     bands; the centre of a place that never changes is NaN.
     """
     shares = _shares(answers)
-    weights = shares**SHARPNESS
+    weights = shares**POWER
     bands = torch.arange(len(answers))[:, None]
     return shares.argmax(dim=0), (weights * bands).sum(dim=0) / weights.sum(dim=0)
 
@@ -286,6 +296,16 @@ def _best(agreements) -> Layout | None:
     second = ranked[1].order if len(ranked) > 1 else 0
     clearly = 1 - best.order < (1 - second) / 2
     return best.layout if best.order >= WELL_ORDERED and clearly else None
+
+
+def _tells_nothing(agreements) -> bool:
+    """Whether each place answers to the whole image alike, as in deep networks of random weights, and the shape allows
+    one layout: a map, or a sequence of places alone.
+    """
+    first = agreements[0]
+    if first.layout.placeless or not first.complete or (first.layout.tokens is None and len(agreements) > 1):
+        return False
+    return first.sharpness <= FAINT and first.order > -ORDERED
 
 
 def _in_an_order_of_its_own(read, other, answers, layouts) -> Layout | None:
