@@ -1,5 +1,7 @@
 """What modules of users take, return and run again: right, or one error whose cure is followed here."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -167,6 +169,51 @@ def test_a_module_moved_to_another_type_after_its_first_images():
         explain(network, pair(), 0.5)
     network.float()
     torch.testing.assert_close(explain(network, pair(), 0.5).evidence, single.evidence)
+
+
+# Parts that record gradients or do not
+
+
+class Switching(Plain):
+    """Two ways from the map, which a part that records no gradients makes; each may be switched on again."""
+
+    def __init__(self, around, first, second):
+        super().__init__()
+        self.deeper = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Tanh())
+        self.around = around
+        self.first = first
+        self.second = second
+
+    def embed(self, images):
+        with self.around():
+            maps = self.map(images)
+        with self.first():
+            one = self.deeper(maps).square().mean(dim=(2, 3))
+        with self.second():
+            return self.head(maps.square().mean(dim=(2, 3)) + one)
+
+
+SWITCHES = [
+    (nullcontext, nullcontext, nullcontext),
+    (torch.no_grad, nullcontext, nullcontext),
+    (torch.no_grad, nullcontext, torch.enable_grad),
+    (torch.enable_grad, torch.enable_grad, nullcontext),
+]
+
+
+@pytest.mark.parametrize("method", ["hirescam", "contrastive"])
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_gradients_flow_whatever_a_module_switches_around_the_layer(switches, method):
+    found = explain(Cut(Switching(*switches).eval(), "map"), pair(), 0.5, method=method)
+    plainly = Switching(*[nullcontext] * 3).eval()
+    torch.testing.assert_close(found.evidence, explain(Cut(plainly, "map"), pair(), 0.5, method=method).evidence)
+    if method == "hirescam":
+        maps = plainly.map(pair()[0]).detach().requires_grad_()
+        plainly.map = nn.Identity()
+        one, two = F.normalize(plainly(maps), dim=1)
+        (gradient,) = torch.autograd.grad((one - two).norm(), maps)
+        expected = F.interpolate((maps * gradient).sum(1, keepdim=True), size=64, mode="bilinear").detach()[:, 0]
+        torch.testing.assert_close(found.evidence[0], expected, atol=1e-6, rtol=1e-3)
 
 
 # Parts that run again in the backward pass

@@ -97,7 +97,7 @@ class Cut(nn.Module):
             maps.append(features.requires_grad_(torch.is_grad_enabled()))
             return reading.layout.to_output(features.clone())  # the module may go on in place
 
-        result = pass_through(self._call, self._submodule, images, through_the_map)
+        result, recorded = pass_through(self._call, self._submodule, images, through_the_map)
         features = self._remembered(maps[0], reading).requires_grad_(torch.is_grad_enabled())
         vectors = self._vectors(result, len(images))
         half = slice(len(images) // 2, None)
@@ -108,7 +108,7 @@ class Cut(nn.Module):
                 f"{self._place} is not all that the embeddings of these images depend on: other layers go around it. "
                 "Name one behind the place where they meet."
             )
-        if torch.is_grad_enabled() and not vectors.requires_grad:  # the module stops gradients around the layer
+        if not recorded:
             vectors = self._resumed(features, reading)
         return features, vectors
 

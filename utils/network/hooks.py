@@ -49,10 +49,11 @@ def read_all(run, layer: nn.Module, images) -> tuple[list, object]:
     return outputs, result
 
 
-def pass_through(run, layer: nn.Module, images, replace):
-    """What `run(images)` gives when replace(output) stands in the place of what `layer` gives.
+def pass_through(run, layer: nn.Module, images, replace) -> tuple[object, bool]:
+    """What `run(images)` gives when replace(output) stands in the place of what `layer` gives, and whether gradients
+    are recorded all the way from there as they are where this is called; in front of the layer they are not.
 
-    Gradients are recorded behind the layer alone, where they are recorded at all.
+    A module that switches them off or on in a part around the layer ends that part as it began it: without them.
     """
     recording = torch.is_grad_enabled()
 
@@ -61,7 +62,8 @@ def pass_through(run, layer: nn.Module, images, replace):
         return replace(output)
 
     with torch.no_grad(), hooked(layer, put):
-        return run(images)
+        result = run(images)
+        return result, torch.is_grad_enabled() == recording
 
 
 def resume(run, layer: nn.Module, image, output):
