@@ -31,7 +31,8 @@ test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium
 browser: $(READY)  ## what test-browser needs, besides Debian's package chromium, or Chrome
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
 
-faults: $(READY)  ## inject some 2,800 faults and count what comes of them: about half an hour, to results/faults.md
+faults: $(READY)  ## inject some 3,000 faults, read every kind of network, and count what comes of them: about an hour, to results/faults.md
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(RUN) -m faults --seed $(SEED)
 
 benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
