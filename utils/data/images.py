@@ -99,9 +99,7 @@ def scan(data_path) -> ImageFolder:
     for label, folder in enumerate(folders):
         listing = list_folder(root / folder)
         images = listing.images
-        skipped.update(listing.skipped)
-        if listing.folders:
-            skipped[SUBFOLDERS] += len(listing.folders)
+        skipped += listing.skipped + Counter({SUBFOLDERS: len(listing.folders)})  # a sum leaves out what is 0
         paths += [entry.path for entry in images]
         found = [entry.stat() for entry in images]
         sizes_and_times = [(one.st_size, one.st_mtime_ns, one.st_ctime_ns) for one in found]

@@ -179,9 +179,7 @@ def _images_of(folder):
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: name two folders of images.")
     listing = list_folder(folder)
-    skipped = Counter(listing.skipped)
-    if listing.folders:
-        skipped[SUBFOLDERS] += len(listing.folders)
+    skipped = listing.skipped + Counter({SUBFOLDERS: len(listing.folders)})
     if not listing.images:
         cure = "name two folders that hold images themselves"
         raise DataError(f"{folder} holds no image (skipped: {counted(skipped)}): {cure}.")

@@ -131,11 +131,11 @@ def _tensors_in(output, name="") -> Iterator[tuple[str, torch.Tensor]]:
         yield name, output
         return
     if isinstance(output, Mapping):
-        parts = {f"[{key!r}]": part for key, part in output.items()}
+        parts, access = output.items(), "[{!r}]"
     elif isinstance(output, tuple | list):
-        parts = {f"[{number}]": part for number, part in enumerate(output)}
+        parts, access = enumerate(output), "[{}]"
     else:
-        parts = {f".{key}": part for key, part in getattr(output, "__dict__", {}).items()}
-    for place, part in parts.items():
+        parts, access = getattr(output, "__dict__", {}).items(), ".{}"
+    for key, part in parts:
         if isinstance(part, torch.Tensor | Mapping | tuple | list):
-            yield from _tensors_in(part, name + place)
+            yield from _tensors_in(part, name + access.format(key))
