@@ -1,5 +1,6 @@
 """What modules of users take, return and run again: right, or one error whose cure is followed here."""
 
+import copy
 from contextlib import nullcontext
 
 import pytest
@@ -93,6 +94,29 @@ def test_one_layer_alone():
         Cut(module, [module.map, module.map[0]])
     with pytest.raises(ValueError, match=r"Plain has no layer None: it has map, map\.0, map\.1, head$"):
         Cut(module, None)
+
+
+def test_a_copy_whose_function_calls_the_first_module():
+    module = Plain().eval()
+    network = Cut(module, "map", forward=lambda images: module(images))
+    explain(network, pair(), 0.5)
+    message = "'map' of Plain runs 0 times: name one that runs once, of this module and no other: forward= may call a"
+    for copied in (copy.deepcopy(network), Cut(copy.deepcopy(module), "map", forward=module)):
+        with pytest.raises(ValueError, match=message):
+            explain(copied, pair(), 0.5)
+    same = copy.deepcopy(Cut(module, "map", forward=module.embed))  # a method is copied with its module
+    torch.testing.assert_close(explain(same, pair(), 0.5).evidence, explain(network, pair(), 0.5).evidence)
+
+
+def test_a_layer_that_runs_for_some_images_alone():
+    class Sometimes(Plain):
+        def embed(self, images):
+            return super().embed(images) if images.max() < 2 else self.head(images.mean(dim=(2, 3)).repeat(1, 3)[:, :8])
+
+    network = Cut(Sometimes().eval(), "map")
+    assert explain(network, pair(), 0.5).evidence.any()
+    with pytest.raises(ValueError, match=r"'map' of Sometimes runs 0 times: name one that runs once$"):
+        explain(network, 3 * pair(), 0.5)
 
 
 # Which of several tensors is the embedding

@@ -98,6 +98,7 @@ class Cut(nn.Module):
             return reading.layout.to_output(features.clone())  # the module may go on in place
 
         result, recorded = pass_through(self._call, self._submodule, images, through_the_map)
+        self._check_runs(len(maps))
         features = self._remembered(maps[0], reading).requires_grad_(torch.is_grad_enabled())
         vectors = self._vectors(result, len(images))
         half = slice(len(images) // 2, None)
@@ -217,8 +218,7 @@ class Cut(nn.Module):
     def _tried(self, image) -> _Reading:
         both = torch.cat([image, changed(image)])
         outputs, result = self._on_copies(read_all, both)
-        if len(outputs) != 1:
-            raise ValueError(f"{self._place} runs {len(outputs)} times: name one that runs once")
+        self._check_runs(len(outputs))
         embeddings = unit(self._vectors(result, 2))
         if not embeddings.isfinite().all():
             raise ValueError(f"{self._kind} gives embeddings that are not finite, or have no length to speak of")
@@ -242,6 +242,12 @@ class Cut(nn.Module):
         reading = self._deciding(features, embeddings, layout, image)
         self._check_gradient(features, reading)
         return reading
+
+    def _check_runs(self, count):
+        if count == 1:
+            return
+        other = ", of this module and no other: forward= may call a copy" if self._function and not count else ""
+        raise ValueError(f"{self._place} runs {count} times: name one that runs once{other}")
 
     def _on_copies(self, look, images):
         """What `read` or `read_all` sees of changed copies of an image."""
