@@ -14,7 +14,7 @@ from utils.network.maps import Layout, possible_layouts
 
 BANDS = 8  # of rows and of columns, at most, for maps with two axes of places
 DRAWS = 5  # of images that are changed, at most: the first tells nearly always
-CHUNK = 16  # changed images at a time
+CHUNK = 4  # changed images at a time: no more than explaining one pair takes
 POWER = 4  # of the answers, by which the bands are weighed: those that change a place little count little
 ORDERED = 0.6  # correlation of the places of a map with the bands that they answer to, at least
 WELL_ORDERED = 0.9  # the same for a sequence, where a shift by one token must be told apart
