@@ -32,6 +32,7 @@ LARGER = {  # the last map would have two rows or fewer, or answer too evenly
     "inception_v3": (224, 256),
     "inception_v4": (224, 256),
     "levit_128s": (224, 224),
+    "pit_ti_224": (224, 224),
 }
 MOST = 8  # layers of a network
 FAMILIES = {  # of timm, by its modules: the smallest model of each
@@ -144,7 +145,9 @@ MAY_BE_REFUSED = {  # how what comes of a family begins
     "efficientvim": SEVERAL,
     "hiera": SEVERAL,
     "hrnet": ("Cut",),
+    "mobilenetv5": ("network, blocks.3", "Cut at blocks.3"),  # a way around: its last map is made of two
     "pit": SEVERAL,
+    "selecsls": ("Cut",),
     "tnt": ("Cut",),
     "vision_transformer": CLASS_TOKEN,
     "vision_transformer_hybrid": CLASS_TOKEN,

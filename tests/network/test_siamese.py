@@ -200,3 +200,8 @@ def test_images_too_small_to_be_explained_are_refused_before_training(make_confi
         build_network(make_config({"image.size": [32, 32]}))
     build_network(make_config({"image.size": [32, 64]}))
     build_network(make_config({"image.size": [32, 32], "backbone_model": "vit_tiny_patch16_224"}))  # 2 x 2 patches
+
+
+def test_a_backbone_that_gives_its_class_token_alone_is_refused():
+    with pytest.raises(ConfigError, match="PoolingVisionTransformer is refused: it gives no feature map for images of"):
+        SiameseNetwork("pit_ti_224", 8, image_size=(224, 224))

@@ -16,6 +16,7 @@ from utils.network.modules import check_compiled, check_inputs, name_of, other_f
 from utils.network.places import PlacesError, changed, measure_layout, with_contrast
 
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
+NAMED = 12  # layers, the last ones, in an error
 SIZES = 64  # of images, that are remembered
 _lock = Lock()  # around what a Cut remembers
 
@@ -332,7 +333,8 @@ class Cut(nn.Module):
             self._call(image)
         names.pop(self.layer, None)
         outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
-        return f"Layers whose maps have places: {', '.join(outermost) or 'none: pass larger images'}"
+        more = f" and {len(outermost) - NAMED} more" if len(outermost) > NAMED else ""
+        return f"Layers whose maps have places: {', '.join(outermost[-NAMED:]) or 'none: pass larger images'}{more}"
 
     def _vectors(self, output, count):
         return vectors_in(output, count, self._kind, "forward" if self._function else "module")

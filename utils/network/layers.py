@@ -220,4 +220,6 @@ def _with_places(layer, run, images) -> Layer | None:
         layout = measure_layout(run, images)
     except PlacesError:
         return None
+    if layout.grid == (1, 1) and layout.tokens is not None:
+        return None  # a class token alone
     return replace(layer, layout=layout)
