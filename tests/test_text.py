@@ -41,6 +41,7 @@ def console(monkeypatch):
 
     def start(encoding):
         content = io.BytesIO()
+        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # other tests may have started a notebook
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding, write_through=True))
         print_any_name()
         return lambda: content.getvalue().decode(encoding)
