@@ -184,7 +184,7 @@ def test_inference_mode_that_ends_behind_the_layer():
 @pytest.mark.parametrize(
     ("behind", "message"),
     [
-        (torch.zeros_like, "Plain gives embeddings that are not finite, or have no length to speak of"),
+        (torch.zeros_like, "Plain gives embeddings that are not finite, or all zeros"),
         (lambda vectors: vectors * 0 + 1, "'map' of Plain is nothing that the embedding depends on"),
         (lambda vectors: (100 * vectors).round() + 1000, "'map' of Plain is nothing that the embedding depends on"),
     ],
@@ -461,7 +461,7 @@ def test_images_that_a_module_does_not_take(images, message):
         ),
     ],
 )
-def test_maps_that_lie_askew(before, message):
+def test_misplaced_maps(before, message):
     with pytest.raises(ValueError, match=f"layer 'map' of Plain .*{message}"):
         explain(Cut(Plain(before).eval(), "map"), pair(), 0.5)
 

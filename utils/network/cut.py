@@ -222,7 +222,7 @@ class Cut(nn.Module):
         self._check_runs(len(outputs))
         embeddings = unit(self._vectors(result, 2))
         if not embeddings.isfinite().all():
-            raise ValueError(f"{self._kind} gives embeddings that are not finite, or have no length to speak of")
+            raise ValueError(f"{self._kind} gives embeddings that are not finite, or all zeros")
         again = unit(self._vectors(self._on_copies(read_all, both)[1], 2))
         if not same_embeddings(again, embeddings, embeddings.dtype):
             raise ValueError(

@@ -101,7 +101,7 @@ def evaluating(network: nn.Module):
     """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had.
 
     Threads may be inside at once, also with networks that share modules: the last one to leave puts the modes back. The
-    block is outside of `torch.inference_mode`, in which no gradient can be had. A thread that trains the same modules
+    block is outside of `torch.inference_mode`, which records no gradients. A thread that trains the same modules
     meanwhile would train them in evaluation mode.
     """
     modules = list(network.modules())

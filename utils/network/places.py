@@ -183,7 +183,7 @@ def _batch_axis(read, image) -> int:
 
 
 def _check_margins(read, image, before, grid):
-    """Raises PlacesError where one side of an image does not count: its map would lie askew."""
+    """Raises PlacesError where one side of an image does not count: its map would be misplaced."""
     height, width = image.shape[2:]
     rows, columns = (min(count, BANDS) for count in grid)
     strips = {
@@ -197,7 +197,7 @@ def _check_margins(read, image, before, grid):
         if not torch.equal(after, image) and torch.equal(read(after), before):
             raise PlacesError(
                 f"does not depend on the {name} of the image: the module crops images, and a map of what is left would "
-                "lie askew. Crop them before they are passed"
+                "be misplaced. Crop them before they are passed"
             )
 
 
