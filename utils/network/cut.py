@@ -320,18 +320,16 @@ class Cut(nn.Module):
 
     def _named_layers(self, image) -> str:
         """The outermost layers whose output has the shape of a map of several places, in the order they run."""
-        names = {}
+        names = []
         order = getattr(self.module, "output_fmt", "NCHW")
 
         def see(path, module, inputs, output):
             layout = likely_layout(output, image.shape[2:], order)
-            inside = any(path.startswith(f"{name}.") for name in names)
-            if path and not inside and layout is not None and layout.grid != (1, 1):
-                names[path] = layout
+            if path not in ("", self.layer, *names) and layout is not None and layout.grid != (1, 1):
+                names.append(path)
 
         with watched(self.module, see):
             self._call(image)
-        names.pop(self.layer, None)
         outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
         more = f" and {len(outermost) - NAMED} more" if len(outermost) > NAMED else ""
         return f"Layers whose maps have places: {', '.join(outermost[-NAMED:]) or 'none: pass larger images'}{more}"
