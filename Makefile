@@ -18,7 +18,7 @@ SEED ?= 0
 .PHONY: run test test-browser browser faults benchmark faithfulness notebooks lab lint
 
 run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a report go to results_path
-	$(RUN) -m utils.notebooks --config $(CONFIG) --set $(SET)
+	$(RUN) -m utils run --config $(CONFIG) --set $(SET)
 
 test: $(READY)  ## run all tests, then ruff
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
@@ -45,10 +45,10 @@ faithfulness: $(READY)  ## how faithful heatmaps are, beside their peers: to res
 	PYTHONPATH=. $(RUN) tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
 
 notebooks: $(READY)  ## refresh the committed notebooks
-	$(RUN) -m utils.notebooks --inplace
+	$(RUN) -m utils run --inplace
 
 lab: $(READY)  ## open copies of the notebooks in JupyterLab
-	$(RUN) -m utils.notebooks --lab --config $(CONFIG)
+	$(RUN) -m utils lab --config $(CONFIG)
 
 lint: $(READY)  ## check the code with ruff
 	$(RUN) -m ruff check .

@@ -12,7 +12,7 @@ import yaml
 from helpers import changed, tiny_images, tiny_settings
 
 from utils import fit, load_config, load_trained, prepare_explanations
-from utils.runtime import seed_everything
+from utils.device import seed_everything
 
 LONGEST = ("test_notebooks.py", "test_commands.py", "test_parallel.py")  # these files take minutes
 

@@ -16,9 +16,10 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from utils.data import DataError
-from utils.explain import Explanation
-from utils.network import SiameseNetwork, distances_of
+from utils.data.reading import DataError
+from utils.explanations.explanation import Explanation
+from utils.network.distance import distances_of
+from utils.network.siamese import SiameseNetwork
 
 ROOT = Path(__file__).parent.parent
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (200, 50, 40)}  # of the tiny dataset

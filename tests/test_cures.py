@@ -13,14 +13,13 @@ from helpers import changed
 
 from utils import fit, load_config, load_trained, notebooks
 from utils.config import ConfigError, DecisionSettings
-from utils.errors import UserError
-from utils.files import FileError, check_writable, write_text
-from utils.network import build_network
-from utils.runtime import find_runtime
-from utils.training import CheckpointError, TrainingError
-from utils.training.decision import check_decision
-from utils.training.memory import kept_bytes
-from utils.training.runs import current_run, run_names
+from utils.device import find_runtime
+from utils.files import FileError, UserError, check_writable, write_text
+from utils.network.siamese import build_network
+from utils.score.decision import check_decision
+from utils.train.loop import TrainingError
+from utils.train.memory import kept_bytes
+from utils.train.runs import CheckpointError, current_run, run_names
 
 ONE = {"hyperparameters.epochs": 1, "hyperparameters.verbose": False}
 CONFIGS = {  # changes that do not fit together: what their error says, and the changes that follow each of its cures

@@ -17,9 +17,10 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from utils import notebooks
 from utils.config import ConfigError
-from utils.data import DataError
-from utils.errors import GOES_ON, UserError, end_quietly, message_alone
-from utils.training import CheckpointError, TrainingError
+from utils.data.reading import DataError
+from utils.files import GOES_ON, UserError, end_quietly, message_alone
+from utils.train.loop import TrainingError
+from utils.train.runs import CheckpointError
 
 KINDS = {ConfigError: ValueError, DataError: ValueError, CheckpointError: RuntimeError, TrainingError: RuntimeError}
 
@@ -87,7 +88,7 @@ def test_a_notebook_that_fails(source, whole, make_config, tmp_path, monkeypatch
 def test_ipython_says_one_line_of_an_interruption():
     said = io.StringIO()
     with redirect_stdout(said):
-        InteractiveShell().run_cell("from utils.errors import Interrupted\nraise Interrupted('in epoch 3')")
+        InteractiveShell().run_cell("from utils.files import Interrupted\nraise Interrupted('in epoch 3')")
     assert said.getvalue().strip() == "Interrupted: in epoch 3"
 
 
@@ -123,7 +124,7 @@ def test_a_command_that_has_started_stops_by_itself():
 @pytest.mark.parametrize("moment", ["while it starts", "in training"])
 def test_ctrl_c_ends_a_command_with_one_line(moment, make_config, tmp_path):
     make_config({"hyperparameters.epochs": 1000})
-    command = [sys.executable, "-u", "-m", "utils.training", "--config", str(tmp_path / "config.yml")]
+    command = [sys.executable, "-u", "-m", "utils", "train", "--config", str(tmp_path / "config.yml")]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if moment == "in training":
         while not run.stdout.readline().startswith("Epoch 2/1000"):

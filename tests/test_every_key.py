@@ -10,14 +10,19 @@ import torch
 from helpers import refusing, write_images
 from PIL import Image
 
-from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, runtime, saved
+from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, saved
+from utils import device as runtime
 from utils.config import key_names
-from utils.data import DataError, cache, evaluation_transform, load_images, resident, training_transform
-from utils.network import build_network
-from utils.runtime import Runtime, seed_everything, start
+from utils.data import cache
+from utils.data.batches import resident
+from utils.data.reading import DataError
+from utils.data.splits import load_images
+from utils.data.transforms import evaluation_transform, training_transform
+from utils.device import Runtime, seed_everything, start
+from utils.network.siamese import build_network
+from utils.train.runs import current_run, load_checkpoint, run_names
+from utils.train.stopping import stopped_early
 from utils.trained import inference_pair
-from utils.training import load_checkpoint, stopped_early
-from utils.training.runs import current_run, run_names
 
 EARLIER = "the name of an earlier run"
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)

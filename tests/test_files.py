@@ -8,10 +8,10 @@ import pytest
 from helpers import ENVIRONMENT, ROOT
 
 from utils import explain_folder
-from utils.data import ensure_sample, make_sample, shapes
+from utils.data import sample as shapes
+from utils.data.sample import ensure_sample, make_sample
 from utils.files import ExistsError, FileError, atomic, leftovers, read_sealed, whole_folders, write_sealed, write_text
-from utils.training import CheckpointError
-from utils.training.claim import claimed
+from utils.train.runs import CheckpointError, claimed
 
 THREADS = 4
 LONG = 200_000  # bytes, more than one write of a file's buffer
@@ -122,7 +122,7 @@ def test_folders_for_which_there_is_no_place(tmp_path):
 
 def test_a_sample_that_is_there_is_one_message_on_a_terminal(tmp_path):
     (tmp_path / "Shapes").mkdir()
-    command = [sys.executable, "-m", "utils.data", "--sample", str(tmp_path / "Shapes")]
+    command = [sys.executable, "-m", "utils", "sample", str(tmp_path / "Shapes")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert run.stderr.strip() == f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample anew."

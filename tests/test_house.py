@@ -8,27 +8,27 @@ from graphlib import TopologicalSorter
 import pytest
 from helpers import ROOT
 
-BASE = {"archives", "config", "errors", "files", "registry", "runtime", "parallel", "text", "yamlfile"}
+BASE = {"files", "vision", "config", "device"}
+NETWORK = BASE | {"network"}
+SCORE = NETWORK | {"data", "score"}
+TRAIN = SCORE | {"train"}
+EXPLAIN = NETWORK | {"explanations"}
+TRAINED = TRAIN | EXPLAIN | {"trust", "trained"}
 ARROWS = {
-    "archives": set(),
-    "registry": set(),
-    "text": set(),
-    "yamlfile": set(),
-    "errors": {"text"},
-    "config": {"errors", "registry", "text", "yamlfile"},
-    "files": {"errors"},
-    "runtime": {"config"},
-    "parallel": set(),
+    "files": set(),
+    "vision": set(),
+    "config": {"files", "vision"},
+    "device": {"config", "vision"},
     "network": BASE,
-    "explain": BASE | {"network"},
     "data": BASE,
-    "training": BASE | {"data", "network"},
-    "prepared": BASE | {"network", "training"},
-    "trained": BASE | {"data", "network", "explain", "training", "prepared"},
-    "trust": BASE | {"data", "network", "explain", "training", "prepared", "trained"},
-    "search": BASE | {"data", "network", "explain", "training", "prepared", "trained", "trust"},
-    "trust/faithfulness": BASE | {"network", "explain"},
-    "trust/verdict": BASE | {"network", "explain", "trust"},
+    "explanations": NETWORK,
+    "trust/faithfulness": EXPLAIN,
+    "score": BASE | {"data", "network"},
+    "train": SCORE,
+    "trained": TRAIN | EXPLAIN | {"trust"},
+    "trust": TRAINED,
+    "audit": TRAINED,
+    "search": TRAINED,
 }
 
 
@@ -39,26 +39,18 @@ def files_of(place):
     return [file for file in files if file.name != "__main__.py"]
 
 
-def folders_imported(file):
-    """The parts of utils that a file imports from."""
-    found = set()
+def modules_imported(file):
+    """The modules of utils that a file imports from, as `data.splits`."""
+    here = module_name(file).split(".")[:-1]  # the package of the file
+    modules = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        modules = [node.module] if isinstance(node, ast.ImportFrom) else []
-        if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        for module in modules:
-            if module == "utils":
-                found |= {alias.name for alias in node.names}
-            elif module and module.startswith("utils."):
-                found.add(module.split(".")[1])
-    return found
-
-
-@pytest.mark.parametrize("place", ARROWS)
-def test_arrows_go_one_way(place):
-    for file in files_of(place):
-        own = {place.split("/")[0]}
-        assert folders_imported(file) - own <= ARROWS[place], file
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = here[: len(here) - node.level + 1]
+            if node.module:
+                modules.add(".".join([*package[1:], node.module]))
+            else:
+                modules.update(".".join([*package[1:], alias.name]) for alias in node.names)
+    return modules
 
 
 def module_name(file):
@@ -66,28 +58,39 @@ def module_name(file):
     return ".".join(part for part in parts if part != "__init__")
 
 
+@pytest.mark.parametrize("place", ARROWS)
+def test_arrows_go_one_way(place):
+    for file in files_of(place):
+        own = {place.split("/")[0]}
+        folders = {module.split(".")[0] for module in modules_imported(file)}
+        assert folders - own <= ARROWS[place], file
+
+
+def test_imports_inside_are_relative():
+    for file in (ROOT / "utils").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level or node.module.split(".")[0] != "utils", file
+
+
 def test_no_circle_among_files():
-    files = {module_name(file): file for file in (ROOT / "utils").rglob("*.py")}
     imports = {}
-    for name, file in files.items():
-        if name == "utils":
-            continue  # the page of public names
-        nodes = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
-        imports[name] = {node.module for node in nodes if node.module in files}
+    for file in (ROOT / "utils").rglob("*.py"):
+        imports[module_name(file).removeprefix("utils.")] = modules_imported(file)
     assert list(TopologicalSorter(imports).static_order())  # raises CycleError
-    assert imports["utils.explain.path"] >= {"utils.network", "utils.explain.hiding"}
+    assert imports["explanations.path"] >= {"network.distance", "explanations.occlusion"}
 
 
 def test_every_place_of_the_house_is_known():
     places = {path.stem for path in (ROOT / "utils").iterdir() if path.suffix == ".py" or path.is_dir()}
-    on_top = {"figures", "pages", "notebooks"}
+    on_top = {"show", "notebooks", "__main__"}
     assert places - {"__init__", "__pycache__"} == {place for place in ARROWS if "/" not in place} | on_top
 
 
 def test_only_figures_draw():
     for file in (ROOT / "utils").rglob("*.py"):
         draws = "matplotlib" in file.read_text()
-        assert draws <= (file.parent.name == "figures"), file
+        assert draws <= (file.parent.name == "show"), file
 
 
 def test_the_public_names_are_there_and_explain_is_the_function():

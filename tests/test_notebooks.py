@@ -58,7 +58,7 @@ def test_committed_notebooks_are_executed_in_order(path):
 def test_all_notebooks_run_on_any_dataset(make_config, tmp_path):
     make_config({"hyperparameters.epochs": 5})
     committed = [path.read_bytes() for path in NOTEBOOKS]
-    command = [sys.executable, "-m", "utils.notebooks", "--config", str(tmp_path / "config.yml"), *map(str, NOTEBOOKS)]
+    command = [sys.executable, "-m", "utils", "run", "--config", str(tmp_path / "config.yml"), *map(str, NOTEBOOKS)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     results = tmp_path / "results"

@@ -8,9 +8,9 @@ import pytest
 import torch
 from helpers import ROOT
 
-from utils import runtime
+from utils import device as runtime
 from utils.config import ConfigError
-from utils.training.epoch import build_scaler, optimize
+from utils.train.loop import build_scaler, optimize
 
 
 def draws():

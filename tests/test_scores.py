@@ -18,8 +18,10 @@ from utils import (
     typical_pairs,
     write_metrics,
 )
-from utils.training import Baseline, choose_band, choose_threshold, fit_calibration
-from utils.training.runs import run_names
+from utils.score.calibration import fit_calibration
+from utils.score.decision import choose_band, choose_threshold
+from utils.train.evaluation import Baseline
+from utils.train.runs import run_names
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import pytest
 import yaml
 from helpers import ENVIRONMENT, ROOT
 
-from utils.errors import UserError
-from utils.text import print_any_name, printable
+from utils.files import UserError, print_any_name, printable
 
 ENCODINGS = ("cp1252", "ascii", "cp437")  # of pipes on Windows, of old servers, of old consoles
 FOREIGN = "花 ж"  # of which none of these has a character
@@ -123,7 +122,7 @@ def test_a_program_prints_names_that_its_pipe_lacks(make_config, tmp_path, argum
         make_config()
         path = tmp_path / f"{FOREIGN}.ipynb"
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(line)]), path)
-        command = ["-m", "utils.notebooks", "--config", str(tmp_path / "config.yml"), str(path)]
+        command = ["-m", "utils", "run", "--config", str(tmp_path / "config.yml"), str(path)]
     else:
         command = ["-c", f"import utils; {line}"]
     environment = os.environ | ENVIRONMENT | {"PYTHONIOENCODING": "cp1252"}

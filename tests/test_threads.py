@@ -52,14 +52,14 @@ from utils import (
     sanity_figure,
     view,
 )
+from utils.audit.labels import judge_labels
 from utils.config import ExplanationSettings
-from utils.explain import BY_PATH
-from utils.figures.drawing import nothing
-from utils.network import dilated, distances_of, evaluating, folded, fully_random, randomised
-from utils.network.explainable import copy_of
+from utils.explanations.methods import BY_PATH
+from utils.network.distance import copy_of, distances_of, evaluating
 from utils.network.hooks import hooked
-from utils.trust import insertion_deletion, measure_chance
-from utils.trust.suspects import judge_labels
+from utils.network.variants import dilated, folded, fully_random, randomised
+from utils.show.drawing import nothing
+from utils.trust.faithfulness import insertion_deletion, measure_chance
 
 THREADS = 4
 ROUNDS = 20

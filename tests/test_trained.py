@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from utils.network import distance
+from utils.network.distance import distance
 from utils.trained import UNPREPARED
 
 

@@ -3,7 +3,7 @@ import re
 import pytest
 import yaml
 
-from utils.yamlfile import DEEPEST, LONGEST, load_yaml
+from utils.config import DEEPEST, LONGEST, load_yaml
 
 ORDINARY = "a: 1\nb: [1, 2.5, 1e-6]\nc:\n    d: text\n    e: null\n    f: yes\n"
 

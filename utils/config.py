@@ -1,13 +1,12 @@
-"""config.yml, checked: every setting of the project as one frozen, typed object.
+"""YAML as config.yml needs it: what is ambiguous or monstrous is refused by a YAMLError that names line and cure."""
 
-Key names are those of the paper's repository, so an old file keeps working; keys that it did not have carry a default.
-"""
-
+import codecs
 import copy
 import difflib
 import json
 import os
 import re
+import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -23,11 +22,290 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
 
-from utils.errors import UserError
-from utils.registry import backbone_name, normalization_of
-from utils.text import printable, shortened
-from utils.yamlfile import decoded, load_yaml
+from .files import UserError, printable, shortened
+from .vision import timm
+
+DEEPEST = 30  # lists and sections inside one another
+LONGEST = 4096  # characters of a value
+MOST_DIGITS = 40  # of a whole number
+SHOWN = 100  # characters of a line, and lines of an error
+SEARCHED = 30_000  # characters of a text in which changes are tried, each by reading it once more
+ABOVE = 2  # lines above the one where an error is noticed in which it may lie
+BYTE_ORDER_MARKS = {  # at the start of a file
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
+SAVE_AS = "Save the file as UTF-8 (Notepad: Save as, Encoding: UTF-8)"
+LAYOUT = (
+    "Each line should be `key: value`, the keys of a section should start in the same column, and each bracket and "
+    "quote should be closed"
+)
+CLOSING = {"[": "]", "{": "}"}
+LETTER_ESCAPE = re.compile(r"\\[0abtnvfeNLP_]")  # in double quotes: \t is a tab, \P ends a paragraph
+PAIR = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)\s*:\s*(?P<value>\S.*?)(?:\s+#.*)?")
+KEY_AND_VALUE = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)(?:\s*[:=\uff1a]\s*|\s+)(?P<value>[^\s:=\uff1a].*)")
+
+
+class PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader; a key that stands twice in a section is an error, not the last one's value.
+
+    So is a value that is not what it looks like: a Windows path in double quotes, a word in typographic quotes.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent, index):
+        if self.depth > DEEPEST:
+            raise ConstructorError(None, None, f"nested deeper than {DEEPEST}", self.peek_event().start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                cause = f"{key.value} stands in line {lines[key.value]} and in line {line}: delete one of the two"
+                raise ConstructorError(None, None, cause)
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node, deep=False):
+        if isinstance(node, yaml.ScalarNode):
+            _check_length(node)
+            _check_quotes(node)
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # as in !!int ""
+            raise ConstructorError(None, None, f"no value of the kind {node.tag}: {error}", node.start_mark) from error
+
+    def construct_yaml_int(self, node):
+        if len(node.value) > MOST_DIGITS:
+            raise ConstructorError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
+        return super().construct_yaml_int(node)
+
+
+PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_int)
+
+
+def load_yaml(text: str):
+    """Read nested dicts, lists and plain values.
+
+    Raises:
+        yaml.YAMLError: The text is no YAML, or is refused. The message names the line, the cause and, where a change of
+            that line ends the error, the changed line.
+    """
+    try:
+        return yaml.load(text, PlainLoader)
+    except yaml.YAMLError as error:
+        raise yaml.YAMLError(_explained(error, text)) from error
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file: UTF-8, or what the byte order mark at its start names, as Windows writes it.
+
+    Raises:
+        yaml.YAMLError: The bytes are no text in this encoding.
+    """
+    encoding = "utf-8"
+    for mark, name in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            encoding = name
+            break
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = len(content[: error.start].splitlines() or [b""])
+        cause = f"line {line}: the byte 0x{content[error.start]:02x} is no {encoding.upper()}"
+        raise yaml.YAMLError(f"{cause}, so the file was saved in another encoding. {SAVE_AS}") from error
+    if "\0" in text:
+        raise yaml.YAMLError(f"it holds zero bytes: UTF-16 without a byte order mark, UTF-32, or no text. {SAVE_AS}")
+    return text
+
+
+def _check_length(node):
+    if len(node.value) > LONGEST:
+        raise ConstructorError(None, None, f"a value of {len(node.value)} characters", node.start_mark)
+
+
+def _check_quotes(node):
+    """Raises ConstructorError for a value that YAML reads as another one than a reader does."""
+    if node.style == '"':
+        written = node.start_mark.buffer[node.start_mark.pointer : node.end_mark.pointer]
+        escapes = LETTER_ESCAPE.search(written.replace(r"\\", "  "))
+        if escapes:
+            cause = f"{escapes[0]} in double quotes is one special character: write {_single_quoted(written)}"
+            raise ConstructorError(None, None, cause, node.start_mark)
+    value = node.value
+    if "\0" in value:  # as \x00 and \u0000 say it; no file can have such a name
+        raise ConstructorError(None, None, "the character U+0000 is not allowed: delete it", node.start_mark)
+    if node.style is None and len(value) > 1 and _is_typographic(value[0]) and _is_typographic(value[-1]):
+        cause = f"typographic quotes are part of the value: write {_single_quoted(value)}"
+        raise ConstructorError(None, None, cause, node.start_mark)
+
+
+def _is_typographic(character):
+    """Whether this is a quote that is part of the value for YAML."""
+    return not character.isascii() and "QUOTATION MARK" in unicodedata.name(character, "")
+
+
+def _explained(error, text):
+    """What is wrong in which line, and what to change."""
+    if isinstance(error, ReaderError):
+        line = len(text[: error.position].splitlines() or [""])
+        return f"line {line}: the character U+{error.character:04X} is not allowed: delete it"
+    mark = error.problem_mark or error.context_mark
+    if mark is None:
+        return error.problem
+    lines = text.splitlines()
+    if "'\\t'" in error.problem:
+        numbers = [str(number) for number, line in enumerate(lines, 1) if "\t" in line]
+        return f"line {', '.join(numbers[:SHOWN])}: tabs are not allowed here: replace each by four spaces"
+    shown = f", `{lines[mark.line].strip()[:SHOWN]}`" if mark.line < len(lines) else ""
+    if isinstance(error, ConstructorError):
+        return f"line {mark.line + 1}{shown}: {error.problem}"
+    if len(text) <= SEARCHED:
+        for number in _suspects(error, mark, lines):
+            for cause, line in _corrections(lines, number):
+                changed = [*lines[:number], line, *lines[number + 1 :]]
+                if _reads_beyond("\n".join(changed), mark):
+                    return f"line {number + 1}: {cause}: write `{line[:SHOWN]}`"
+    cause = f"line {mark.line + 1}{shown}: {error.problem}"
+    if error.context and error.context_mark:
+        cause += f", {error.context} that began in line {error.context_mark.line + 1}"
+    return f"{cause}. {LAYOUT}"
+
+
+def _suspects(error, mark, lines):
+    """The numbers of lines in which the error may lie, the likeliest first."""
+    near = list(range(mark.line, mark.line - ABOVE - 1, -1))
+    began = error.context_mark.line if error.context_mark else mark.line
+    numbers = near if began in near else [began, *near]
+    return [number for number in numbers if 0 <= number < len(lines) and len(lines[number]) <= LONGEST]
+
+
+def _corrections(lines, number):
+    """What may be wrong in a line, and the line without it."""
+    line = lines[number].rstrip()
+    if line == "---":
+        yield "it begins a second document, and one is read", "#"
+    pair = PAIR.fullmatch(line)
+    if pair and pair["value"].startswith('"') and "\\" in pair["value"]:
+        cause = "a backslash in double quotes begins a special character"
+        yield cause, f"{pair['start']}: {_single_quoted(pair['value'])}"
+    if KEY_AND_VALUE.fullmatch(line):
+        yield "a colon and a space should follow the key", KEY_AND_VALUE.sub(r"\g<start>: \g<value>", line)
+    if pair and pair["value"][0] in CLOSING:
+        cause = "a bracket is not closed"
+        yield cause, f"{pair['start']}: {pair['value']}{CLOSING[pair['value'][0]]}"
+    if pair:
+        quoted = pair["value"].strip("'\"").replace("'", "''")
+        yield "this value needs quotes", f"{pair['start']}: '{quoted}'"
+    above = [other for other in lines[:number] if other.strip() and not other.lstrip().startswith("#")]
+    if above:
+        margin = above[-1][: len(above[-1]) - len(above[-1].lstrip())]
+        shift = f"it should start in column {len(margin) + 1}, as the line above"
+        yield shift, margin + line.lstrip()
+
+
+def _reads_beyond(text, mark):
+    """Whether the text is YAML up to the line of a mark, and that line too."""
+    try:
+        yaml.load(text, PlainLoader)
+    except yaml.MarkedYAMLError as error:
+        place = error.problem_mark or error.context_mark
+        return place is not None and place.line > mark.line
+    except yaml.YAMLError:
+        return False
+    return True
+
+
+def _single_quoted(written):
+    """A quoted value in single quotes, where each backslash stands for itself."""
+    plain = written[1:].removesuffix('"') if written.startswith('"') else written[1:-1]
+    return "'" + plain.replace(r"\\", "\\").replace("'", "''") + "'"
+
+
+TORCHVISION = "tv_in1k"  # timm's tag of the ImageNet weights that torchvision publishes
+ALIASES = {  # names of torchvision and of the paper's repository that timm spells otherwise
+    "mobilenet": "mobilenetv2_100",
+    "mobilenetv2": "mobilenetv2_100",
+    "mobilenetv3large": "mobilenetv3_large_100",
+    "mobilenetv3small": "mobilenetv3_small_100",
+    "efficientnetv2s": "tf_efficientnetv2_s",
+    "efficientnetv2m": "tf_efficientnetv2_m",
+    "efficientnetv2l": "tf_efficientnetv2_l",
+}
+FREE = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"}  # licences of weights that allow every use
+NEAR_MISSES = 6  # near misses that an error lists
+
+
+def backbone_name(name: str) -> str:
+    """timm's name for `name`, however it is spelt: ResNet50, EfficientNet-B0, MobileNet (the paper's V2).
+
+    A tag stays: resnet50.a1_in1k. Raises ValueError, with near misses, for a model or a tag that timm does not have.
+    """
+    spelt, dot, tag = name.partition(".")
+    model = _model(spelt)
+    if not dot:
+        return model
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")]
+    if tag not in tags:
+        raise ValueError(f"unknown weights; timm has {', '.join(f'{model}.{known}' for known in tags) or 'none'}")
+    return f"{model}.{tag}"
+
+
+def weights_name(name: str) -> str:
+    """The weights that a backbone name means: its tag; without one torchvision's where timm has them, else timm's own
+    choice.
+    """
+    if "." not in name and timm.is_model_pretrained(f"{name}.{TORCHVISION}"):
+        return f"{name}.{TORCHVISION}"
+    return name
+
+
+def weights_config(name: str) -> timm.models.PretrainedCfg:
+    """What timm knows about the weights of a backbone: where they are, their licence, mean and std of their images."""
+    return timm.models.get_pretrained_cfg(weights_name(name)) or timm.models.PretrainedCfg()
+
+
+def normalization_of(name: str) -> dict[str, tuple[float, ...]]:
+    """Mean and std, per channel of values in [0, 1], that the weights of a backbone expect; ImageNet's if unknown."""
+    config = weights_config(name)
+    return {"mean": config.mean or timm.data.IMAGENET_DEFAULT_MEAN, "std": config.std or timm.data.IMAGENET_DEFAULT_STD}
+
+
+def restriction_of(name: str) -> str | None:
+    """The licence of the weights of a backbone where it is known and does not allow every use."""
+    licence = weights_config(name).license
+    return licence if licence and licence not in FREE else None
+
+
+def _model(spelt):
+    """timm's name of a model, without a tag; an exact one means itself."""
+    if timm.is_model(spelt):
+        return spelt
+    plain = _plain(spelt)
+    known = {_plain(model): model for model in timm.list_models()} | ALIASES
+    if plain in known:
+        return known[plain]
+    near = difflib.get_close_matches(plain, known, n=NEAR_MISSES, cutoff=0.7)
+    hint = f"did you mean {', '.join(dict.fromkeys(known[one] for one in near))}? " if near else ""
+    raise ValueError(f"unknown backbone; {hint}any of timm's {len(timm.list_models())} models can be named")
+
+
+def _plain(name):
+    return re.sub("[^a-z0-9]", "", name.lower())
+
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
@@ -36,7 +314,7 @@ CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that th
 CONFIG_FILE = "config.yml"  # without it
 PROJECT = Path(__file__).parent.parent  # the folder to start in
 LARGEST = 1_000_000  # bytes of a config file
-SHOWN = 12  # errors of one file
+SHOWN_ERRORS = 12  # errors of one file
 WIDEST = 120  # characters of a value in an error
 WORDS = {
     "path_type": "should be a path",
@@ -340,7 +618,7 @@ def load_config(path=None, changes=()) -> Config:
     try:
         return Config.model_validate(content).from_source(_source(path, changes))
     except ValidationError as error:
-        lines = [f"{path}: {_explain(problem)}{_hint(problem, content)}" for problem in error.errors()[:SHOWN]]
+        lines = [f"{path}: {_explain(problem)}{_hint(problem, content)}" for problem in error.errors()[:SHOWN_ERRORS]]
         more = error.error_count() - len(lines)
         raise ConfigError("\n".join(lines + [f"and {more} more"] * (more > 0))) from error
 

@@ -1,16 +1,124 @@
-"""Files are written whole or not at all."""
+"""Text from outside, such as the names of files: shown, never obeyed."""
 
 import errno
 import os
+import pickle
 import re
 import secrets
 import shutil
+import signal
+import struct
+import sys
 import tempfile
+import unicodedata
+import zipfile
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import UserError
+JOINER = "\u200d"  # holds an emoji of several together
+
+
+def printable(text: str) -> str:
+    """The same with every character that is not meant to be seen, but for line ends, as its code: `\\x1b`, `\\udcff`.
+
+    Else an escape sequence in a file's name would drive the terminal, and bytes that are no text could not be encoded.
+    """
+    return "".join(character if _seen(character) else coded(character) for character in str(text))
+
+
+def print_any_name():
+    """Let this process print a character that the console's or pipe's encoding lacks as its code, instead of raising
+    UnicodeEncodeError; all other characters are printed as before.
+
+    On Windows a pipe or a file has code page 1252 or the like. Standard error does so by itself, and notebooks are
+    UTF-8.
+    """
+    stream = sys.stdout
+    if getattr(stream, "errors", None) in ("strict", "surrogateescape") and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+
+
+def shortened(text: str, most: int) -> str:
+    """The same; its middle left out where it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def coded(character: str) -> str:
+    """The code of a character, in ASCII."""
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _seen(character):
+    return character in ("\n", JOINER) or not unicodedata.category(character).startswith("C")
+
+
+INTERRUPTED = 130  # the exit status that shells give a command that Ctrl-C has ended
+GOES_ON = "Interrupted. Run the same again: it goes on from what is complete."
+
+
+class _MessageAlone:
+    def __init__(self, message=""):
+        super().__init__(printable(message))
+
+    def _render_traceback_(self):
+        """What IPython shows in a notebook instead of a traceback: the message alone."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UserError(_MessageAlone, Exception):
+    """What a user gave cannot be used; the message names the file or the key, the cause and the cure."""
+
+
+class ExplanationError(UserError, ValueError):
+    """What is to be explained has no explanation; the message says why."""
+
+
+class Interrupted(_MessageAlone, KeyboardInterrupt):
+    """Training was interrupted; the message says from where it goes on."""
+
+
+@contextmanager
+def message_alone():
+    """Around a command, also as a decorator: a UserError ends it with its message and exit status 1, Ctrl-C with one
+    line and INTERRUPTED.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"\n{error}")
+    except KeyboardInterrupt as error:
+        _say(str(error) or GOES_ON)
+        sys.exit(INTERRUPTED)
+    finally:
+        if handler is _end:
+            signal.signal(signal.SIGINT, _end)
+
+
+def end_quietly():
+    """From now on Ctrl-C ends this process at once, with one line; `message_alone` has a command stop by itself.
+
+    While torch and NumPy are imported, an exception would be swallowed, and leave them half imported.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # or the shell wants it ignored
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(number, _):
+    _say(GOES_ON)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)  # so that the shell knows what ended it
+
+
+def _say(text):
+    print(f"\n{text}", file=sys.stderr)
+
 
 SEAL = 4  # bytes of a checksum
 TEMPORARY = re.compile(r"[0-9a-f]{16}|\d+")  # how temporary names end; of earlier versions, by the process's number
@@ -159,3 +267,39 @@ def _unwritten(path, error, size=0) -> str:
 
 def _existing(path):
     return next(parent for parent in (path, *path.parents) if parent.is_dir())
+
+
+SIGNATURE = b"PK\x03\x04"
+# what the standard library and torch raise for damaged files; a pickle that holds code is an UnpicklingError
+UNLOADABLE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, TypeError)
+UNLOADABLE += (RuntimeError, ValueError, struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError)
+
+
+class DamagedArchiveError(ValueError):
+    """The archive is not as it was saved; the message says in what."""
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the file is such an archive, or the beginning of one; older versions of torch saved no archives."""
+    with open(path, "rb") as file:
+        start = file.read(len(SIGNATURE))
+    return SIGNATURE.startswith(start)
+
+
+def check_archive(path: Path, whole=True):
+    """Raises DamagedArchiveError for an archive that is cut off, that would unpack to more than its own size, or, with
+    `whole`, whose content does not match its checksums, which torch itself does not look at.
+    """
+    size = os.path.getsize(path)
+    if not zipfile.is_zipfile(path):  # its directory stands at the very end
+        raise DamagedArchiveError("it is empty" if not size else "it is truncated")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+            wrong = archive.testzip() if whole and unpacked <= size else None
+    except UNLOADABLE as error:
+        raise DamagedArchiveError(f"its directory cannot be read ({error})") from error
+    if unpacked > size:
+        raise DamagedArchiveError(f"its {size:,} bytes would unpack to {unpacked:,}, and torch packs nothing")
+    if wrong:
+        raise DamagedArchiveError(f"its part {wrong} does not match its checksum")

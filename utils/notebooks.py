@@ -1,11 +1,5 @@
-"""Runs notebooks from a terminal: behind `make run`, `make notebooks` and `make lab`.
+"""Notebooks executed from a terminal, and opened in JupyterLab: the commands `run` and `lab`."""
 
-`python -m utils.notebooks` executes all notebooks of the project, or those that are named, leaves them as they are and
-writes executed copies, as ipynb and HTML, to `results_path`; with `--inplace` the notebooks themselves are refreshed.
-`--lab` opens copies in JupyterLab, which saves whatever is changed or run.
-"""
-
-import argparse
 import json
 import os
 import shutil
@@ -17,12 +11,11 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
-from traitlets.config import Config
+from traitlets.config import Config as ClientConfig
 
-from utils.config import CONFIG_FILE, CONFIG_VARIABLE, PROJECT, load_config
-from utils.errors import message_alone
-from utils.files import FileError, check_writable, write_text
-from utils.pages.chooser import EXECUTING
+from .config import CONFIG_FILE, CONFIG_VARIABLE, Config
+from .files import FileError, write_text
+from .show.chooser import EXECUTING
 
 NOTEBOOKS = "0?.*.ipynb"  # those of the project, as a pattern
 COPIES = Path("notebooks")  # that `--lab` opens; not under version control
@@ -66,7 +59,7 @@ def execute(path: Path, show=True):
         notebook,
         kernel_name="python3",
         timeout=None,
-        config=Config({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}}),  # ipc opens no port
+        config=ClientConfig({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}}),  # ipc opens no port
         record_timing=False,  # timestamps would change the file at every run
         coalesce_streams=True,  # progress bars leave their last state, not every step
         store_widget_state=False,  # lists do nothing without a kernel
@@ -117,46 +110,30 @@ def said_alone(error: CellExecutionError) -> str:
     return message if "Traceback" not in error.traceback and message in error.traceback else str(error)
 
 
-@message_alone()
-def main():
-    parser = argparse.ArgumentParser(description="Execute notebooks with their output on the terminal.")
-    parser.add_argument("notebooks", nargs="*", type=Path, help=f"default: {NOTEBOOKS}")
-    parser.add_argument("--config", help="config file, also for the notebooks (default: config.yml)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that replace the file's")
-    parser.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
-    parser.add_argument("--lab", action="store_true", help="open copies in JupyterLab instead")
-    options = parser.parse_args()
-    options.notebooks = options.notebooks or sorted(Path().glob(NOTEBOOKS))
-    config = load_config(options.config, options.set)
-    check_writable(config.results_path, "results_path")
-    if options.set:
-        options.config = str(config.results_path / "config.yml")
-        write_text(Path(options.config), f"{config.absolute()}\n")
-    if options.config:
-        os.environ[CONFIG_VARIABLE] = options.config
-    if not options.notebooks:
-        raise FileError(f"{Path.cwd()} holds no notebook {NOTEBOOKS}: start in {PROJECT}, or name notebooks.")
-    if options.lab:
-        sys.exit(open_lab(options.notebooks))
+def run_notebooks(notebooks: list[Path], config: Config, inplace=False):
+    """Execute notebooks and write executed copies, as ipynb and HTML, to `results_path`.
+
+    Args:
+        notebooks: Paths of the notebooks, executed in this order.
+        config: The settings; the notebooks read theirs from the file that CONFIG_VARIABLE names.
+        inplace: Refresh the notebooks themselves instead of writing ipynb copies.
+    """
     os.environ[EXECUTING] = "1"
     try:
-        for path in options.notebooks:
+        for path in notebooks:
             print(f"--- {path}")
             notebook = execute(path)
-            targets = [path] if options.inplace else [config.results_path / path.name]
-            for target in [*targets, config.results_path / f"{path.stem}.html"]:
-                write(notebook, target)
+            target = path if inplace else config.results_path / path.name
+            write(notebook, target)
+            write(notebook, config.results_path / f"{path.stem}.html")
     except CellExecutionError as error:
         sys.exit(f"\n{said_alone(error)}")
     path = config.results_path / "metrics.json"
     if path.exists():
         metrics = json.loads(path.read_text(encoding="utf-8"))
         print(f"\nTest AUC {metrics['auc']['value']:.4f} on {metrics['pairs']} pairs ({path})")
-    pages = [f"{path.stem}.html" for path in options.notebooks]
-    pages += ["report.html"] * (config.results_path / "report.html").exists()
+    pages = [f"{path.stem}.html" for path in notebooks]
+    if (config.results_path / "report.html").exists():
+        pages.append("report.html")
     print(f"Look at: {', '.join(str(config.results_path / page) for page in pages)}")
     print(f"Figures: {config.results_path}/*.png")
-
-
-if __name__ == "__main__":
-    main()

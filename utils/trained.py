@@ -1,4 +1,4 @@
-"""A trained network with its decision, from its checkpoint: image files in, distances and explanations out."""
+"""What explanations and probabilities rest on, measured once after training and kept in the checkpoint."""
 
 import json
 import math
@@ -8,34 +8,79 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.config import AUTO, Config, ConfigError, ExplanationSettings
-from utils.data import Pairs, Splits, decode, evaluation_transform, load_splits, stored_size
-from utils.explain import Explanation, References, embed_explained, explain, measured, methods_of, name_of, only_pair
-from utils.explain.methods import UNTESTED
-from utils.files import write_text
-from utils.network import SiameseNetwork, distance, evaluating, folded, paired
-from utils.prepared import Prepared
-from utils.runtime import Runtime, find_runtime
-from utils.text import printable
-from utils.training import (
-    Baseline,
+from .config import AUTO, Config, ConfigError, ExplanationSettings
+from .data.cache import decode
+from .data.splits import Pairs, Splits, load_splits
+from .data.transforms import evaluation_transform, stored_size
+from .device import Runtime, find_runtime, progress
+from .explanations.explanation import Explanation, embed_explained, only_pair
+from .explanations.methods import BY_PATH, UNTESTED, explain, measured, methods_of, name_of
+from .explanations.path import References, embed_references
+from .files import printable, write_text
+from .network.distance import distance, evaluating, paired
+from .network.siamese import SiameseNetwork
+from .network.variants import folded
+from .score.calibration import Calibration, fit_calibration
+from .score.decision import choose_band, images_to_decide, threshold_by_rule
+from .score.intervals import Interval, auc_interval, image_count
+from .score.metrics import Metric, Metrics, evaluate, retrieval_metrics, retrieval_rates
+from .train.evaluation import Baseline, embed_images, pair_distances
+from .train.runs import (
+    BEST,
+    COURSE_KEYS,
+    TRAINED_KEYS,
     CheckpointError,
-    Metric,
-    Metrics,
-    choose_band,
-    embed_images,
-    evaluate,
-    pair_distances,
-    retrieval_metrics,
-    retrieval_rates,
+    changed_since,
+    claimed,
+    damaged,
+    images_digest,
+    load_run,
+    run_to_load,
     save_checkpoint,
 )
-from utils.training.checkpoint import COURSE_KEYS, TRAINED_KEYS, changed_since, damaged, images_digest
-from utils.training.claim import claimed
-from utils.training.contents import load_run
-from utils.training.decision import images_to_decide, threshold_by_rule
-from utils.training.intervals import image_count
-from utils.training.runs import BEST, run_to_load
+from .trust.faithfulness import insertion_deletion
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What explanations of a network rest on, measured once after training and kept in its checkpoint.
+
+    asked: method, layer, output_stride and steps of the config then, and the threshold. layer, steps: what `auto` among
+    them means, chosen on validation pairs. gaps: insertion minus deletion of each choice tried. names, embeddings: of
+    the reference images, "class/file", float32 (R, D). auc: of the test pairs, with its 95 % interval. calibration:
+    from distance to probability.
+    """
+
+    asked: dict[str, str | int | float]
+    layer: str
+    steps: int
+    gaps: dict[str, float]
+    names: tuple[str, ...]
+    embeddings: torch.Tensor
+    auc: Interval
+    calibration: Calibration
+
+    @classmethod
+    def from_dict(cls, content: dict) -> "Prepared":
+        """The opposite of `dataclasses.asdict`."""
+        parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
+        return cls(**content | parts)
+
+    @property
+    def caution(self) -> str:
+        """What every figure says first of a network that may know nothing."""
+        if not self.auc.low <= 0.5 <= self.auc.high:
+            return ""
+        return f"BEWARE: this network may know nothing: its test AUC is {self.auc}, and 0.5 is guessing."
+
+    def __str__(self):
+        tried = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
+        measured_on = f"\nInsertion minus deletion on validation pairs: {tried}" if tried else ""
+        return (
+            f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.asked['method']}; "
+            f"test AUC {self.auc}{measured_on}"
+        )
+
 
 BATCH = 16  # pairs that are explained together
 UNPREPARED = "Explanations are not prepared: `auto` stands for the last layer, and there are no references"
@@ -411,3 +456,105 @@ def _typical_pair(trained, splits, distances, label):
     by_distance = candidates[np.argsort(distances[candidates])]
     median = by_distance[len(by_distance) // 2]
     return splits.folder.paths[pairs.first[median]], splits.folder.paths[pairs.second[median]]
+
+
+REFERENCES = 96  # training images, at least
+OF_EACH_CLASS = 5  # at least: so many say what an image looks like
+PAIRS = 48  # of validation
+LAYERS = 6  # at most, spread from the first to the last
+FIRST_STEPS = 2  # with which layers are compared
+STEPS = (1, 2, 4)  # tried at the chosen layer
+UNMEASURED = {"test_pairs", "opacity"}  # keys of `explanation` that change nothing of what is measured here
+ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the rest
+
+
+def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
+    """Measure what explanations rest on, keep it in best.pt, and hand on the network that knows it; one that was
+    prepared for these settings is handed on as it is.
+
+    References are training images, REFERENCES at least and OF_EACH_CLASS, where there are as many; the layer and the
+    steps that `auto` stands for are those of `choose_place`; probabilities are fitted on the validation pairs; the test
+    AUC comes with its interval. distances: float32 (P,), of the test pairs.
+    """
+    asked = trained.config.explanation.model_dump(exclude=UNMEASURED)
+    asked |= {"threshold": trained.threshold}  # decisions are what maps explain
+    if trained.prepared is not None and trained.prepared.asked == asked:
+        return trained
+    files = [Path(splits.folder.paths[index]) for index in _references(splits)]
+    names = tuple(file.relative_to(splits.folder.root).as_posix() for file in files)
+    images = trained.load_images(*files)
+    references = embed_references(trained.network, images, names)
+    layer, steps, gaps = choose_place(trained, splits, references)
+    seed = trained.config.seed
+    valid_pairs, valid_distances = trained.validation
+    prepared = Prepared(
+        asked,
+        layer,
+        steps,
+        gaps,
+        names,
+        references.embeddings.cpu(),
+        auc_interval(distances, splits.test_pairs, seed),
+        fit_calibration(valid_distances, valid_pairs, seed),
+    )
+    return keep(trained, prepared)
+
+
+def choose_place(trained: Trained, splits: Splits, references: References) -> tuple[str, int, dict[str, float]]:
+    """The layer and the number of steps to explain at, and the mean gap of each that was tried.
+
+    The gap is the decisive one, insertion minus deletion, on at most PAIRS validation pairs. Of the layers, compared
+    with FIRST_STEPS, the finest that reaches ENOUGH of the best is taken; of STEPS there, the fewest. What config.yml
+    names is not looked for.
+    """
+    settings = trained.config.explanation
+    given = measured(settings)
+    layers = _spread(trained.network.layers) if settings.layer == AUTO else [given.layer]
+    numbers = STEPS if settings.steps == AUTO and settings.method in BY_PATH else [given.steps]
+    if settings.method == "occlusion" or len(layers) == len(numbers) == 1:
+        return given.layer, given.steps, {}
+    batches = trained.load_batches(splits.files(splits.valid_pairs, PAIRS, trained.config.seed))
+    first = FIRST_STEPS if len(numbers) > 1 else numbers[0]
+    candidates = progress(layers, "Layers", trained.config.hyperparameters.verbose)
+    by_layer = {layer: _gaps(trained, batches, references, layer, first) for layer in candidates}
+    layer = _first_good(by_layer)
+    others = {steps: _gaps(trained, batches, references, layer, steps) for steps in numbers if steps != first}
+    by_steps = dict(sorted({first: by_layer[layer], **others}.items()))
+    tried = {f"{name} in {first}": gaps for name, gaps in by_layer.items()}
+    tried |= {f"{layer} in {steps}": gaps for steps, gaps in by_steps.items()}
+    return layer, _first_good(by_steps), {name: float(gaps.mean()) for name, gaps in tried.items()}
+
+
+def _gaps(trained, batches, references, layer, steps) -> torch.Tensor:
+    """Insertion minus deletion of all pairs: float32 (B,) on the CPU."""
+    settings = measured(trained.config.explanation, layer, steps).model_dump()
+    found = []
+    for images in batches:
+        explanation = explain(trained.network, images, trained.threshold, references, **settings)
+        found.append(insertion_deletion(trained.network, explanation).decisive.cpu())
+    return torch.cat(found)
+
+
+def _first_good(gaps: dict):
+    """The first name whose mean gap reaches ENOUGH of the best; the best itself where that is below 0."""
+    means = {name: float(one.mean()) for name, one in gaps.items()}
+    best = max(means.values())
+    return next(name for name, mean in means.items() if mean >= min(ENOUGH * best, best))
+
+
+def _references(splits) -> list[int]:
+    """Training images, spread over each class."""
+    labels = splits.folder.labels[splits.train]
+    each = max(OF_EACH_CLASS, math.ceil(REFERENCES / len(np.unique(labels))))
+    chosen = []
+    for label in range(len(splits.folder.classes)):
+        members = splits.train[labels == label]
+        places = np.linspace(0, len(members) - 1, min(each, len(members))).round().astype(int)
+        chosen += members[places].tolist()
+    return chosen
+
+
+def _spread(layers) -> list[str]:
+    """At most LAYERS of them, the first and the last included."""
+    places = np.linspace(0, len(layers) - 1, min(LAYERS, len(layers))).round().astype(int)
+    return [layers[place] for place in places]

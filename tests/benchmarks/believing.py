@@ -32,22 +32,22 @@ from utils import (
     prepare_explanations,
     table,
 )
-from utils.data import SAMPLE_FOLDER, Pairs, ensure_sample, load_differences, load_masks, pairs_of_files
-from utils.network import distances_of
-from utils.runtime import start
-from utils.training import plain_intervals, share_interval
-from utils.training.runs import run_names
-from utils.trust import (
+from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_differences, load_masks
+from utils.data.splits import Pairs, pairs_of_files
+from utils.device import start
+from utils.network.distance import distances_of
+from utils.score.intervals import plain_intervals, share_interval
+from utils.train.runs import run_names
+from utils.trust.controls import pointing, random_network, sanity_curves
+from utils.trust.faithfulness import (
     FAITHFUL,
+    LEAST_SPAN,
+    PARTS,
     explain_at_random,
     explain_by_centre,
     insertion_deletion,
-    pointing,
-    random_network,
-    sanity_curves,
     span_of,
 )
-from utils.trust.verdict import LEAST_SPAN, PARTS
 
 SCRATCH = {  # a network for photographs without any weights of others
     "image.size": [104, 104],

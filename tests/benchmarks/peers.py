@@ -11,8 +11,9 @@ import copy
 
 import torch
 
-from utils.explain import Explanation, blurred, explained
-from utils.network import distance, distances_of, embed_pairs, evaluating, paired
+from utils.explanations.explanation import Explanation, explained
+from utils.explanations.occlusion import blurred
+from utils.network.distance import distance, distances_of, embed_pairs, evaluating, paired
 
 MASKS = 150  # CorrRISE: random masks of each image
 PATCHES = 3  # that each of them hides

@@ -9,10 +9,12 @@ from side_by_side import ROOT, Row, config
 from sklearn.metrics import roc_auc_score
 
 from utils.config import load_config
-from utils.data import Pairs, draw_pairs, load_splits
-from utils.network import build_network, folded
-from utils.runtime import seed_everything, start
-from utils.training import build_optimizer, build_scaler, frozen_baseline, pair_distances, train_epoch
+from utils.data.splits import Pairs, draw_pairs, load_splits
+from utils.device import seed_everything, start
+from utils.network.siamese import build_network
+from utils.network.variants import folded
+from utils.train.evaluation import frozen_baseline, pair_distances
+from utils.train.loop import build_optimizer, build_scaler, train_epoch
 
 RATES = (1e-3, 1e-4)  # of the textbook's Adam; the better one counts
 SETTINGS = {

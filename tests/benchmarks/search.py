@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from utils.search import nearest
+from utils.search.gallery import nearest
 
 DIMENSIONS = 128
 HITS = 10

@@ -11,11 +11,15 @@ from pytorch_grad_cam import GradCAM
 from side_by_side import Row, config, photographs, rounds, row
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils.data import Pairs, deliver, load_splits
-from utils.explain import explain_by_gradient as explain
-from utils.network import SiameseNetwork, build_network, distance, evaluating, folded
-from utils.runtime import Runtime, start
-from utils.training import build_optimizer, build_scaler, pair_distances, train_epoch
+from utils.data.batches import deliver
+from utils.data.splits import Pairs, load_splits
+from utils.device import Runtime, start
+from utils.explanations.gradient import explain_by_gradient as explain
+from utils.network.distance import distance, evaluating
+from utils.network.siamese import SiameseNetwork, build_network
+from utils.network.variants import folded
+from utils.train.evaluation import pair_distances
+from utils.train.loop import build_optimizer, build_scaler, train_epoch
 
 PAPER = {  # the settings of the paper's config.yml; its batch of 4 pairs holds 8 images
     "backbone_model": "ResNet50",

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torchvision.transforms import v2
 
-from utils.network import distance
-from utils.training import ContrastiveLoss
+from utils.network.distance import distance
+from utils.train.losses import ContrastiveLoss
 
 PAIRS = 4  # in a batch
 

@@ -28,7 +28,7 @@ from utils import (
     write_metrics,
 )
 from utils.notebooks import NOTEBOOKS, write
-from utils.pages.html import page
+from utils.show.html import page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if BROWSER is None:

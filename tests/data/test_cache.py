@@ -21,7 +21,7 @@ from utils.data.batches import ResidentPixels, deliver, resident
 from utils.data.cache import Decoder, PixelCache, decode, open_pixels
 from utils.data.images import scan
 from utils.data.reading import DataError, read_image
-from utils.runtime import Runtime
+from utils.device import Runtime
 
 SIZE = (32, 40)
 # for each image a key, a checksum, whether it was decoded and the digest of its file; and the checksum of these

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data import differences, shapes
-from utils.data.differences import OBJECTS, differences_folder, draw_difference, load_differences, make_differences
+from utils.data import sample as differences
+from utils.data import sample as shapes
 from utils.data.reading import DataError, read_image
-from utils.data.shapes import CLASSES, ensure_sample
+from utils.data.sample import (
+    CLASSES,
+    OBJECTS,
+    differences_folder,
+    draw_difference,
+    ensure_sample,
+    load_differences,
+    make_differences,
+)
 
 DIGEST = "c0c35ef313dad95e8db708e1ed259a8fa2e95e246282c69342636a17a6ca7aec"  # of four pairs, in sorted order
 

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.data import contradictions, groups_of_several, hashes, load_splits, near_duplicates, open_pixels, scan
-from utils.data.differences import draw_difference
-from utils.data.duplicates import joined
-from utils.data.hashes import pairs_within
-from utils.data.objects import CLASSES
-from utils.data.shapes import draw
+from utils.data import duplicates as hashes
+from utils.data.cache import open_pixels
+from utils.data.duplicates import contradictions, groups_of_several, joined, near_duplicates, pairs_within
+from utils.data.images import scan
+from utils.data.sample import CLASSES, draw, draw_difference
+from utils.data.splits import load_splits
 
 SIZE = (96, 96)
 

@@ -9,7 +9,7 @@ from helpers import write_images
 from PIL import Image
 from pillow_heif import HeifImageFile
 
-from utils.data import contents
+from utils.data import images as contents
 from utils.data.images import scan
 from utils.data.reading import DataError, read_header, read_image
 

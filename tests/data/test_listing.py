@@ -12,8 +12,8 @@ from helpers import write_images
 
 from utils.data.images import actual_path, images_below, list_folder, scan
 from utils.data.reading import DataError
-from utils.figures.folder import pairs_of
 from utils.search.gallery import _images_below
+from utils.show.folder import pairs_of
 
 COMPOSED = "caf\u00e9"
 DECOMPOSED = "cafe\u0301"

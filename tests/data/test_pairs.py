@@ -4,8 +4,9 @@ from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data import draw_batches, draw_epoch, draw_pairs, load_splits, pairs_of_files
+from utils.data.batches import draw_batches, draw_epoch
 from utils.data.reading import DataError
+from utils.data.splits import draw_pairs, load_splits, pairs_of_files
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)

@@ -14,13 +14,15 @@ from helpers import write_images
 from PIL import Image, PngImagePlugin
 
 from utils import load_splits
+from utils.audit.images import audit_images
 from utils.config import ConfigError
-from utils.data import DataError, audit, decode, load_images, scan
-from utils.data.reading import read_header, read_image
-from utils.figures.drawing import photo, photos
-from utils.figures.training import pairs_figure
-from utils.search import gallery
-from utils.search.gallery import network_digest
+from utils.data.cache import decode
+from utils.data.images import scan
+from utils.data.reading import DataError, read_header, read_image
+from utils.data.splits import load_images
+from utils.search.gallery import gallery, network_digest
+from utils.show.charts import pairs_figure
+from utils.show.drawing import photo, photos
 
 RANDOM = np.random.default_rng(0)
 COLOURS = cv2.resize(RANDOM.integers(0, 256, (3, 4, 3), dtype=np.uint8), (48, 32))  # smooth, for lossy formats
@@ -192,7 +194,7 @@ def test_jpegs_of_phones_are_no_format_of_their_own(tmp_path, make_config):
             else:
                 images[0].save(file)
     config = make_config({"data_path": str(tmp_path / "data"), "hyperparameters.verbose": False})
-    assert not [told for told in audit(*load_images(config)).told if told.property == "file format"]
+    assert not [told for told in audit_images(*load_images(config)).told if told.property == "file format"]
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -405,7 +407,7 @@ def test_ranges_that_are_one(make_config):
 def narrow_line(folder, make_config, **settings):
     changes = {f"image.{key}": value for key, value in settings.items()}
     config = make_config({"data_path": str(folder), "hyperparameters.verbose": False, **changes})
-    lines = [line for line in str(audit(*load_images(config))).splitlines() if line.startswith("Narrow range: ")]
+    lines = [line for line in str(audit_images(*load_images(config))).splitlines() if line.startswith("Narrow range: ")]
     assert len(lines) < 2
     return lines[0] if lines else None
 

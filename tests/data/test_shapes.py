@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from utils.data import shapes
+from utils.data import sample as shapes
 from utils.data.images import scan
 from utils.data.reading import read_image
-from utils.data.shapes import CLASSES, ensure_sample, load_masks, make_sample, masks_folder
+from utils.data.sample import CLASSES, ensure_sample, load_masks, make_sample, masks_folder
 
 # of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine
 DIGEST = "6ebe91d50e2e6e5f4726cfe04608b8e8ecf0d76444f610a8dab52a11ece0edf4"

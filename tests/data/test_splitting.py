@@ -9,9 +9,10 @@ from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data import draw_pairs, groups_by_name, load_splits, pairs, split, split_classes
+from utils.data import splits as pairs
 from utils.data.images import ImageFolder
 from utils.data.reading import DataError
+from utils.data.splits import draw_pairs, groups_by_name, load_splits, split, split_classes
 
 class_sizes = st.lists(st.integers(1, 9), min_size=2, max_size=6)
 seeds = st.integers(0, 2**32 - 1)

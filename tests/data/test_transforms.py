@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
 from utils.data.transforms import evaluation_transform, stored_size, to_pixels, training_transform
-from utils.runtime import seed_everything
+from utils.device import seed_everything
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
 BATCH = torch.from_numpy(PIXELS).expand(8, -1, -1, -1)

@@ -9,12 +9,13 @@ import torch
 from helpers import refusing, write_images
 from PIL import Image
 
-from utils.data import cache, unreadable
+from utils.data import cache
+from utils.data import images as unreadable
 from utils.data.batches import ResidentPixels, draw_epoch
 from utils.data.cache import decode, open_pixels
 from utils.data.images import scan
-from utils.data.pairs import load_splits
 from utils.data.reading import DataError
+from utils.data.splits import load_splits
 
 SIZE = (32, 40)
 CAUSES = {"a/cut.jpg": "truncated", "b/empty.jpg": "is empty", "b/text.jpg": "is no image"}

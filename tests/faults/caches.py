@@ -16,7 +16,7 @@ from PIL import Image
 
 from utils import gallery, load_trained, scan
 from utils.data.cache import decode, open_pixels
-from utils.data.hashes import hashes_of
+from utils.data.duplicates import hashes_of
 
 WORK = "damaged caches"
 TRIES = 200

@@ -28,10 +28,9 @@ from faults.damage import (
 from faults.outcomes import KINDS, REFUSED, WRONG, Outcome, attempt
 
 from utils import fit, load_trained
-from utils.runtime import start
+from utils.device import start
+from utils.train.runs import BEST, CURRENT, FORMAT, LAST
 from utils.trained import keep
-from utils.training.checkpoint import FORMAT
-from utils.training.runs import BEST, CURRENT, LAST
 
 WORK = "damaged and edited checkpoints"
 TRIES = 200

@@ -16,8 +16,9 @@ from faults.outcomes import REFUSED, RIGHT, WRONG, Outcome, attempt
 from faults.project import Project
 from PIL import Image
 
-from utils import audit
-from utils.data import load_splits, pairs
+from utils import audit_images
+from utils.data import splits as pairs
+from utils.data.splits import load_splits
 
 WORK = "folders and names"
 TRIES = 60
@@ -297,7 +298,7 @@ def _loaded(case):
         splits = load_splits(case.project.config(case.root.parent, changes))
         if case.before_audit:
             case.before_audit()
-        str(audit(splits.folder, splits.pixels, splits.duplicates))
+        str(audit_images(splits.folder, splits.pixels, splits.duplicates))
     return splits
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from faults.outcomes import REFUSED, RIGHT, WRONG, Outcome, attempt
 from PIL import EpsImagePlugin, Image
 
-from utils.data import decode, read_image
+from utils.data.cache import decode
+from utils.data.reading import read_image
 
 WORK = "image files"
 TRIES = 400

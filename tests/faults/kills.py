@@ -9,7 +9,9 @@ from faults.commands import ENDS, PATIENCE, HangsError, chain, draw_stops, last_
 from faults.outcomes import RIGHT, WRONG, Outcome
 from PIL import Image
 
-from utils.data import decode, open_pixels, scan, stored_size
+from utils.data.cache import decode, open_pixels
+from utils.data.images import scan
+from utils.data.transforms import stored_size
 
 WORK = "kills"
 TRIES = 90

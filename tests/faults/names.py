@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from utils import (
-    audit,
+    audit_images,
     decompose,
     duplicates_figure,
     explain_folder,
@@ -36,11 +36,11 @@ from utils import (
     saved,
     view,
 )
-from utils.data import load_images
-from utils.data.unreadable import list_unreadable
-from utils.explain import Explanation
+from utils.data.images import list_unreadable
+from utils.data.splits import load_images
+from utils.explanations.explanation import Explanation
 from utils.trained import Trained
-from utils.trust import Verdict
+from utils.trust.faithfulness import Verdict
 
 WORK = "hostile names"
 TRIES = 20
@@ -251,7 +251,7 @@ def _text(shown) -> str:
     printed = io.StringIO()
     with redirect_stdout(printed):
         print(shown.trained, shown.explanation.sentence(), shown.verdict.sentence(), shown.explanation.names, sep="\n")
-        print(audit(*shown.loaded))
+        print(audit_images(*shown.loaded))
     return printed.getvalue()
 
 

@@ -19,11 +19,14 @@ from torch import nn
 
 from utils import Cut, evaluate, explain, fit, load_splits, load_trained
 from utils.config import DecisionSettings
-from utils.data import Pairs
-from utils.errors import UserError
-from utils.explain import BY_PATH, FORMULAS
-from utils.training import choose_band, fit_calibration, intervals, retrieval_metrics, retrieval_rates
-from utils.training.decision import threshold_by_rule
+from utils.data.splits import Pairs
+from utils.explanations.gradient import FORMULAS
+from utils.explanations.methods import BY_PATH
+from utils.files import UserError
+from utils.score.calibration import fit_calibration
+from utils.score.decision import choose_band, threshold_by_rule
+from utils.score.intervals import intervals
+from utils.score.metrics import retrieval_metrics, retrieval_rates
 
 WORK = "numbers at their limits"
 TRIES = 124  # each kind twice
@@ -343,8 +346,8 @@ def _measured(distances_of):
         distances = distances_of(pairs.labels, random).astype(np.float32)
         rule = ("balanced", "eer", "fmr")[random.integers(3)]
 
-        @mock.patch("utils.training.metrics.intervals", partial(intervals, draws=DRAWS))
-        @mock.patch("utils.training.calibration.intervals", partial(intervals, draws=DRAWS))
+        @mock.patch("utils.score.metrics.intervals", partial(intervals, draws=DRAWS))
+        @mock.patch("utils.score.calibration.intervals", partial(intervals, draws=DRAWS))
         def act():
             threshold = threshold_by_rule(distances, pairs.labels, DecisionSettings(rule=rule, fmr=0.1))
             band = choose_band(distances, pairs, threshold, 0.1)

@@ -3,7 +3,7 @@
 import traceback
 from dataclasses import dataclass
 
-from utils.errors import UserError
+from utils.files import UserError
 
 RIGHT = "right"
 REFUSED = "refused"

@@ -18,7 +18,7 @@ from timm import create_model, get_pretrained_cfg
 
 from utils import Cut
 from utils.config import ConfigError
-from utils.network import SiameseNetwork
+from utils.network.siamese import SiameseNetwork
 
 WORK = "maps in their places"
 TRIES = 300  # all of them: a family counts as one

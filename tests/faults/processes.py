@@ -20,8 +20,10 @@ from faults.commands import (
 from faults.outcomes import REFUSED, RIGHT, TRACEBACK, WRONG, Outcome
 
 from utils import load_config, load_trained
-from utils.data import decode, open_pixels, scan, stored_size
-from utils.errors import UserError
+from utils.data.cache import decode, open_pixels
+from utils.data.images import scan
+from utils.data.transforms import stored_size
+from utils.files import UserError
 
 WORK = "two processes at once"
 TRIES = 12

@@ -81,7 +81,7 @@ def launched(folder):
     """torchrun with the config of `folder`; its processes, which have groups of their own, are killed with it."""
     output = folder / f"output_{next(NUMBERS)}"
     config = ["--config", str(folder / "config.yml")]
-    line = [*torchrun(2, folder / "logs"), "-m", "utils.training", *config]
+    line = [*torchrun(2, folder / "logs"), "-m", "utils", "train", *config]
     command = Command(cold_process(line, folder, output), output)
     try:
         yield command

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data import Pairs
-from utils.network import Calibration
-from utils.training import calibration_error, fit_calibration
-from utils.training.intervals import interval_of_mean, intervals, mean_interval, share_interval, standard_errors
+from utils.data.splits import Pairs
+from utils.score.calibration import Calibration, calibration_error, fit_calibration
+from utils.score.intervals import interval_of_mean, intervals, mean_interval, share_interval, standard_errors
 
 Z = 1.96
 

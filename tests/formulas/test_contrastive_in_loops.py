@@ -10,9 +10,9 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from utils.data import draw_pairs
-from utils.network import distance, similarity, unit
-from utils.training import BatchContrastiveLoss, ContrastiveLoss
+from utils.data.splits import draw_pairs
+from utils.network.distance import distance, similarity, unit
+from utils.train.losses import BatchContrastiveLoss, ContrastiveLoss
 
 
 def plain_distance(vector, other):

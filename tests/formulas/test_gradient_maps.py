@@ -4,8 +4,8 @@ import pytest
 import torch
 from plain_network import CHANNELS, HEIGHT, WIDTH, PlainNetwork, TinyNetwork, as_map, distance_between, gradient, places
 
-from utils.explain import FORMULAS, explain_by_gradient
-from utils.network import Cut
+from utils.explanations.gradient import FORMULAS, explain_by_gradient
+from utils.network.cut import Cut
 
 
 def by_gradcam(activations, slopes):

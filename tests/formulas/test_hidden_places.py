@@ -6,17 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from utils.explain import (
-    Explanation,
-    References,
-    blurred,
-    counterfactual,
-    explain_by_occlusion,
-    mean_colour,
-)
-from utils.explain.counterfactual import AREAS
-from utils.network import Cut, distances_of
-from utils.trust import insertion_deletion, span_of
+from utils.explanations.edits import AREAS, counterfactual
+from utils.explanations.explanation import Explanation
+from utils.explanations.occlusion import blurred, explain_by_occlusion, mean_colour
+from utils.explanations.path import References
+from utils.network.cut import Cut
+from utils.network.distance import distances_of
+from utils.trust.faithfulness import insertion_deletion, span_of
 
 
 class WeightedColour(nn.Module):

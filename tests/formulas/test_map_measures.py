@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data import split, split_classes
-from utils.data.duplicates import joined
-from utils.data.hashes import pairs_within
-from utils.explain import Explanation
-from utils.trust import agreement, copies, pointing, rank_correlation
-from utils.trust.suspects import NEIGHBOURS, TEMPERATURE, judge_labels
+from utils.audit.labels import NEIGHBOURS, TEMPERATURE, judge_labels
+from utils.data.duplicates import joined, pairs_within
+from utils.data.splits import split, split_classes
+from utils.explanations.explanation import Explanation
+from utils.trust.controls import agreement, copies, pointing, rank_correlation
 
 
 def ranks(values):

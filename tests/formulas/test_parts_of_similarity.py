@@ -19,8 +19,10 @@ from plain_network import (
     scaled,
 )
 
-from utils.explain import Matches, blurred, decompose, explain_by_gradient
-from utils.network import Cut
+from utils.explanations.gradient import explain_by_gradient
+from utils.explanations.matches import Matches, decompose
+from utils.explanations.occlusion import blurred
+from utils.network.cut import Cut
 
 
 def parts_of(plain, start, end, steps):

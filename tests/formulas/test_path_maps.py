@@ -21,8 +21,9 @@ from plain_network import (
     scaled,
 )
 
-from utils.explain import References, blurred, contributions, explain_by_contrast, explain_by_path
-from utils.network import Cut
+from utils.explanations.occlusion import blurred
+from utils.explanations.path import References, contributions, explain_by_contrast, explain_by_path
+from utils.network.cut import Cut
 
 
 @pytest.fixture

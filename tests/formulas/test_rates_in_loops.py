@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from utils.config import DecisionSettings
-from utils.training import choose_threshold, error_rates, retrieval_rates
-from utils.training.metrics import equal_error_rate, fnmr_at
+from utils.score.decision import choose_threshold
+from utils.score.metrics import equal_error_rate, error_rates, fnmr_at, retrieval_rates
 
 
 def rates_at(distances, labels, threshold):

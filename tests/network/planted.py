@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import Cut, explain
-from utils.errors import UserError
+from utils.files import UserError
 
 BLOCKS = 3  # along a side of the image, at most
 CELLS = 4  # single cells that are planted in finer maps

@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from utils.config import ConfigError
-from utils.network import SiameseNetwork, build_network
-from utils.network.backbones import build_backbone, load_weights
+from utils.network.siamese import SiameseNetwork, build_backbone, build_network, load_weights
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from torchvision import models
 
 from utils import Cut, counterfactual, decompose, explain, judge
 from utils.config import ConfigError
-from utils.explain import FORMULAS
-from utils.network import SiameseNetwork
+from utils.explanations.gradient import FORMULAS
+from utils.network.siamese import SiameseNetwork
 
 METHODS = [*FORMULAS, "integrated", "path_layercam", "occlusion"]
 

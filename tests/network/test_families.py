@@ -11,8 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import decompose, explain
 from utils.config import ConfigError
-from utils.network import SiameseNetwork, distance, evaluating, folded
-from utils.training import load_checkpoint, save_checkpoint
+from utils.network.distance import distance, evaluating
+from utils.network.siamese import SiameseNetwork
+from utils.network.variants import folded
+from utils.train.runs import load_checkpoint, save_checkpoint
 
 FAMILIES = {  # and a size of images, in pixels
     "resnet18": (64, 96),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from utils import Cut, explain
-from utils.network import distances_of
+from utils.network.distance import distances_of
 from utils.network.places import measure_layout
 
 

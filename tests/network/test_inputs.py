@@ -7,8 +7,13 @@ from helpers import Chequered
 from PIL import Image
 from torch import nn
 
-from utils.explain import Explanation, ExplanationError, References, embed_references, explain
-from utils.network import Cut, distances_of, image_for, images_for, pairs_for
+from utils.explanations.explanation import Explanation
+from utils.explanations.methods import explain
+from utils.explanations.path import References, embed_references
+from utils.files import ExplanationError
+from utils.network.cut import Cut
+from utils.network.distance import distances_of
+from utils.network.inputs import image_for, images_for, pairs_for
 
 SHAPE = (4, 2, 3, 24, 30)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.network.maps import Layout, likely_layout, possible_layouts
+from utils.network.places import Layout, likely_layout, possible_layouts
 
 
 @pytest.mark.parametrize(

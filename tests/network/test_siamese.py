@@ -2,8 +2,11 @@ import pytest
 import torch
 
 from utils.config import ConfigError
-from utils.explain import ExplanationError, decompose, explain
-from utils.network import SiameseNetwork, build_network, distance, distances_of, evaluating, paired, similarity, unit
+from utils.explanations.matches import decompose
+from utils.explanations.methods import explain
+from utils.files import ExplanationError
+from utils.network.distance import distance, distances_of, evaluating, paired, similarity, unit
+from utils.network.siamese import SiameseNetwork, build_network
 
 
 def test_embedding_is_linear_in_the_features_up_to_its_length():

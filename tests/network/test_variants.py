@@ -3,7 +3,7 @@ import torch
 from helpers import Chequered, network_and_images
 
 from utils.config import ConfigError
-from utils.network import dilated, folded, randomised
+from utils.network.variants import dilated, folded, randomised
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "regnetx_002"])

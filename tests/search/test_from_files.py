@@ -38,7 +38,7 @@ from utils import (
     view,
 )
 from utils.config import ExplanationSettings
-from utils.explain import ExplanationError
+from utils.files import ExplanationError
 
 
 def load(path):

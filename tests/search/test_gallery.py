@@ -7,7 +7,7 @@ import torch
 from helpers import write_images
 
 from utils import DataError, gallery, most_similar
-from utils.data import read_image
+from utils.data.reading import read_image
 
 
 def distances_by_loops(trained, path, paths):

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from utils.search.nearest import BLOCK, _by_blocks, _by_faiss, _by_usearch, nearest
+from utils.search.gallery import BLOCK, _by_blocks, _by_faiss, _by_usearch, nearest
 
-module = sys.modules["utils.search.nearest"]
+module = sys.modules["utils.search.gallery"]
 
 
 def unit_vectors(count, dimensions=8, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from utils import most_uncertain, scores_table, surest, worst_mistakes
-from utils.trust import judge
+from utils.trust.faithfulness import judge
 
 COUNT = 4
 

@@ -8,31 +8,23 @@ import pytest
 import torch
 
 from utils import trained as trained_module
-from utils.data import pairs_of_files
-from utils.explain import blurred, explain, mean_colour
-from utils.network import distances_of
-from utils.training import mean_interval, share_interval
-from utils.trust import (
+from utils.data.splits import pairs_of_files
+from utils.explanations.methods import explain
+from utils.explanations.occlusion import blurred, mean_colour
+from utils.network.distance import distances_of
+from utils.score.intervals import mean_interval, share_interval
+from utils.trust import comparison
+from utils.trust.comparison import choose_pairs, compare, table, write_table
+from utils.trust.controls import choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
+from utils.trust.faithfulness import (
     FAITHFUL,
-    choose_pairs,
-    choose_partners,
-    compare,
-    comparison,
-    copies,
+    SHARES,
     explain_at_random,
     explain_by_centre,
     insertion_deletion,
     judge,
-    partner_agreement,
-    pointing,
-    random_network,
-    sanity,
     span_of,
-    stability,
-    table,
-    write_table,
 )
-from utils.trust.faithfulness import SHARES
 
 METHOD = partial(explain, layer="layer2", steps=2)
 

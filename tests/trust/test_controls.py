@@ -9,14 +9,18 @@ import torch.nn.functional as F
 from helpers import by_pillow, network_and_images
 from scipy.stats import spearmanr
 
-from utils.data import to_pixels
-from utils.explain import Explanation, explain
-from utils.network import distances_of, randomised
-from utils.trust import (
+from utils.data.reading import through_jpeg
+from utils.data.transforms import to_pixels
+from utils.explanations.explanation import Explanation
+from utils.explanations.methods import explain
+from utils.network.distance import distances_of
+from utils.network.variants import randomised
+from utils.trust.controls import (
+    QUALITY,
     agreement,
     choose_partners,
     copies,
-    explain_at_random,
+    disturbed,
     partner_agreement,
     pointing,
     random_network,
@@ -25,8 +29,7 @@ from utils.trust import (
     sanity_curve,
     stability,
 )
-from utils.trust.controls import QUALITY, disturbed
-from utils.trust.properties import through_jpeg
+from utils.trust.faithfulness import explain_at_random
 
 
 def brightness(network, images, threshold, references=None):

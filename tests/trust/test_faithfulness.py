@@ -2,9 +2,8 @@ import pytest
 import torch
 from helpers import CHEQUERED, Chequered, different_pairs, explanation_of
 
-from utils.explain import blurred, mean_colour
-from utils.trust import Effect, insertion_deletion, span_of
-from utils.trust.faithfulness import SHARES
+from utils.explanations.occlusion import blurred, mean_colour
+from utils.trust.faithfulness import SHARES, Effect, insertion_deletion, span_of
 
 
 def plain_gap(network, images, maps, different, hide, which):

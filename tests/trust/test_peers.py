@@ -11,8 +11,9 @@ from helpers import ROOT, Chequered, board, network_and_images, patterned
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from utils.explain import blurred
-from utils.network import Cut, distance, distances_of
+from utils.explanations.occlusion import blurred
+from utils.network.cut import Cut
+from utils.network.distance import distance, distances_of
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 import peers

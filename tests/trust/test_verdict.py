@@ -3,10 +3,18 @@ import pytest
 import torch
 from helpers import CHEQUERED, Chequered, Coloured, different_pairs, explanation_of, network_and_images
 
-from utils.explain import Explanation, explain
-from utils.network import distances_of
-from utils.trust import (
+from utils.explanations.explanation import Explanation
+from utils.explanations.methods import explain
+from utils.network.distance import distances_of
+from utils.trust.faithfulness import (
+    CHANCE,
+    DRAWS,
     FAITHFUL,
+    HARDLY,
+    LEAST_SHARE,
+    LEAST_SPAN,
+    PARTS,
+    RANDOM_MAPS,
     Chance,
     Effect,
     Verdict,
@@ -17,7 +25,6 @@ from utils.trust import (
     judge_all,
     measure_chance,
 )
-from utils.trust.verdict import CHANCE, DRAWS, HARDLY, LEAST_SHARE, LEAST_SPAN, PARTS, RANDOM_MAPS
 
 NOISE = 99  # a seed that no random map of a verdict has
 

@@ -1,4 +1,4 @@
-"""Batches: which images train together, and their pixels on the way to the device, read ahead or kept there."""
+"""Batches: which images train together, and their pixels on the way to the device."""
 
 import math
 from collections import deque
@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from utils.config import Config
-from utils.data.cache import Decoder
-from utils.data.pairs import Splits, draw_pairs
-from utils.runtime import Runtime
+from ..config import Config
+from ..device import Runtime
+from .cache import Decoder
+from .splits import Splits, draw_pairs
 
 BLOCK = 1024  # images copied at once
 

@@ -1,5 +1,6 @@
-"""Which images a folder holds, and which class each has."""
+"""What files hold: which are byte-identical, and a digest of each."""
 
+import hashlib
 import os
 import unicodedata
 from collections import Counter, deque
@@ -9,10 +10,65 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from utils.data.contents import content_ids
-from utils.data.reading import EXTENSIONS, DataError
-from utils.text import coded, printable
+from ..device import FIRST
+from ..files import coded, printable, remove, write_text
+from .reading import EXTENSIONS, DataError
+
+MIDDLE_BYTES = 512  # read of each file whose size another file shares
+DIGEST_BYTES = 16
+
+
+def content_ids(paths: list[str], sizes: np.ndarray) -> np.ndarray:
+    """int64 (N,), equal for byte-identical files: the index of the first file of each content.
+
+    Files are told apart by their size, those alike by a few bytes of their middle (which tell more than a header), and
+    only those alike again are read whole. sizes: int64 (N,), in bytes.
+    """
+    by_middle = _told_apart(paths, sizes, sizes, MIDDLE_BYTES)
+    groups = _told_apart(paths, sizes, by_middle, None)
+    _, first, groups = np.unique(groups, return_index=True, return_inverse=True)
+    return first[groups]
+
+
+def content_digest(path) -> bytes:
+    """Return 16 bytes that stand for all bytes of a file, whatever its name and times. Raises OSError."""
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=DIGEST_BYTES)).digest()
+
+
+def _told_apart(paths, sizes, groups, amount):
+    """Groups of files, int64 (N,), split further by the digest of `amount` bytes of those that share a group."""
+    _, groups, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(counts[groups] > 1)
+    digests = [_digest(paths[index], size, amount) for index, size in zip(alike, sizes[alike].tolist(), strict=True)]
+    _, numbers = np.unique(np.array(digests, "S16"), return_inverse=True)
+    groups[alike] = len(paths) + numbers  # beyond the numbers of the groups that stay
+    return groups
+
+
+def _digest(path, size, amount):
+    """16 bytes that stand for the size and `amount` bytes in the middle of a file; None for all of it.
+
+    A file that cannot be opened is like no other: its path stands for it.
+    """
+    try:
+        content = _content(path, size, amount)
+    except OSError:
+        content = os.fsencode(path)
+    return hashlib.blake2b(content, digest_size=16, salt=size.to_bytes(8)).digest()
+
+
+def _content(path, size, amount):
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+    try:
+        if amount:
+            os.lseek(descriptor, size // 2, os.SEEK_SET)
+        return os.read(descriptor, amount or size)
+    finally:
+        os.close(descriptor)
+
 
 SUBFOLDERS = "subfolders"
 REPEATED = "links to folders that are listed already"
@@ -341,3 +397,50 @@ def _holds_classes(folder) -> bool:
         return len(folders) > 1 and all(list_folder(entry.path).images for entry in folders)
     except DataError:
         return False
+
+
+LIST = "unreadable.csv"
+SHOWN_UNREADABLE = 5  # named on screen; the list names all
+
+
+def check_readable(folder: ImageFolder, unreadable: dict[int, str], setting: str):
+    """Raises DataError that names the unreadable images, each an index into the folder with its cause: with `setting`
+    "stop" if there are any, with "skip" if fewer than two classes keep an image.
+    """
+    kept = np.delete(folder.labels, list(unreadable))
+    enough = len(np.unique(kept)) > 1
+    if unreadable and (setting == "stop" or not enough):
+        if not enough:
+            cure = "Pairs need images of two classes: replace them"
+        elif len(np.unique(kept)) < len(folder.classes):  # a class without images is refused
+            cure = "Replace them, or set unreadable: skip"
+        else:
+            cure = "Replace or delete them, or set unreadable: skip"
+        names = listed([f"{folder.paths[index]}: {cause}" for index, cause in unreadable.items()], separator="\n")
+        raise DataError(f"data_path: {_count(folder, unreadable)} cannot be read. {cure}:\n{names}")
+
+
+def list_unreadable(folder: ImageFolder, unreadable: dict[int, str], results_path: Path):
+    """Write `results_path`/unreadable.csv, columns file and cause, and print how many images are left out, the first of
+    them, and which classes lost all of theirs; without unreadable images, delete an earlier list and print nothing.
+
+    Of several processes only the first acts. Raises FileError where the list can be neither written nor deleted.
+    """
+    if not FIRST:
+        return
+    file = results_path / LIST
+    if not unreadable:
+        remove(file)
+        return
+    rows = [(folder.paths[index], cause) for index, cause in unreadable.items()]
+    write_text(file, pd.DataFrame(rows, columns=["file", "cause"]).to_csv(index=False))
+    few = listed([f"{os.path.relpath(path, folder.root)} ({cause})" for path, cause in rows], shown=SHOWN_UNREADABLE)
+    print(f"{_count(folder, unreadable)} cannot be read and are left out: {few}. All with their causes: {file}")
+    kept = np.bincount(np.delete(folder.labels, list(unreadable)), minlength=len(folder.classes))
+    lost = [name for name, count in zip(folder.classes, kept, strict=True) if not count]
+    if lost:
+        print(f"No image is left of {listed(lost)}.")
+
+
+def _count(folder, unreadable):
+    return f"{len(unreadable)} of {len(folder.paths)} images"

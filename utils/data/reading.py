@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
-from utils.errors import UserError
+from ..files import UserError
 
 register_heif_opener(thumbnails=False)  # the image itself is decoded, never a thumbnail that a phone put beside it
 Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` stands in its place
@@ -221,3 +221,17 @@ def _cause(path, error):
     if "MAX_TEXT" in text:
         return f"holds more than {TEXT_MEGABYTES} MB of text: save it anew without its metadata"
     return text
+
+
+def through_jpeg(image: np.ndarray, quality: int) -> np.ndarray:
+    """Write an image as JPEG and read it again, in RGB both times.
+
+    Args:
+        image: uint8 (h, w, 3), RGB.
+        quality: Of the JPEG, in [0, 100].
+
+    Returns:
+        uint8 (h, w, 3), RGB.
+    """
+    _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])  # OpenCV takes BGR
+    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)

@@ -5,9 +5,9 @@ import math
 import torch
 from kornia import augmentation as K
 from torch import nn
-from torchvision.transforms.v2 import functional as V
 
-from utils.config import ImageSettings, Normalization
+from ..config import ImageSettings, Normalization
+from ..vision import functional as V
 
 
 def stored_size(settings: ImageSettings) -> tuple[int, int]:

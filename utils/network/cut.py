@@ -7,13 +7,12 @@ from threading import Lock, get_ident
 import torch
 from torch import nn
 
-from utils.config import LAST
-from utils.network.explainable import evaluating, same_embeddings, unit
-from utils.network.hooks import NotRun, hooked, pass_through, read, read_all, resume, watched
-from utils.network.inputs import place_of
-from utils.network.maps import Layout, likely_layout, possible_layouts
-from utils.network.modules import check_compiled, check_inputs, name_of, other_functions, vectors_in
-from utils.network.places import PlacesError, changed, measure_layout, with_contrast
+from ..config import LAST
+from .distance import evaluating, same_embeddings, unit
+from .hooks import NotRun, hooked, pass_through, read, read_all, resume, watched
+from .inputs import place_of
+from .modules import check_compiled, check_inputs, name_of, other_functions, vectors_in
+from .places import Layout, PlacesError, changed, likely_layout, measure_layout, possible_layouts, with_contrast
 
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
 NAMED = 12  # layers, the last ones, in an error

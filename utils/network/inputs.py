@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from utils.errors import ExplanationError
+from ..files import ExplanationError
 
 NARROWEST = 5  # pixels of an image's width, at least: a last axis that is shorter holds channels
 FILES = (

@@ -8,11 +8,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from utils.config import LAST, ConfigError
-from utils.network.explainable import evaluating
-from utils.network.hooks import NotRun, example_of, read, resume, watched
-from utils.network.maps import Layout, likely_layout
-from utils.network.places import PlacesError, close, measure_layout
+from ..config import LAST, ConfigError
+from .distance import evaluating
+from .hooks import NotRun, example_of, read, resume, watched
+from .places import Layout, PlacesError, close, likely_layout, measure_layout
 
 RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
 STEM_STRIDE = 4

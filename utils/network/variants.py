@@ -2,19 +2,18 @@
 
 from collections import OrderedDict
 
-import timm
 import torch
-from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from utils.config import ConfigError
-from utils.network.explainable import copy_of
-from utils.network.hooks import example_of, watched
-from utils.network.siamese import SiameseNetwork
+from ..config import ConfigError
+from ..vision import timm
+from .distance import copy_of
+from .hooks import example_of, watched
+from .siamese import SiameseNetwork
 
-PLAIN = (nn.Conv2d, Conv2dSame)  # convolutions that compute with their weights as they are
+PLAIN = (nn.Conv2d, timm.layers.Conv2dSame)  # convolutions that compute with their weights as they are
 POOLING = (nn.AvgPool2d, nn.MaxPool2d)
 EXACT = 1e-3  # of the values of an embedding of length 1, by which a folded network may differ
 

@@ -8,25 +8,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.data import Pairs, Splits, load_masks, pairs_of_files
-from utils.explain import mean_colour
-from utils.files import write_text
-from utils.network import distance
-from utils.runtime import progress
-from utils.trained import Trained
-from utils.training import Interval, mean_interval, share_interval
-from utils.trust.controls import (
-    PROBED,
-    choose_partners,
-    copies,
-    partner_agreement,
-    pointing,
-    random_network,
-    sanity,
-    stability,
-)
-from utils.trust.faithfulness import embed_evidence, gap_of, insertion_deletion, span_of
-from utils.trust.verdict import FAITHFUL, Verdict, measure_chance
+from ..data.sample import load_masks
+from ..data.splits import Pairs, Splits, pairs_of_files
+from ..device import progress
+from ..explanations.occlusion import mean_colour
+from ..files import write_text
+from ..network.distance import distance
+from ..score.intervals import Interval, mean_interval, share_interval
+from ..trained import Trained
+from .controls import PROBED, choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
+from .faithfulness import FAITHFUL, Verdict, embed_evidence, gap_of, insertion_deletion, measure_chance, span_of
 
 
 @dataclass(frozen=True)

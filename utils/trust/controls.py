@@ -5,13 +5,17 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from utils.config import ImageSettings
-from utils.data import Splits, evaluation_transform, to_pixels
-from utils.explain import Explanation, References, embed_references
-from utils.network import SiameseNetwork, fully_random, paired, randomised
-from utils.runtime import progress
-from utils.trained import Trained
-from utils.trust.properties import through_jpeg
+from ..config import ImageSettings
+from ..data.reading import through_jpeg
+from ..data.splits import Splits
+from ..data.transforms import evaluation_transform, to_pixels
+from ..device import progress
+from ..explanations.explanation import Explanation
+from ..explanations.path import References, embed_references
+from ..network.distance import paired
+from ..network.siamese import SiameseNetwork
+from ..network.variants import fully_random, randomised
+from ..trained import Trained
 
 SHIFT = 2  # pixels
 NOISE = 0.02  # standard deviation, of values in [0, 1]

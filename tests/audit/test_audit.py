@@ -1,0 +1,150 @@
+import sys
+
+import numpy as np
+import pytest
+from helpers import write_images
+from PIL import Image
+
+from utils.__main__ import main
+from utils.audit.images import audit_images
+from utils.data.splits import load_images
+
+SIZE = (40, 40)
+
+
+def noise(random, mean=128, spread=40, size=SIZE):
+    pixels = random.normal(mean, spread, (*size, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of 24 images that no property tells apart."""
+    random = np.random.default_rng(0)
+    for name in ("a", "b", "c"):
+        place = tmp_path / "data" / name
+        place.mkdir(parents=True)
+        for number in range(24):
+            size = tuple(random.integers(36, 60, size=2))
+            noise(random, random.uniform(90, 160), size=size).save(place / f"{number}.{('png', 'jpg')[number % 2]}")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def look(make_config, folder):
+    def look():
+        return audit_images(*load_images(make_config({"data_path": str(folder), "hyperparameters.verbose": False})))
+
+    return look
+
+
+def told(found):
+    return {(one.property, one.name) for one in found.told}
+
+
+def changed(folder, name, change):
+    """Each image of a class as `change` makes it, under the same file name."""
+    for path in sorted((folder / name).iterdir()):
+        with Image.open(path) as image:
+            image.load()
+        change(image).save(path)
+
+
+def test_nothing_stands_out(look, folder):
+    assert str(look()).splitlines() == [f"72 images of 3 classes in {folder}", "Nothing stands out."]
+
+
+def test_a_class_told_by_its_brightness(look, folder):
+    changed(folder, "b", lambda image: image.point(lambda value: value // 3))
+    found = look()
+    assert told(found) == {("brightness", "b")}
+    assert "Told by brightness alone: b (AUC 1.00: darker than others)" in str(found)
+    assert "image.brightness" in str(found)
+
+
+def test_a_class_told_by_its_size(look, folder):
+    changed(folder, "a", lambda image: image.resize((2 * image.width, 2 * image.height)))
+    found = look()
+    assert told(found) == {("size in pixels", "a")}
+    assert "a (AUC 1.00: larger than others)" in str(found)
+
+
+def test_a_class_told_by_its_aspect_and_the_one_size_of_all_its_images(look, folder):
+    """No larger and no smaller than others on the whole, but all alike."""
+    changed(folder, "c", lambda image: image.resize((96, 24)))
+    assert told(look()) == {("aspect ratio", "c"), ("size in pixels", "c")}
+    assert {one.how for one in look().told} == {"wider than others", "alike in all of its images"}
+
+
+def test_images_that_exif_turns_are_measured_upright(look, folder):
+    """Half of a class is stored lying down: upright, all are higher than wide."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, path in enumerate(sorted((folder / "a").iterdir())):
+        upright = Image.new("RGB", (30, 60)) if number % 2 else Image.new("RGB", (60, 30))
+        upright.save(path, exif=Image.Exif() if number % 2 else exif)
+    assert ("aspect ratio", "a") in told(look())
+    assert any("higher than others" in str(one) for one in look().told)
+
+
+def test_a_class_told_by_its_format(look, folder):
+    for path in sorted((folder / "b").iterdir()):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".webp"))
+        path.unlink()
+    found = look()
+    assert told(found) == {("file format", "b")}
+    assert "100% WEBP, 0% of the others" in str(found)
+
+
+def test_few_images_tell_nothing(make_config, tmp_path):
+    """By chance the darkest of three: too few to say so."""
+    for number, name in enumerate(("a", "b")):
+        write_images(tmp_path / "data" / name, 3, seed=number)
+    Image.new("RGB", (30, 30)).save(tmp_path / "data" / "a" / "0.png")
+    found = audit_images(*load_images(make_config({"data_path": str(tmp_path / "data")})))
+    assert found.told == []
+    assert found.small_classes() == {"a": 3, "b": 3}
+
+
+def test_copies_contradictions_and_unreadable_files(look, folder):
+    random = np.random.default_rng(9)
+    picture = noise(random, size=(5, 5)).resize(SIZE, Image.Resampling.BICUBIC)
+    other = noise(random, size=(5, 5)).resize(SIZE, Image.Resampling.BICUBIC)
+    picture.save(folder / "a" / "x.png")
+    picture.save(folder / "b" / "y.jpg", quality=80)
+    other.save(folder / "c" / "z1.png")
+    other.save(folder / "c" / "z2.png")
+    (folder / "c" / "broken.png").write_bytes(b"no image")
+    text = str(look())
+    assert "Cannot be read: 1 of 77 images: c/broken.png (" in text
+    assert "Byte-identical: 1 group of 2 images: c/z1.png = c/z2.png. They stay in one split" in text
+    assert "Near-duplicates: 1 group of 2 images: a/x.png = b/y.jpg." in text
+    assert "Contradictions: 1 group of 2 images stand under several classes: a/x.png = b/y.jpg." in text
+
+
+def test_small_and_unequal_classes(look, folder):
+    (folder / "few").mkdir()
+    random = np.random.default_rng(5)
+    for number in range(2):
+        noise(random).save(folder / "few" / f"{number}.png")
+    Image.open(folder / "few" / "0.png").save(folder / "few" / "copy.bmp")
+    text = str(look())
+    assert "Small classes: few (2) have fewer than 6 different images" in text  # a copy does not count
+    assert "Unequal classes" not in text
+    (folder / "few" / "copy.bmp").unlink()
+    assert "Unequal classes: a 24 images, few 2." in str(look())
+
+
+def test_the_command(folder, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, "--set", f"data_path={folder}", "cache_path=null", "hyperparameters.verbose=False")
+    assert capsys.readouterr().out == f"72 images of 3 classes in {folder}\nNothing stands out.\n"
+    run(monkeypatch, "--sample", str(tmp_path / "sample"))
+    assert len(list((tmp_path / "sample").iterdir())) == 7
+    with pytest.raises(SystemExit, match="data_path: nowhere is not a folder"):
+        run(monkeypatch, "--set", "data_path=nowhere")
+
+
+def run(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["utils.data", *options])
+    main()

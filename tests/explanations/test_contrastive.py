@@ -1,0 +1,153 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerIntegratedGradients
+from helpers import network_and_images
+
+from utils.config import ConfigError
+from utils.explanations.methods import explain
+from utils.explanations.occlusion import blurred
+from utils.explanations.path import References, embed_references, explain_by_contrast
+from utils.network.distance import distances_of
+
+
+def references_of(network, images):
+    return embed_references(network, torch.randn(5, *images.shape[2:], generator=torch.Generator().manual_seed(7)))
+
+
+def test_one_step_against_a_full_backward_pass():
+    """Both decisions, in plain loops over channels and places, from the definition."""
+    network, images = (part.double() for part in network_and_images(count=2))
+    threshold = distances_of(network, images).mean().item()
+    references = References(references_of(network.float(), images.float()).embeddings.double())
+    network.double()
+    found = explain_by_contrast(network, images, threshold, references, "layer2", steps=1)
+    assert found.different.tolist() in ([True, False], [False, True])
+    for pair in range(2):
+        ends = [network.features(image[None], "layer2").detach() for image in images[pair]]
+        starts = [network.features(blurred(image[None]), "layer2").detach() for image in images[pair]]
+        embeddings = [network(image[None]).detach()[0] for image in images[pair]]
+        middles = [((start + end) / 2).requires_grad_() for start, end in zip(starts, ends, strict=True)]
+        between = [network.project_features(middle, "layer2")[0] for middle in middles]
+        lengths = [network.project_features(end, "layer2").detach().norm() for end in ends]
+        centre = references.embeddings.mean(dim=0)
+        total = 0
+        for own, other in ((0, 1), (1, 0)):
+            towards = embeddings[own] if found.different[pair] else centre
+            total = total + (between[own] * (towards - embeddings[other])).sum() / lengths[own]
+        total.backward()
+        for image in range(2):
+            change = (ends[image] - starts[image])[0]
+            _, height, width = change.shape
+            evidence = torch.zeros(height, width, dtype=torch.float64)
+            for y in range(height):
+                for x in range(width):
+                    evidence[y, x] = sum(change[:, y, x] * middles[image].grad[0, :, y, x])
+            enlarged = F.interpolate(
+                evidence[None, None], size=images.shape[-2:], mode="bilinear", align_corners=False
+            )[0, 0]
+            torch.testing.assert_close(found.evidence[pair, image], enlarged)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+@pytest.mark.parametrize(("layer", "steps"), [("layer1", 2), ("layer2", 4), ("layer4", 5)])
+def test_maps_against_captum(threshold, layer, steps):
+    """Integrated gradients at a layer, by hooks, of a target that is linear in the embedding before normalisation."""
+    network, images = network_and_images(size=(48, 64))
+    references = References(references_of(network, images).embeddings.double())
+    network, images = network.double(), images.double()
+    explanation = explain_by_contrast(network, images, threshold, references, layer, steps)
+    module = network.backbone.get_submodule(layer)
+    for pair in range(2):
+        embeddings = network(images[pair]).detach()
+        for image in range(2):
+            towards = embeddings[image] if threshold == 0 else references.embeddings.mean(dim=0)
+            direction = towards - embeddings[1 - image]
+            one = images[pair, image, None]
+            length = network.project_features(network.features(one)).detach().norm()
+
+            def target(inputs, direction=direction, length=length):
+                return network.project_features(network.features(inputs)) @ direction / length
+
+            peer = LayerIntegratedGradients(target, module)
+            added = peer.attribute(one, blurred(one), n_steps=steps, method="riemann_middle").detach()
+            expected = F.interpolate(added.sum(dim=1, keepdim=True), (48, 64), mode="bilinear", align_corners=False)[
+                0, 0
+            ]
+            scale = expected.abs().max()
+            torch.testing.assert_close(explanation.evidence[pair, image] / scale, expected / scale, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("decision", ["same", "different"])
+def test_both_maps_add_up_to_the_change_of_the_target(decision):
+    network, images = (part.double() for part in network_and_images("resnet10t", size=(48, 64)))
+    threshold = {"same": 2.0, "different": 0.0}[decision]
+    errors = []
+    for steps in (1, 16, 64):
+        found = explain_by_contrast(network, images, threshold, None, "layer2", steps)
+        sums, changes = found.completeness.unbind(1)
+        errors.append((sums - changes).abs().max().item())
+    assert errors[0] > 3 * errors[1]
+    assert errors[1] > 3 * errors[2]
+    assert errors[2] < 0.02
+    expected = torch.zeros(len(images), dtype=torch.float64)
+    for one, two in ((0, 1), (1, 0)):
+        own, other = network(images[:, one]), network(images[:, two])
+        vector = network.project_features(network.features(images[:, one]))
+        before = network.project_features(network.features(blurred(images[:, one])))
+        direction = own - other if decision == "different" else -other
+        gained = (vector - before) / vector.norm(dim=1, keepdim=True)
+        expected += (gained * direction).sum(dim=1).detach()
+    torch.testing.assert_close(changes, expected)
+    assert f"of a change of {changes[0]:+.3f}" in found.sum_of_parts()
+
+
+def test_a_place_speaks_for_one_decision():
+    network, images = network_and_images()
+    found = explain_by_contrast(network, images, 0.5, None, "layer2")
+    assert torch.minimum(found.towards_different, found.towards_same).amax() == 0
+    assert (found.towards_different > 0).any()
+    assert (found.towards_same > 0).any()
+
+
+def test_identical_images_have_a_map_all_the_same():
+    """Where the distance has no slope, the target has one: what makes both more alike than anything."""
+    network, images = network_and_images()
+    found = explain_by_contrast(network, images[:, [0, 0]], 0.5, references_of(network, images), "layer2")
+    assert torch.isfinite(found.factual).all()
+    assert (found.factual.amax(dim=(2, 3)) > 0.5).all()
+    blank = explain_by_contrast(network, torch.zeros_like(images), 0.5, None, "layer1")
+    assert not blank.factual.any()  # a blank image is its own blurred version: nothing is added on the way
+
+
+def test_batched_equals_one_by_one(device):
+    network, images = network_and_images(size=(64, 96), count=4, device=device)
+    together = explain_by_contrast(network, images, 0.5, None, "layer2", steps=2)
+    assert together.evidence.shape == (4, 2, 64, 96)
+    for index in range(4):
+        alone = explain_by_contrast(network, images[index : index + 1], 0.5, None, "layer2", steps=2)
+        torch.testing.assert_close(together.evidence[index], alone.evidence[0], atol=1e-5, rtol=1e-3)
+
+
+def test_references_turn_a_map_for_same_and_leave_one_for_different():
+    network, images = network_and_images()
+    references = references_of(network, images)
+    for threshold, turned in ((2.0, True), (0.0, False)):
+        with_them = explain(network, images, threshold, references, layer="layer2")
+        without = explain(network, images, threshold, layer="layer2")
+        assert torch.allclose(with_them.evidence, without.evidence, atol=1e-6) != turned
+
+
+def test_references_are_embedded_one_by_one_too():
+    network, images = network_and_images()
+    found = embed_references(network, images.flatten(0, 1), ["a/1", "a/2", "b/1", "b/2"])
+    expected = torch.cat([network(image[None]) for image in images.flatten(0, 1)])
+    torch.testing.assert_close(found.embeddings, expected.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.centre, expected.detach().mean(dim=0), atol=1e-5, rtol=1e-4)
+    assert found.names == ("a/1", "a/2", "b/1", "b/2")
+
+
+def test_an_unknown_layer_is_refused():
+    network, images = network_and_images()
+    with pytest.raises(ConfigError, match="should be last, stem"):
+        explain_by_contrast(network, images, 0.5, None, "layer9")

@@ -1,0 +1,224 @@
+import shutil
+
+import pytest
+import torch
+from helpers import Chequered, network_and_images
+from matplotlib.text import Text
+
+from utils import figure
+from utils.config import ConfigError, ExplanationSettings, Normalization
+from utils.explanations.gradient import FORMULAS, explain_by_gradient, layercam
+from utils.explanations.methods import PAPER, explain, measured, methods_of, name_of
+from utils.explanations.occlusion import explain_by_occlusion
+from utils.explanations.path import References, explain_by_contrast, explain_by_path
+from utils.files import ExplanationError
+from utils.network.cut import Cut
+from utils.network.distance import distances_of
+from utils.network.variants import folded
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (PAPER, explain_by_gradient),
+        ({"method": "layercam", "layer": "layer2"}, lambda *inputs: explain_by_gradient(*inputs, "layer2", layercam)),
+        (
+            {"method": "integrated", "layer": "layer2", "steps": 2},
+            lambda *inputs: explain_by_path(*inputs, "layer2", 2, split=False),
+        ),
+        (
+            {"method": "path_layercam", "layer": "layer2", "steps": 1},
+            lambda *inputs: explain_by_path(*inputs, "layer2", 1),
+        ),
+        ({"method": "occlusion"}, explain_by_occlusion),
+        ({"layer": "layer2", "steps": 2}, lambda *inputs: explain_by_contrast(*inputs, None, "layer2", 2)),
+        ({}, explain_by_contrast),
+    ],
+)
+def test_each_name_is_its_method(settings, expected):
+    inputs = (*network_and_images(), 0.5)
+    found = explain(*inputs, **settings)
+    assert torch.equal(found.evidence, expected(*inputs).evidence)
+    assert found.method == settings.get("method", "contrastive")
+
+
+def test_what_was_never_measured_is_the_last_layer():
+    inputs = (*network_and_images(), 0.5)
+    assert ExplanationSettings().layer == ExplanationSettings().steps == "auto"
+    for method in (*FORMULAS, "integrated", "path_layercam", "contrastive"):
+        assert explain(*inputs, method=method).layer == "layer4"
+    assert torch.equal(explain(*inputs).evidence, explain(*inputs, layer="layer4", steps=4).evidence)
+
+
+def test_auto_stands_for_what_was_measured_and_nothing_else_is_touched():
+    settings = measured(ExplanationSettings(method="integrated", steps=3), "layer2", 8)
+    assert (settings.layer, settings.steps) == ("layer2", 3)
+    settings = measured(ExplanationSettings(layer="layer3"), "layer2", 8)
+    assert (settings.layer, settings.steps) == ("layer3", 8)
+
+
+def test_what_is_explained_is_carried():
+    network, images = network_and_images()
+    paths = [("one/two/a.png", "b.png"), ("c.png", "d/e.png")]
+    found = explain(network, images, 0.5, paths=paths, classes=[("a", "a"), None], layer="layer2", steps=1)
+    assert found.images is images
+    assert found.threshold == 0.5
+    assert found.source == "contrastive at layer2, 1 step"
+    assert found.paths == tuple(paths)
+    assert found.names == (("two/a.png", "b.png"), ("c.png", "d/e.png"))
+    assert found.classes == (("a", "a"), None)
+    assert explain(network, images, 0.5, method="occlusion").source == "occlusion"
+    finer = explain(network, images, 0.5, output_stride=16, steps=2)
+    assert finer.source == "contrastive at layer4, output stride 16, 2 steps"
+    assert finer.layer == "layer4"
+
+
+def test_what_is_refused():
+    network, images = network_and_images()
+    with pytest.raises(ConfigError, match=r"method: 'magic' is refused"):
+        explain(network, images, 0.5, method="magic")
+    with pytest.raises(ConfigError, match=r"metod: unknown key; did you mean method\?"):
+        explain(network, images, 0.5, metod="gradcam")
+    with pytest.raises(ConfigError, match=r"step: unknown key; did you mean steps\?"):
+        explain(network, images, 0.5, step=4)
+    with pytest.raises(ValueError, match=r"Chequered cannot be read at a layer: pass Cut"):
+        explain(Chequered(), images, 0.5)
+    with pytest.raises(ValueError, match="paths of 1 pairs, but distances of 2"):
+        explain(network, images, 0.5, paths=[("a", "b")])
+    for wrong in (images[:, 0], images.repeat(1, 2, 1, 1, 1)):
+        with pytest.raises(ValueError, match=r"must be \(B, 2, C, H, W\)"):
+            explain(network, wrong, 0.5)
+
+
+def test_a_finer_map_keeps_score_and_decision():
+    network, images = network_and_images()
+    finer = explain(network, images, 0.5, method="gradcam", output_stride=8)
+    coarse = explain(network, images, 0.5, method="gradcam")
+    torch.testing.assert_close(finer.distance, distances_of(network, images))
+    assert finer.evidence.shape == coarse.evidence.shape
+    assert not torch.allclose(finer.factual, coarse.factual, atol=0.01)
+
+
+def test_all_methods_by_name():
+    network, images = network_and_images()
+    methods = methods_of(ExplanationSettings(layer="layer2", steps=2))
+    expected = ["gradcam, last", *(f"{name}, layer2" for name in FORMULAS)]
+    assert list(methods) == [
+        *expected,
+        "integrated, layer2",
+        "path_layercam, layer2",
+        "contrastive, layer2",
+        "occlusion",
+    ]
+    for name, method in methods.items():
+        place = ["layer4" if part == "last" else part for part in name.split(", ")]
+        found = method(network, images, 0.5)
+        assert found.source.removesuffix(", 2 steps") == " at ".join(place)
+    assert all(name_of(ExplanationSettings(method=name, layer="layer2")) == f"{name}, layer2" for name in FORMULAS)
+    assert name_of(ExplanationSettings(layer="layer2")) in methods
+    assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))
+
+
+def test_files_are_explained_as_their_pixels_are(prepared):
+    folder = prepared.load_splits().folder
+    pair = folder.paths[0], folder.paths[-1]
+    found = prepared.explain(pair, pair[::-1])
+    assert found.evidence.shape == (2, 2, 32, 40)
+    assert found.paths == (pair, pair[::-1])
+    assert found.classes == (("blue", "red"), ("red", "blue"))
+    images = prepared.load_pairs(pair)
+    assert images.shape == (1, 2, 3, 32, 40)
+    references = References(prepared.prepared.embeddings)
+    place = {"layer": prepared.prepared.layer, "steps": prepared.prepared.steps}
+    expected = explain(prepared.network, images, prepared.threshold, references, **place)
+    torch.testing.assert_close(found.evidence[:1], expected.evidence, atol=1e-6, rtol=1e-3)
+    assert prepared.explain(pair, method="gradcam").method == "gradcam"
+    everything = prepared.explain_by_all(pair)
+    assert list(everything) == list(methods_of(prepared.settings))
+    torch.testing.assert_close(everything[prepared.method].evidence, expected.evidence, atol=1e-6, rtol=1e-3)
+
+
+def test_what_is_no_pair_of_files_is_refused(trained):
+    for wrong in (("a.jpg", "b.jpg"), [("a.jpg", "b.jpg", "c.jpg")]):
+        with pytest.raises(ValueError, match="a pair is a tuple of two image files"):
+            trained.explain(*wrong)
+
+
+def test_classes_of_files_from_elsewhere_are_not_known(trained, tmp_path):
+    path = trained.load_splits().folder.paths[0]
+    copy = tmp_path / "blue" / "copy.png"
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    assert trained.explain((path, str(copy))).classes == (None,)
+
+
+@pytest.mark.parametrize("method", [*FORMULAS, "integrated", "path_layercam", "contrastive", "occlusion"])
+def test_maps_in_bfloat16_are_those_in_float32_but_for_rounding(method):
+    """The notebooks explain a folded network in bfloat16."""
+    network, images = network_and_images()
+    exact, short = (
+        explain(folded(network, dtype), images, 0.5, method=method, layer="layer2")
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert short.evidence.dtype == torch.float32
+    assert (short.distance - exact.distance).abs().max() < 0.02
+    for one, other in zip(short.evidence.flatten(0, 1), exact.evidence.flatten(0, 1), strict=True):
+        assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.85
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+def test_images_of_whole_numbers_are_refused_with_the_cure(dtype):
+    network, _ = network_and_images()
+    images = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
+    for taken in (network, Cut(network.backbone, "layer4")):
+        with pytest.raises(ExplanationError, match=rf"images of {dtype} are refused.*images\.float\(\) / 255 - mean"):
+            explain(taken, images, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_floats_of_pixels_are_explained_with_a_caution(dtype):
+    network, _ = network_and_images()
+    network = network.to(dtype)
+    pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
+    said = explain(network, pixels, 0.5, caution="").sentence()
+    assert said.startswith("CAUTION: the images hold values from 0 to 255: most networks take normalised ones")
+    resized = (pixels / 1.7).clamp(min=0)  # no whole numbers any more
+    assert "hold values from 0 to 150: most networks" in explain(network, resized, 0.5, caution="").sentence()
+    imagenet = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    said = explain(network, pixels, 0.5, caution="", normalization=imagenet).sentence()
+    assert said.startswith("CAUTION: the images hold values from 0 to 255, but pixels normalised by the normalization")
+
+
+@pytest.mark.parametrize(
+    ("make", "normalization"),
+    [
+        (lambda pixels: pixels, Normalization(mean=(0, 0, 0), std=(1 / 255,) * 3)),  # of a network that takes pixels
+        (lambda pixels: pixels / 255, None),
+        (lambda pixels: pixels / 255, Normalization(mean=(0, 0, 0), std=(1, 1, 1))),
+        (lambda pixels: (pixels / 255 - 0.5) / 0.25, None),
+        (lambda pixels: (pixels / 255 - 0.5) / 0.25, Normalization(mean=(0.5,) * 3, std=(0.25,) * 3)),
+        (lambda pixels: (pixels > 128).float(), None),  # masks
+        (lambda pixels: torch.randn_like(pixels) * 3, None),
+        (lambda pixels: pixels[:0], None),
+    ],
+)
+def test_what_may_be_right_is_not_doubted(make, normalization):
+    network, _ = network_and_images()
+    pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).float()
+    assert explain(network, make(pixels), 0.5, caution="", normalization=normalization).caution == ""
+
+
+def test_a_network_that_nobody_tested_says_so(trained, prepared):
+    network, images = network_and_images()
+    for taken in (network, Cut(network.backbone, "layer4")):
+        found = explain(taken, images, 0.5)
+        assert found.sentence().startswith("CAUTION: this network was not tested on labelled pairs, so it may know")
+        assert "not tested" in drawn_text(figure(found[0]))
+        assert not explain(taken, images, 0.5, caution="").caution
+    pair = tuple(trained.load_splits().folder.paths[:2])
+    assert "not tested on labelled pairs" in trained.explain(pair).sentence()
+    assert "not tested" not in prepared.explain(pair).sentence()
+
+
+def drawn_text(shown):
+    return " ".join(text.get_text() for text in shown.findobj(Text)).replace("\n", " ")

@@ -1,0 +1,70 @@
+import re
+from dataclasses import replace
+
+import pytest
+
+from utils import (
+    choose_pairs,
+    compare,
+    find_shortcuts,
+    find_suspects,
+    frozen_baseline,
+    methods_of,
+    report,
+    write_metrics,
+)
+from utils.audit.images import audit_images
+from utils.score.intervals import Interval
+from utils.show.report import cautions
+
+
+@pytest.fixture
+def measured(prepared):
+    """A run and what notebook 01 measures of it, as `report` takes it."""
+    splits = prepared.load_splits()
+    distances = prepared.distances(splits, splits.test_pairs)
+    baseline = frozen_baseline(prepared.config, splits, prepared.runtime)
+    metrics = write_metrics(prepared, splits, distances, baseline)
+    methods = {prepared.method: methods_of(prepared.settings)[prepared.method]}
+    rows = compare(methods, prepared, choose_pairs(splits, 4), splits)
+    return prepared, splits, distances, metrics, rows, find_suspects(prepared, splits), find_shortcuts(prepared, splits)
+
+
+def test_it_says_what_was_measured_and_loads_nothing(measured):
+    trained, splits, _, metrics, rows, *_ = measured
+    element = report(*measured)
+    text = re.sub(r"<script>.*?</script>", "", element.html, flags=re.DOTALL)
+    for metric in metrics.metrics:
+        assert metric.shown in text
+    assert trained.folder.name in text
+    assert str(len(splits.test)) in text
+    assert f"{rows[0].faithful:.0%}" in text
+    headings = re.findall(r'<h2 id="([^"]+)">', text)
+    assert headings[0] == "what-to-beware-of"
+    assert headings == re.findall(r'href="#([^"]+)"', text)
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', element.html)
+    assert len(element.html) < 4_000_000
+
+
+def test_cautions_come_when_they_are_due(measured):
+    trained, splits, _, metrics, (row,), _, shortcuts = measured
+    found = audit_images(splits.folder, splits.pixels, splits.duplicates)
+
+    def said(trained=trained, auc=(0.95, 0.94, 0.96), faithful=0.9):
+        others = tuple(metric for metric in metrics.metrics if metric.name != "auc")
+        known = replace(metrics, metrics=(replace(metrics["auc"], interval=Interval(*auc)), *others))
+        return " ".join(cautions(trained, known, replace(row, faithful=faithful), shortcuts, found))
+
+    assert "not known better" not in said()
+    assert "not known better" in said(auc=(0.8, 0.6, 0.9))
+    assert "faithful for" not in said()
+    assert "faithful for 20%" in said(faithful=0.2)
+    blind = replace(trained, prepared=replace(trained.prepared, auc=Interval(0.5, 0.4, 0.6)))
+    assert "BEWARE" in said(trained=blind)
+    assert "BEWARE" not in said(trained=replace(trained, prepared=replace(trained.prepared, auc=Interval(0.9, 0.8, 1))))
+
+
+def test_names_from_files_are_no_markup(measured):
+    trained, *others = measured
+    hostile = replace(trained, classes=("<script>alert(1)</script>", *trained.classes[1:]))
+    assert "<script>alert(1)" not in report(hostile, *others).html

@@ -1,0 +1,110 @@
+"""Several processes compute what one does: the same loss, gradients, statistics and metrics from the same batches."""
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ENVIRONMENT, ROOT, torchrun
+from worker import gradients
+
+from utils import device as parallel
+from utils.device import start
+from utils.score.metrics import evaluate
+from utils.train.loop import fit
+from utils.train.runs import current_run, load_checkpoint, run_names
+from utils.trained import load_trained
+
+# what is random is drawn by each process for itself, so the comparison goes without augmentation
+PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameters.max_norm": None}
+
+
+def launch(processes, *arguments, timeout=300):
+    logs = Path(arguments[-1]).parent / "logs"
+    return subprocess.run(
+        [*torchrun(processes, logs), str(ROOT / "tests" / "training" / "worker.py"), *map(str, arguments)],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def test_alone_nothing_changes():
+    rows, network = torch.rand(5, 3, requires_grad=True), torch.nn.Linear(2, 2)
+    assert parallel.gather(rows, 5) is rows
+    assert parallel.share([1, 2, 3]) == [1, 2, 3]
+    assert parallel.distributed(network) is network
+    assert parallel.from_first("value") == "value"
+    assert (parallel.rank(), parallel.world()) == (0, 1)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+@pytest.mark.parametrize("total", [4, 7, 12])
+def test_shares_make_up_the_batch(monkeypatch, processes, total):
+    monkeypatch.setattr(parallel, "world", lambda: processes)
+    shares = []
+    for number in range(processes):
+        monkeypatch.setattr(parallel, "rank", lambda number=number: number)
+        shares.append(parallel.share(np.arange(total)))
+    assert np.concatenate(shares).tolist() == list(range(total))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_gradients_are_those_of_one_process(make_config, tmp_path):
+    configs = {}
+    runs = [("batch", "test_resnet"), ("paper", "test_resnet"), ("batch", "mobilenetv2_035")]
+    for number, (pairs, backbone) in enumerate(runs):
+        changes = {**PLAIN, "pairs": pairs, "backbone_model": backbone, "explanation.layer": "last"}
+        changes |= {"hyperparameters.batch_size": 11}  # shares of unequal size
+        configs[tmp_path / f"{number}.yml"] = make_config(changes, f"{number}.yml")
+    run = launch(3, "gradients", tmp_path / "result.pt", *configs)
+    assert run.returncode == 0, run.stderr
+    results = torch.load(tmp_path / "result.pt", weights_only=True)
+    for path, config in configs.items():
+        check_gradients(results[str(path)], config)
+
+
+def check_gradients(results, config):
+    """Loss, gradients and running statistics against those of this process alone."""
+    for dtype, tolerance in ((torch.float32, 1e-2), (torch.float64, 1e-12)):  # a float32 near 0 may be on either side
+        found = results[str(dtype)]
+        expected = gradients(config, start(config), dtype)
+        assert found["loss"] == pytest.approx(expected["loss"], abs=tolerance)
+        assert len(found["gradients"]) == len(expected["gradients"]) >= 2
+        for ours, theirs in zip(found["gradients"], expected["gradients"], strict=True):
+            ours, theirs = (torch.cat([part.flatten() for part in parts]) for parts in (ours, theirs))
+            assert (ours - theirs).abs().max() <= tolerance * theirs.norm()  # as clipped to length 1
+        torch.testing.assert_close(found["buffers"], expected["buffers"], atol=tolerance, rtol=tolerance)
+
+
+def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
+    changes = {**PLAIN, "hyperparameters.epochs": 2, "hyperparameters.learning_rate": 1e-5}
+    alone = fit(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
+    make_config(changes)
+    run = launch(2, "train", tmp_path / "config.yml")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
+    together = load_checkpoint(current_run(tmp_path / "checkpoints") / "last.pt")["history"]
+    for key in ("train_loss", "valid_loss", "valid_auc"):
+        assert [epoch[key] for epoch in together] == pytest.approx([epoch[key] for epoch in alone], abs=1e-4), key
+    trained = load_trained(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
+    splits = trained.load_splits()
+    expected = evaluate(trained.distances(splits, splits.test_pairs), splits.test_pairs, trained.threshold)
+    found = json.loads((tmp_path / "results" / "metrics.json").read_text())
+    assert found["confusion_matrix"] == expected.facts["confusion_matrix"]
+    for metric in expected.metrics:
+        value = found[metric.name]["value"]
+        value = math.nan if value is None else value
+        assert value == pytest.approx(metric.interval.value, abs=1e-4, nan_ok=True), metric.name
+    again = launch(2, "train", tmp_path / "config.yml")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is finished: its results are shown") == 1
+    more = make_config({**changes, "hyperparameters.epochs": 3})  # and one process can go on with it
+    assert len(fit(more)) == 3
+    assert len(run_names(tmp_path / "checkpoints")) == 2

@@ -1,0 +1,1 @@
+"""Audits: what is wrong with images, labels and the trained network."""

@@ -1,0 +1,1 @@
+"""Explanations of pairs: heatmaps by method, matches and edits."""

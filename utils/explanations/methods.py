@@ -1,0 +1,197 @@
+"""From pairs of images to their explanation, by the method that `explanation.method` names."""
+
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..config import AUTO, LAST, ExplanationSettings, Normalization
+from ..device import deterministic_or_refused
+from ..files import ExplanationError, printable
+from ..network.distance import Explainable, distances_of
+from ..network.inputs import pairs_for
+from ..network.variants import dilated
+from .explanation import Explanation, check_shown
+from .gradient import FORMULAS, explain_by_gradient
+from .occlusion import explain_by_occlusion
+from .path import References, explain_by_contrast, explain_by_path
+
+BY_PATH = ("integrated", "path_layercam", "contrastive")  # the methods that take steps
+STEPS = 4  # where `steps: auto` was never measured
+UNUSUAL = 20  # a value that normalised pixels hardly reach
+BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
+UNTESTED = "CAUTION: this network was not tested on labelled pairs, so it may know nothing."
+PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
+
+
+def explain(
+    network: Explainable,
+    images,
+    threshold: float,
+    references: References | None = None,
+    *,
+    paths=None,
+    classes=None,
+    normalization=None,
+    value_range=None,
+    caution: str | None = None,
+    band=None,
+    calibration=None,
+    channels=None,
+    **settings,
+) -> Explanation:
+    """Explain B pairs of images.
+
+    network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, C, H, W), as the network takes them; a
+    tensor, an array or a list of pairs, as `pairs_for` has it. threshold: the distance, in [0, 2], up to which a pair
+    is decided "same". references: training images that the method `contrastive` contrasts with. paths: B pairs of image
+    files. classes: B pairs of true classes, or None for a pair that has none. normalization: mean and std that the
+    images were normalised with, for figures. value_range: as `read_image` takes it, for figures of files. caution: what
+    every sentence and figure begins with: "" of a network that was tested on labelled pairs, None of one that was not,
+    which is then said; images that do not look normalised add to it. band, calibration: as an Explanation has them.
+    channels: the three, by index, that figures show in red, green and blue. settings: the keys of `explanation` in
+    config.yml: method, layer, steps, output_stride; `auto` is the last layer and STEPS here.
+
+    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for a module that is in no
+    `Cut`, ExplanationError as `pairs_for` and an Explanation do, for a layer whose map is one place alone, and for maps
+    that are not finite.
+    """
+    settings = measured(ExplanationSettings().changed(**settings))
+    _check_network(network)
+    images = pairs_for(network, images)
+    check_shown(images, normalization, channels)
+    with deterministic_or_refused():
+        explanation = _by_method(network, images, threshold, references, settings)
+    cautions = [UNTESTED if caution is None else caution, _doubts(images, normalization)]
+    explanation = replace(
+        explanation,
+        method=settings.method,
+        layer=_layer(network, settings),
+        details=_details(settings),
+        classes=None if classes is None else tuple(classes),
+        normalization=normalization,
+        value_range=value_range,
+        caution=" ".join(text for text in cautions if text),
+        band=band,
+        calibration=calibration,
+        channels=channels,
+    )
+    if not (explanation.towards_different.isfinite().all() and explanation.towards_same.isfinite().all()):
+        raise ExplanationError("The maps are not finite: the values of the images or of the network are too large.")
+    if paths is None:
+        return explanation
+    paths = tuple((str(path1), str(path2)) for path1, path2 in paths)
+    names = tuple((_short(path1), _short(path2)) for path1, path2 in paths)
+    return replace(explanation, paths=paths, names=names)
+
+
+def methods_of(settings: ExplanationSettings) -> dict:
+    """All methods by name: Grad-CAM at the last layer, as in the paper, then each at `explanation.layer`.
+
+    Each is a function of (network, images, threshold, references) that explains as `explain` does.
+    """
+    settings = measured(settings)
+    place = _place(settings)
+    own = settings.model_dump(include={"layer", "output_stride", "steps"})
+    methods = {"gradcam, last": partial(explain, **PAPER)}
+    for name in (*FORMULAS, *BY_PATH):
+        methods[f"{name}, {place}"] = partial(explain, method=name, **own)
+    methods["occlusion"] = partial(explain, method="occlusion")
+    return methods
+
+
+def name_of(settings: ExplanationSettings) -> str:
+    """The name, among those of `methods_of`, of the method of the settings."""
+    settings = measured(settings)
+    return "occlusion" if settings.method == "occlusion" else f"{settings.method}, {_place(settings)}"
+
+
+def measured(settings: ExplanationSettings, layer=LAST, steps=STEPS) -> ExplanationSettings:
+    """The settings with `auto` replaced by what was measured."""
+    found = {"layer": layer} if settings.layer == AUTO else {}
+    found |= {"steps": steps} if settings.steps == AUTO else {}
+    return settings.changed(**found)
+
+
+def _by_method(network, images, threshold, references, settings) -> Explanation:
+    if settings.method == "occlusion":
+        return explain_by_occlusion(network, images, threshold)
+    if settings.output_stride == 32:
+        return _by_layer(network, images, threshold, references, settings)
+    distances = distances_of(network, images)  # score and decision stay the network's own
+    finer = dilated(network, settings.output_stride)
+    explanation = _by_layer(finer, images, threshold, references, settings, distances > threshold)
+    return replace(explanation, distance=distances)
+
+
+def _by_layer(network, images, threshold, references, settings, different=None) -> Explanation:
+    place = settings.layer, settings.steps
+    if settings.method == "contrastive":
+        return explain_by_contrast(network, images, threshold, references, *place, different)
+    if settings.method in FORMULAS:
+        return explain_by_gradient(network, images, threshold, settings.layer, FORMULAS[settings.method])
+    split = settings.method == "path_layercam"
+    return explain_by_path(network, images, threshold, *place, split)
+
+
+def _place(settings) -> str:
+    """The layer as it stands in the names of methods."""
+    return settings.layer if settings.output_stride == 32 else f"{settings.layer}, stride {settings.output_stride}"
+
+
+def _layer(network, settings) -> str:
+    """The name of the layer that is read, if one is."""
+    if settings.method == "occlusion":
+        return ""
+    return network.layers[-1] if settings.layer == LAST else settings.layer
+
+
+def _details(settings) -> str:
+    """What else the maps depend on, in words."""
+    if settings.method == "occlusion":
+        return ""
+    details = []
+    if settings.output_stride != 32:
+        details.append(f"output stride {settings.output_stride}")
+    if settings.method in BY_PATH:
+        details.append("1 step" if settings.steps == 1 else f"{settings.steps} steps")
+    return ", ".join(details)
+
+
+def _short(path) -> str:
+    """The last two parts of a path: folder and file name."""
+    return printable("/".join(Path(path).parts[-2:]))
+
+
+def _check_network(network):
+    if not hasattr(network, "embed_features"):
+        kind = type(network).__name__
+        raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
+
+
+def _doubts(images, normalization: Normalization | None) -> str:
+    """Why the values of images may not be those that the network takes, in words; "" where nothing tells so."""
+    if not images.numel():
+        return ""
+    low, high = (value.item() for value in images.aminmax())
+    if normalization is not None:
+        black, white = -torch.tensor(normalization.mean), 1 - torch.tensor(normalization.mean)
+        darkest, brightest = ((values / torch.tensor(normalization.std)) for values in (black, white))
+        least, most = darkest.min().item(), brightest.max().item()
+        slack = BEYOND * (most - least)
+        if low < least - slack or high > most + slack:
+            return (
+                f"CAUTION: the images hold values from {low:.4g} to {high:.4g}, but pixels normalised by the "
+                f"normalization that is given lie from {least:.4g} to {most:.4g}."
+            )
+    elif low >= 0 and (high > UNUSUAL or (high > 2 and torch.equal(images, images.round()))):
+        count = images.shape[2]
+        white = 255 if high <= 255 else math.ceil(high)
+        return (
+            f"CAUTION: the images hold values from {low:.4g} to {high:.4g}: most networks take normalised ones. If "
+            f"this one takes them, say so by normalization=Normalization(mean=(0,) * {count}, "
+            f"std=(1 / {white},) * {count})."
+        )
+    return ""

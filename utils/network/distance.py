@@ -1,0 +1,140 @@
+"""What an explanation needs of a network, and how two embeddings become a score."""
+
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from ..config import LAST
+from .hooks import copy_without_hooks
+from .inputs import pairs_for
+
+EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
+TOLERANCE = 1e-3  # of the values of an embedding of length 1, computed in two ways; bfloat16 rounds more coarsely
+
+_lock = threading.Lock()  # around both of these
+_inside = Counter()  # by module: how many blocks of `evaluating` it is in
+_before = {}  # by module: the mode that it had before the first of them
+
+
+class Explainable(Protocol):
+    """A torch module that can be read, and continued, at a feature map. `SiameseNetwork` is one; `Cut` makes one.
+
+    layers: names of the feature maps that can be read, from the image to the last one; "last" means the last of them.
+    """
+
+    layers: list[str]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """images (N, 3, H, W) to embeddings, float (N, D), of length 1."""
+
+    def features(self, images: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """images (N, 3, H, W) to the feature map (N, C, h, w) of a layer."""
+
+    def features_and_vectors(self, images: torch.Tensor, layer: str = LAST) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and what the network makes of the images, (N, D), before it is brought to length 1. Where gradients
+        are recorded they flow from the vectors to the map.
+        """
+
+    def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """Feature map (N, C, h, w) of a layer to embeddings, float (N, D), of length 1."""
+
+    def project_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """The same before they are brought to length 1."""
+
+    def modules(self):
+        """All submodules, as torch.nn.Module has them."""
+
+    def eval(self):
+        """Evaluation mode, as torch.nn.Module has it."""
+
+
+def unit(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors over the last dimension at length 1; NaN where the length is 0, or too small or large to be computed.
+
+    Such a vector has no direction: torch's `normalize` makes nothing of it, which would pass as equal to another.
+    """
+    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    has_direction = (lengths > EPSILON) & lengths.isfinite()
+    return vectors / torch.where(has_direction, lengths, torch.nan)
+
+
+def distance(embeddings1, embeddings2):
+    """Euclidean distance ||e1 - e2|| over the last dimension, in [0, 2] for embeddings of length 1."""
+    return ((embeddings1 - embeddings2).square().sum(dim=-1) + EPSILON).sqrt()
+
+
+def similarity(distances):
+    """Similarity score 1 - distance / 2 in [0, 1]; rounding beyond the ends is cut off."""
+    return (1 - distances / 2).clamp(0, 1)
+
+
+def same_embeddings(one, two, dtype) -> bool:
+    """Whether embeddings (N, D) of length 1 are equal up to rounding in computations of this dtype."""
+    tolerance = max(TOLERANCE, torch.finfo(dtype).eps)
+    return torch.allclose(one, two.to(one), rtol=0, atol=tolerance, equal_nan=True)
+
+
+def paired(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of B pairs, one image after the other, (2B, ...), to (B, 2, ...): the opposite of `flatten(0, 1)`."""
+    return rows.unflatten(0, (-1, 2))
+
+
+def embed_pairs(network: Explainable, images: torch.Tensor) -> torch.Tensor:
+    """Embeddings (B, 2, D) of both images of B pairs (B, 2, 3, H, W)."""
+    return paired(network(images.flatten(0, 1)))
+
+
+@torch.no_grad()
+def distances_of(network: Explainable, images: torch.Tensor) -> torch.Tensor:
+    """Distances (B,) of B pairs of images (B, 2, C, H, W), as `pairs_for` takes them, in evaluation mode."""
+    with evaluating(network):
+        embeddings = embed_pairs(network, pairs_for(network, images))
+    return distance(*embeddings.unbind(1))
+
+
+@contextmanager
+def evaluating(network: nn.Module):
+    """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had.
+
+    Threads may be inside at once, also with networks that share modules: the last one to leave puts the modes back. The
+    block is outside of `torch.inference_mode`, which records no gradients. A thread that trains the same modules
+    meanwhile would train them in evaluation mode.
+    """
+    modules = list(network.modules())
+    with _lock:
+        for module in modules:
+            _before.setdefault(module, module.training)
+            _inside[module] += 1
+    try:
+        network.eval()
+        with _outside_inference_mode():
+            yield network
+    finally:
+        with _lock:
+            for module in modules:
+                _inside[module] -= 1
+                if not _inside[module]:
+                    del _inside[module]
+                    module.training = _before.pop(module)
+
+
+def copy_of(network: nn.Module, shared=()) -> nn.Module:
+    """Copy a network, in the modes that it has outside of `evaluating`. shared: its tensors that both keep."""
+    copied = copy_without_hooks(network, shared)
+    with _lock:
+        for module, twin in zip(network.modules(), copied.modules(), strict=True):
+            twin.training = _before.get(module, module.training)
+    return copied
+
+
+@contextmanager
+def _outside_inference_mode():
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield

@@ -1,0 +1,1 @@
+"""Scores: the threshold, probabilities, metrics and their intervals."""

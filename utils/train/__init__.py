@@ -1,0 +1,1 @@
+"""Training: the loss, the loop, and a folder for each run."""

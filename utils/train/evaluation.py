@@ -1,0 +1,69 @@
+"""A network at work on a split: the embeddings of its images, each computed once, and the distances of its pairs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..config import Config
+from ..data.batches import deliver
+from ..data.splits import Pairs, Splits
+from ..data.transforms import evaluation_transform
+from ..device import Runtime, gather, progress, share
+from ..network.distance import distance, evaluating
+from ..network.siamese import SiameseNetwork
+from ..network.variants import folded
+from ..score.intervals import Interval, auc_interval
+
+
+@torch.no_grad()
+def embed_images(network, pixels, indices, config: Config, runtime: Runtime) -> torch.Tensor:
+    """Embeddings of the images `indices`, int64 (N,), of `pixels`: float32 (N, embedding_size) on the CPU.
+
+    The network is in evaluation mode meanwhile; one that `folded` made is faster. Under torchrun each process embeds
+    its share and gets all.
+    """
+    transform = evaluation_transform(config.image)
+    own = share(indices)
+    count = max(1, -(-len(own) // config.hyperparameters.batch_size))
+    batches = np.array_split(own, count)
+    delivered = deliver(pixels, batches, runtime)
+    bar = progress(delivered, "Embedding", config.hyperparameters.verbose, count)
+    with evaluating(network):
+        embeddings = torch.cat([network(runtime.place(transform(part))) for part in bar])
+    return gather(embeddings, len(indices)).cpu()
+
+
+def pair_distances(network, splits: Splits, pairs: Pairs, config: Config, runtime: Runtime) -> np.ndarray:
+    """Distances float32 (P,) of the pairs; each image is embedded once, however many pairs it is in."""
+    images = np.stack([pairs.first, pairs.second])  # (2, P)
+    used, rows = np.unique(images, return_inverse=True)
+    embeddings = embed_images(network, splits.pixels, used, config, runtime)
+    first, second = torch.from_numpy(rows.reshape(images.shape))
+    return distance(embeddings[first], embeddings[second]).numpy()
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """auc: of the test pairs by the pretrained embedding before any training; None without such weights."""
+
+    auc: Interval | None
+
+    def __str__(self):
+        if self.auc is None:
+            return "pretrained: False: there is no embedding before training"
+        return f"The pretrained backbone as it comes: test AUC {self.auc}"
+
+
+def frozen_baseline(config: Config, splits: Splits, runtime: Runtime) -> Baseline:
+    """The test AUC of the backbone's own embedding: its last map, pooled, at length 1. Nothing random is drawn.
+
+    Raises ConfigError where `pretrained` weights cannot be loaded.
+    """
+    if not config.pretrained:
+        return Baseline(None)
+    with torch.random.fork_rng(devices=[]):  # every weight is replaced
+        network = SiameseNetwork(config.backbone_model, None, config.pretrained, config.image.size)
+    network = runtime.place(folded(network, runtime.dtype))
+    distances = pair_distances(network, splits, splits.test_pairs, config, runtime)
+    return Baseline(auc_interval(distances, splits.test_pairs, config.seed))

@@ -1,0 +1,49 @@
+"""The contrastive loss, on pairs and on every pair of a batch."""
+
+import torch
+from torch import nn
+
+from ..network.distance import EPSILON
+
+
+class ContrastiveLoss(nn.Module):
+    """Pulls positive pairs together and pushes negative pairs apart, up to a margin.
+
+    loss = (1 - y) / 2 * d^2 + y / 2 * max(0, margin - d)^2, averaged over the pairs, with the label y = 0 for similar
+    and 1 for different (Hadsell, Chopra & LeCun 2006, equation 4).
+    """
+
+    def __init__(self, margin: float):
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, distances, labels):
+        """distances float (P,), labels (P,) of 0 and 1; returns a scalar."""
+        return pair_losses(distances, labels, self.margin).mean()
+
+
+class BatchContrastiveLoss(ContrastiveLoss):
+    """The contrastive loss of every pair among the images of a batch.
+
+    Positive and negative pairs weigh the same, however many there are of each: the mean of the two mean losses, or the
+    one of a batch that has only one kind.
+    """
+
+    def forward(self, embeddings, classes):
+        """embeddings float (B, D) of length 1, classes int (B,); returns a scalar."""
+        # (B, B): gathering pairs would add up their gradients in no fixed order, and runs would not repeat
+        squared = (2 - 2 * embeddings @ embeddings.T).clamp(min=0)
+        distances = (squared + EPSILON).sqrt()
+        different = classes[:, None] != classes[None, :]
+        same = ~different & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+        losses = pair_losses(distances, different, self.margin)
+        means = [(losses * kind).sum() / kind.sum() for kind in (same, different) if kind.any()]
+        return torch.stack(means).mean()
+
+
+def pair_losses(distances, labels, margin):
+    """The contrastive loss of each pair, (P,)."""
+    labels = labels.to(distances.dtype)
+    pulled = distances.square()
+    pushed = (margin - distances).clamp(min=0).square()
+    return (1 - labels) / 2 * pulled + labels / 2 * pushed
