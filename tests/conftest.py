@@ -11,7 +11,7 @@ import torch
 import yaml
 from helpers import changed, tiny_images, tiny_settings
 
-from utils import fit, load_config, load_trained, prepare_explanations
+from utils import calibrate, fit, load_config, load_trained
 from utils.device import seed_everything
 
 LONGEST = ("test_notebooks.py", "test_commands.py", "test_parallel.py")  # these files take minutes
@@ -80,7 +80,7 @@ def prepared_checkpoints(checkpoints, tmp_path_factory):
     config = load_config(checkpoints.parent / "config.yml", [f"checkpoints_path={folder / 'checkpoints'}"])
     trained = load_trained(config)
     splits = trained.load_splits()
-    prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
+    calibrate(trained, splits, trained.distances(splits, splits.test_pairs))
     return config.checkpoints_path
 
 

@@ -75,7 +75,7 @@ def quickly_prepared(prepared, monkeypatch):
 
 def prepared_for(trained):
     splits = trained.load_splits()
-    return choice.prepare_explanations(trained, splits, np.linspace(0, 1, len(splits.test_pairs), dtype=np.float32))
+    return choice.calibrate(trained, splits, np.linspace(0, 1, len(splits.test_pairs), dtype=np.float32))
 
 
 @pytest.mark.parametrize("key", ExplanationSettings.model_fields)

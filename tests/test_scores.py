@@ -10,11 +10,11 @@ import pytest
 from utils import (
     CheckpointError,
     ConfigError,
+    calibrate,
     fit,
     load_config,
     load_splits,
     load_trained,
-    prepare_explanations,
     typical_pairs,
     write_metrics,
 )
@@ -106,7 +106,7 @@ def test_classes_held_out_are_scored_and_explained(make_config, tmp_path, tiny_d
     parts = [set(splits.folder.labels[part].tolist()) for part in (splits.train, splits.valid, splits.test)]
     assert [len(part) for part in parts] == [2, 2, 2]
     assert len(set.union(*parts)) == 6
-    ready = prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
+    ready = calibrate(trained, splits, trained.distances(splits, splits.test_pairs))
     seen = {splits.folder.classes[label] for label in parts[0]}
     assert {name.split("/")[0] for name in ready.references.names} == seen
     same, _ = typical_pairs(ready, splits)

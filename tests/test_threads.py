@@ -30,9 +30,8 @@ from utils import (
     FromFiles,
     choose_pairs,
     compare,
-    counterfactual,
-    counterfactual_figure,
     decompose,
+    edit_figure,
     embed_references,
     explain,
     explain_folder,
@@ -50,6 +49,7 @@ from utils import (
     read_image,
     sanity_curves,
     sanity_figure,
+    smallest_edit,
     view,
 )
 from utils.audit.labels import judge_labels
@@ -210,7 +210,7 @@ def simple_tasks(network, images, layer):
         "features": partial(network.features, flat, layer),
         "judge": partial(judge, network, explanation),
         "insertion": partial(insertion_deletion, network, explanation),
-        "counterfactual": partial(counterfactual, network, explanation[0]),
+        "counterfactual": partial(smallest_edit, network, explanation[0]),
         "matches": partial(decompose, network, explanation[0], steps=2),
         "view": partial(_viewed, network, explanation[0]),
     }
@@ -656,13 +656,13 @@ def test_figures_are_drawn_in_four_threads():
     """pyplot gives threads that start a figure at once one figure together."""
     network, explanation, verdict = _explained()
     pair, matches = explanation[0], decompose(network, explanation[0])
-    change = counterfactual(network, pair)
+    change = smallest_edit(network, pair)
     tasks = {
         "images": partial(images_figure, pair),
         "maps": partial(figure, pair, verdict[0]),
         "matches": partial(matches_figure, matches),
         "point": partial(point_figure, matches, (0.3, 0.6)),
-        "change": partial(counterfactual_figure, change),
+        "change": partial(edit_figure, change),
         "sanity": partial(sanity_figure, {"a": {"top": 0.1, "all": 0.2}}),
         "nothing": partial(nothing, "Nothing.", "nothing"),
     }

@@ -14,8 +14,8 @@ from .data.splits import load_splits as load_splits
 from .device import Runtime as Runtime
 from .device import find_runtime as find_runtime
 from .device import start as start
-from .explanations.edits import Counterfactual as Counterfactual
-from .explanations.edits import counterfactual as counterfactual
+from .explanations.edits import Edit as Edit
+from .explanations.edits import smallest_edit as smallest_edit
 from .explanations.explanation import Explanation as Explanation
 from .explanations.matches import Matches as Matches
 from .explanations.matches import decompose as decompose
@@ -53,7 +53,7 @@ from .show.charts import suspects_figure as suspects_figure
 from .show.chooser import PairChooser as PairChooser
 from .show.drawing import overlay as overlay
 from .show.drawing import saved as saved
-from .show.figures import counterfactual_figure as counterfactual_figure
+from .show.figures import edit_figure as edit_figure
 from .show.figures import figure as figure
 from .show.figures import grid_figure as grid_figure
 from .show.figures import images_figure as images_figure
@@ -71,9 +71,9 @@ from .train.loop import TrainingError as TrainingError
 from .train.loop import fit as fit
 from .train.runs import CheckpointError as CheckpointError
 from .trained import Trained as Trained
+from .trained import calibrate as calibrate
 from .trained import inference_pair as inference_pair
 from .trained import load_trained as load_trained
-from .trained import prepare_explanations as prepare_explanations
 from .trained import typical_pairs as typical_pairs
 from .trained import write_metrics as write_metrics
 from .trust.comparison import Row as Row

@@ -40,7 +40,7 @@ def train(options):
     from .train.evaluation import frozen_baseline
     from .train.loop import fit
     from .train.runs import claimed
-    from .trained import load_trained, prepare_explanations, write_metrics
+    from .trained import calibrate, load_trained, write_metrics
 
     config = _config(options)
     runtime = start(config)
@@ -61,7 +61,7 @@ def train(options):
             dist.destroy_process_group()
         if not first:
             return
-        trained = prepare_explanations(trained, splits, distances)
+        trained = calibrate(trained, splits, distances)
         metrics = write_metrics(trained, splits, distances, baseline)
         print(trained.prepared)
         print(diagnose(trained, splits, distances))

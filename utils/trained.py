@@ -67,7 +67,7 @@ class Prepared:
         return cls(**content | parts)
 
     @property
-    def caution(self) -> str:
+    def warning(self) -> str:
         """What every figure says first of a network that may know nothing."""
         if not self.auc.low <= 0.5 <= self.auc.high:
             return ""
@@ -93,7 +93,7 @@ class Trained:
     threshold: distance up to which a pair is decided "same"; band: two distances between which pairs are undecided, or
     None; both chosen on validation, as `decision` in config.yml says. validation: the validation pairs and their
     distances, float32 (P,). config: the current settings, with the TRAINED_KEYS of the training run. images_digest: of
-    the image files then. folder: of the run. prepared: None before `prepare_explanations`.
+    the image files then. folder: of the run. prepared: None before `calibrate`.
     """
 
     network: SiameseNetwork
@@ -122,15 +122,15 @@ class Trained:
 
     @property
     def references(self) -> References | None:
-        """The reference images as the network sees them; None before `prepare_explanations`."""
+        """The reference images as the network sees them; None before `calibrate`."""
         if self.prepared is None:
             return None
         return References(self.prepared.embeddings.to(self.runtime.device), self.prepared.names)
 
     @property
-    def caution(self) -> str:
+    def warning(self) -> str:
         """What every figure and page says first of a network that may know nothing; "" of one that knows something."""
-        return self.prepared.caution if self.prepared else UNTESTED
+        return self.prepared.warning if self.prepared else UNTESTED
 
     @property
     def seconds(self) -> float:
@@ -197,7 +197,7 @@ class Trained:
     def donors(self, explanation: Explanation, count=2) -> Explanation | None:
         """Image 1 of one explained pair beside the nearest reference images of other classes, explained; None without.
 
-        What `counterfactual` puts into image 1 of a pair decided "same": `count` references of as many classes, each
+        What `smallest_edit` puts into image 1 of a pair decided "same": `count` references of as many classes, each
         decided "different" from both images. Not of image 1's class, or, where that is not known, of its nearest
         reference's.
         """
@@ -229,7 +229,7 @@ class Trained:
             "classes": classes,
             "normalization": self.config.image.normalization,
             "value_range": self.config.image.value_range,
-            "caution": self.caution,
+            "warning": self.warning,
             "band": self.band,
             "calibration": self.prepared and self.prepared.calibration,
         }
@@ -468,7 +468,7 @@ UNMEASURED = {"test_pairs", "opacity"}  # keys of `explanation` that change noth
 ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the rest
 
 
-def prepare_explanations(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
+def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
     """Measure what explanations rest on, keep it in best.pt, and hand on the network that knows it; one that was
     prepared for these settings is handed on as it is.
 

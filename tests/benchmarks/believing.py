@@ -19,9 +19,9 @@ from peers import PEERS, integrated_jacobians, pair_x
 from side_by_side import ROOT, config, machine
 
 from utils import (
+    calibrate,
     choose_pairs,
     compare,
-    counterfactual,
     decompose,
     explain,
     fit,
@@ -29,7 +29,7 @@ from utils import (
     load_config,
     load_trained,
     methods_of,
-    prepare_explanations,
+    smallest_edit,
     table,
 )
 from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_differences, load_masks
@@ -75,10 +75,10 @@ def checked_counterfactuals(trained, pairs) -> list[str]:
         explanation = trained.explain(pair)
         different = bool(explanation.different)
         donors = None if different else trained.donors(explanation)
-        ours = counterfactual(trained.network, explanation, trained.references, donors)
+        ours = smallest_edit(trained.network, explanation, trained.references, donors)
         by_luck = explain_at_random(trained.network, explanation.images, trained.threshold, seed=number)
         random_donors = donors and explain_at_random(trained.network, donors.images, trained.threshold, seed=number)
-        random = counterfactual(trained.network, by_luck, trained.references, random_donors)
+        random = smallest_edit(trained.network, by_luck, trained.references, random_donors)
         on_object = None
         if masks is not None and different and masks[number, 1].any():
             on_object = float(masks[number, 1][ours.source.cpu()].float().mean())
@@ -290,7 +290,7 @@ def measure(settings, count, without, rows, blind, texts):
         fit(settings)
     trained = load_trained(settings, start(settings))
     splits = trained.load_splits()
-    trained = prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
+    trained = calibrate(trained, splits, trained.distances(splits, splits.test_pairs))
     began = time.perf_counter()
     pairs = choose_pairs(splits, count, trained.config.seed)
     at_layer = {"layer": trained.settings.layer}

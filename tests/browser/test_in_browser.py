@@ -12,7 +12,6 @@ from helpers import ROOT
 
 from utils import (
     compare,
-    counterfactual,
     dataset_map,
     decompose,
     find_shortcuts,
@@ -24,6 +23,7 @@ from utils import (
     methods_of,
     plane,
     report,
+    smallest_edit,
     view,
     write_metrics,
 )
@@ -104,7 +104,7 @@ def pair(prepared):
     splits = prepared.load_splits()
     explanation = prepared.explain(splits.files(splits.test_pairs, 1)[0])
     matches = decompose(prepared.network, explanation, "layer2", steps=4)
-    change = counterfactual(prepared.network, explanation, prepared.references)
+    change = smallest_edit(prepared.network, explanation, prepared.references)
     return explanation, judge(prepared.network, explanation), matches, change
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.config import Normalization
-from utils.explanations.edits import counterfactual
+from utils.explanations.edits import smallest_edit
 from utils.explanations.explanation import Explanation
 from utils.explanations.gradient import FORMULAS
 from utils.explanations.matches import decompose
@@ -113,7 +113,7 @@ def test_verdicts_matches_and_changes_of_one_channel_are_those_of_three(decision
         network = Cut(one, layer="1")
         explanation = explain(network, seen, THRESHOLDS[decision], method="path_layercam")
         assert explanation.decision() == decision
-        change = counterfactual(network, explanation)
+        change = smallest_edit(network, explanation)
         assert torch.equal(change.edited[:, :1].expand_as(change.edited), change.edited)
         results.append(
             {
@@ -136,7 +136,7 @@ def test_pixels_of_a_donor_come_with_all_their_channels(channels):
     values = torch.arange(1.0, channels + 1, dtype=torch.float64)
     images[:, 1] += values[:, None, None]
     network = Cut(small(channels), layer="1")
-    change = counterfactual(network, explain(network, images, 0.01, method="gradcam"))
+    change = smallest_edit(network, explain(network, images, 0.01, method="gradcam"))
     put_in = change.edited[0].amax(dim=(1, 2))
     torch.testing.assert_close(put_in, values, atol=1e-6, rtol=0)
     assert not change.edited[0][:, ~change.regions[0]].any()
@@ -195,12 +195,12 @@ def test_a_normalization_has_as_many_values_of_both_kinds():
 
 @pytest.mark.parametrize(("channels", "white"), [(1, 255), (1, 4095), (12, 10_000), (4, 65_535)])
 def test_pixels_are_doubted_until_their_normalization_is_given(channels, white):
-    """X-rays of 12 bits, reflectances of satellites, 16 bits: the caution names what ends it."""
+    """X-rays of 12 bits, reflectances of satellites, 16 bits: the warning names what ends it."""
     network = Cut(small(channels), layer="1")
     images = torch.rand(1, 2, channels, *SIZE, dtype=torch.float64) * white
     images[0, 0, 0, 0, :2] = torch.tensor([0, white])
-    caution = explain(network, images, 0.5, caution="").caution
-    assert caution.startswith(f"CAUTION: the images hold values from 0 to {white:.4g}")
-    cure = eval(caution.partition("say so by normalization=")[2].rstrip("."), {"Normalization": Normalization})
+    warning = explain(network, images, 0.5, warning="").warning
+    assert warning.startswith(f"CAUTION: the images hold values from 0 to {white:.4g}")
+    cure = eval(warning.partition("say so by normalization=")[2].rstrip("."), {"Normalization": Normalization})
     assert len(cure.mean) == channels
-    assert explain(network, images, 0.5, caution="", normalization=cure).caution == ""
+    assert explain(network, images, 0.5, warning="", normalization=cure).warning == ""

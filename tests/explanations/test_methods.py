@@ -180,12 +180,12 @@ def test_floats_of_pixels_are_explained_with_a_caution(dtype):
     network, _ = network_and_images()
     network = network.to(dtype)
     pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
-    said = explain(network, pixels, 0.5, caution="").sentence()
+    said = explain(network, pixels, 0.5, warning="").sentence()
     assert said.startswith("CAUTION: the images hold values from 0 to 255: most networks take normalised ones")
     resized = (pixels / 1.7).clamp(min=0)  # no whole numbers any more
-    assert "hold values from 0 to 150: most networks" in explain(network, resized, 0.5, caution="").sentence()
+    assert "hold values from 0 to 150: most networks" in explain(network, resized, 0.5, warning="").sentence()
     imagenet = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    said = explain(network, pixels, 0.5, caution="", normalization=imagenet).sentence()
+    said = explain(network, pixels, 0.5, warning="", normalization=imagenet).sentence()
     assert said.startswith("CAUTION: the images hold values from 0 to 255, but pixels normalised by the normalization")
 
 
@@ -205,7 +205,7 @@ def test_floats_of_pixels_are_explained_with_a_caution(dtype):
 def test_what_may_be_right_is_not_doubted(make, normalization):
     network, _ = network_and_images()
     pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).float()
-    assert explain(network, make(pixels), 0.5, caution="", normalization=normalization).caution == ""
+    assert explain(network, make(pixels), 0.5, warning="", normalization=normalization).warning == ""
 
 
 def test_a_network_that_nobody_tested_says_so(trained, prepared):
@@ -214,7 +214,7 @@ def test_a_network_that_nobody_tested_says_so(trained, prepared):
         found = explain(taken, images, 0.5)
         assert found.sentence().startswith("CAUTION: this network was not tested on labelled pairs, so it may know")
         assert "not tested" in drawn_text(figure(found[0]))
-        assert not explain(taken, images, 0.5, caution="").caution
+        assert not explain(taken, images, 0.5, warning="").warning
     pair = tuple(trained.load_splits().folder.paths[:2])
     assert "not tested on labelled pairs" in trained.explain(pair).sentence()
     assert "not tested" not in prepared.explain(pair).sentence()

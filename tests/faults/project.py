@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from helpers import changed, tiny_images, tiny_settings
 
-from utils import fit, load_config, load_trained, prepare_explanations
+from utils import calibrate, fit, load_config, load_trained
 from utils.config import Config
 
 
@@ -42,5 +42,5 @@ def make_project(folder: Path) -> Project:
     fit(config)
     trained = load_trained(config)
     splits = trained.load_splits()
-    prepare_explanations(trained, splits, trained.distances(splits, splits.test_pairs))
+    calibrate(trained, splits, trained.distances(splits, splits.test_pairs))
     return project

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.explanations.edits import AREAS, counterfactual
+from utils.explanations.edits import AREAS, smallest_edit
 from utils.explanations.explanation import Explanation
 from utils.explanations.occlusion import blurred, explain_by_occlusion, mean_colour
 from utils.explanations.path import References
@@ -220,7 +220,7 @@ def test_smallest_blur_that_undoes_same():
     explanation = Explanation(images, distances_of(network, images), threshold, strength * 0, strength)
     assert explanation.decision() == "same"
     references = References(network(torch.randn(9, 3, 20, 30)), tuple(f"class/{number}" for number in range(9)))
-    change = counterfactual(network, explanation, references)
+    change = smallest_edit(network, explanation, references)
     hidden = blurred(images)[0]
     flips = []
     for area in AREAS:
@@ -273,7 +273,7 @@ def test_exchange_that_undoes_different():
     threshold = 0.5
     explanation = Explanation(images, distances_of(network, images), threshold, maps, maps * 0)
     assert explanation.decision() == "different"
-    change = counterfactual(network, explanation)
+    change = smallest_edit(network, explanation)
     assert change.flipped
     after = distance_by_hand(weights.tolist(), change.edited[0].tolist(), change.edited[1].tolist())
     assert after <= threshold

@@ -10,7 +10,7 @@ from helpers import warmed
 from torch import nn
 from torchvision import models
 
-from utils import Cut, counterfactual, decompose, explain, judge
+from utils import Cut, decompose, explain, judge, smallest_edit
 from utils.config import ConfigError
 from utils.explanations.gradient import FORMULAS
 from utils.network.siamese import SiameseNetwork
@@ -113,7 +113,7 @@ def test_a_resnet_from_map_to_verdict_and_counterfactual(device):
         one, two = F.normalize(module(images[0]), dim=1)
     assert explanation.distance.item() == pytest.approx((one - two).norm().item(), abs=1e-5)
     assert len(judge(network, explanation)) == 1
-    found = counterfactual(network, explanation)
+    found = smallest_edit(network, explanation)
     with torch.no_grad():
         one, two = F.normalize(module(found.edited), dim=1)
     assert found.distance == pytest.approx((one - two).norm().item(), abs=1e-4)

@@ -15,9 +15,8 @@ from utils import (
     DataError,
     FromFiles,
     SiameseNetwork,
-    counterfactual,
-    counterfactual_figure,
     decompose,
+    edit_figure,
     embed_references,
     explain_folder,
     figure,
@@ -35,6 +34,7 @@ from utils import (
     read_image,
     saved,
     scores_table,
+    smallest_edit,
     view,
 )
 from utils.config import ExplanationSettings
@@ -106,7 +106,7 @@ def test_what_would_make_other_maps_is_noticed(module, files, paths, tmp_path):
         "explanation": FromFiles(files.network, load, 0.3, method="gradcam"),
         "references": FromFiles(files.network, load, 0.3, references),
         "band": FromFiles(files.network, load, 0.3, band=(0.1, 0.5)),
-        "caution": FromFiles(files.network, load, 0.3, caution="BEWARE."),
+        "warning": FromFiles(files.network, load, 0.3, warning="BEWARE."),
     }
     for key, other in others.items():
         with pytest.raises(DataError, match=f"made otherwise \\({key}\\)"):
@@ -144,7 +144,7 @@ def test_every_function_for_any_module_takes_a_cut(files, paths, tmp_path):
     verdict = judge(files.network, explanation)
     references = embed_references(files.network, explanation.images[:, 0], ["a/0.png", "a/1.png", "b/2.png"])
     matches = decompose(files.network, pair)
-    change = counterfactual(files.network, pair, references)
+    change = smallest_edit(files.network, pair, references)
     images = explanation.images[:1]
     by_all = {}
     for name, method in methods_of(ExplanationSettings()).items():
@@ -156,7 +156,7 @@ def test_every_function_for_any_module_takes_a_cut(files, paths, tmp_path):
         methods_figure(judge_all(files.network, by_all)),
         matches_figure(matches),
         point_figure(matches, (0.5, 0.5)),
-        counterfactual_figure(change),
+        edit_figure(change),
     ):
         saved(drawn, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 7

@@ -9,9 +9,8 @@ from PIL import Image
 from torch import nn
 
 from utils import (
-    counterfactual,
-    counterfactual_figure,
     decompose,
+    edit_figure,
     explain,
     figure,
     grid,
@@ -22,6 +21,7 @@ from utils import (
     methods_figure,
     point_figure,
     saved,
+    smallest_edit,
     view,
 )
 from utils.config import Normalization
@@ -123,7 +123,7 @@ def test_every_figure_and_page_draws_them(channels, named, tmp_path):
     verdict = judge(network, explanation)
     pair = explanation[0]
     matches = decompose(network, pair)
-    change = counterfactual(network, pair)
+    change = smallest_edit(network, pair)
     figures = (
         figure(explanation, verdict),
         grid_figure(explanation, verdict),
@@ -131,7 +131,7 @@ def test_every_figure_and_page_draws_them(channels, named, tmp_path):
         methods_figure({"hirescam": verdict[0]}),
         matches_figure(matches),
         point_figure(matches, (0.5, 0.5)),
-        counterfactual_figure(change),
+        edit_figure(change),
     )
     for shown in figures:
         saved(shown, tmp_path)

@@ -17,7 +17,6 @@ import utils
 from utils import (
     choose_pairs,
     compare,
-    counterfactual,
     dataset_map,
     decompose,
     find_shortcuts,
@@ -28,6 +27,7 @@ from utils import (
     methods_of,
     most_similar,
     scores_table,
+    smallest_edit,
     write_metrics,
 )
 from utils.audit.shortcuts import Shortcuts
@@ -74,7 +74,7 @@ def without_scripts(element):
 def blind(prepared):
     """A network whose test AUC may be 0.5, with what it says of two pairs."""
     trained = replace(prepared, prepared=replace(prepared.prepared, auc=Interval(0.5, 0.4, 0.6)))
-    assert trained.prepared.caution == CAUTION
+    assert trained.prepared.warning == CAUTION
     splits = trained.load_splits()
     pairs = splits.files(splits.test_pairs, 2)
     explanation = trained.explain(*pairs)
@@ -134,7 +134,7 @@ def explained_folder(blind, folder, monkeypatch):
 def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monkeypatch):
     trained, explanation, pair = blind.trained, blind.explanation, blind.pair
     shown = {
-        "counterfactual_figure": lambda show: show(counterfactual(trained.network, pair)),
+        "edit_figure": lambda show: show(smallest_edit(trained.network, pair)),
         "explain_folder": lambda _: explained_folder(blind, tmp_path / "out", monkeypatch),
         "figure": lambda show: show(explanation),
         "grid": lambda show: show(explanation),
@@ -163,16 +163,16 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
 def test_the_words_are_not_said_twice_and_not_without_need(blind, prepared):
     assert words_of(utils.figure(blind.pair)).count("BEWARE") == 1
     assert words_of(utils.grid_figure(blind.explanation)).count("BEWARE") == 1
-    knowing = replace(blind.explanation, caution="")
+    knowing = replace(blind.explanation, warning="")
     for shown in (utils.grid_figure(knowing), utils.grid(knowing), utils.images_figure(knowing[0])):
         assert "BEWARE" not in words_of(shown)
-    assert "caution" not in scores_table(knowing)
+    assert "warning" not in scores_table(knowing)
 
 
 def test_of_a_network_that_was_never_tested_all_say_so(trained):
-    """Before `prepare_explanations` nothing is known of the test pairs: explanations, map and suspects say the same."""
+    """Before `calibrate` nothing is known of the test pairs: explanations, map and suspects say the same."""
     assert trained.prepared is None
-    said = trained.explain(trained.load_splits().files(trained.load_splits().test_pairs, 1)[0]).caution
+    said = trained.explain(trained.load_splits().files(trained.load_splits().test_pairs, 1)[0]).warning
     assert "not tested" in said
     images = gallery(trained)
     assert said in without_scripts(utils.plane(trained, images, dataset_map(images.embeddings)))
@@ -182,8 +182,8 @@ def test_of_a_network_that_was_never_tested_all_say_so(trained):
 
 def test_search_and_its_table_say_it(blind):
     hits = most_similar(blind.trained, blind.pairs[0][0], 2)
-    assert hits.caution == CAUTION
-    assert (scores_table(hits)["caution"] == CAUTION).all()
+    assert hits.warning == CAUTION
+    assert (scores_table(hits)["warning"] == CAUTION).all()
 
 
 def test_no_name_is_forgotten():
@@ -212,7 +212,7 @@ def empty_figures(blind):
 
 ALWAYS_SOMETHING = {  # of one pair, one image, or at least one test pair: without it there is no such thing to show
     "augmentation_figure",
-    "counterfactual_figure",
+    "edit_figure",
     "det_figure",
     "distances_figure",
     "images_figure",

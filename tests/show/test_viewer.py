@@ -9,7 +9,7 @@ from helpers import explanation_of, network_and_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import Counterfactual, counterfactual, decompose, judge
+from utils import Edit, decompose, judge, smallest_edit
 from utils.show.html import LOSSLESS_SIDE, data_uri, page, script_json
 from utils.show.viewer import view, view_content
 
@@ -23,7 +23,7 @@ def pair():
     random = torch.Generator().manual_seed(0)
     explanation = explanation_of(network, images, torch.randn(1, 2, 64, 64, generator=random), threshold=0.01)
     matches = decompose(network, explanation, "layer2", steps=4)
-    return network, explanation, judge(network, explanation), matches, counterfactual(network, explanation)
+    return network, explanation, judge(network, explanation), matches, smallest_edit(network, explanation)
 
 
 def bytes_of(text, kind=np.uint8):
@@ -163,7 +163,7 @@ def test_a_pair_of_224_pixels_by_eight_methods_stays_below_two_megabytes(pair):
     }  # noise, which nothing compresses
     explanation = methods["method 0"]
     matches = decompose(network, explanation, "layer2", steps=2)
-    change = Counterfactual(explanation, torch.rand(2, 3, 224, 224), torch.rand(2, 224, 224) > 0.5, 0.5)
+    change = Edit(explanation, torch.rand(2, 3, 224, 224), torch.rand(2, 224, 224) > 0.5, 0.5)
     assert 200_000 < len(view(methods, matches=matches, change=change).html.encode()) < 2_000_000
 
 

@@ -24,7 +24,7 @@ NEAREST = 5  # reference images that say what an image looks like
 
 
 @dataclass(frozen=True, eq=False)
-class Counterfactual:
+class Edit:
     """A change of one pair and what the network says to it.
 
     explanation: of the pair as it was. edited: float (2, C, H, W), both images after the change. regions: bool (2, H,
@@ -84,12 +84,12 @@ class Counterfactual:
 
 
 @torch.no_grad()
-def counterfactual(
+def smallest_edit(
     network: Explainable,
     explanation: Explanation,
     references: References | None = None,
     donors: Explanation | None = None,
-) -> Counterfactual:
+) -> Edit:
     """The smallest change along the maps of one explained pair that flips its decision, of those tried.
 
     "different": a region of image 1 takes the pixels of a region of image 2, blended at the border (after Goyal et al.
@@ -142,7 +142,7 @@ def ranks_of(maps: torch.Tensor) -> torch.Tensor:
     return order.argsort(dim=-1).view_as(maps)
 
 
-def _blurred(network, explanation) -> Counterfactual:
+def _blurred(network, explanation) -> Edit:
     """Blurs growing regions of both images, of image 1 alone and of image 2 alone."""
     images = explanation.images[0]  # (2, C, H, W)
     regions = torch.stack([_strongest_places(explanation, share) for share in (0, *AREAS)])  # (1 + A, 2, H, W)
@@ -155,7 +155,7 @@ def _blurred(network, explanation) -> Counterfactual:
     touched = torch.stack([regions[first, 0], regions[second, 1]], dim=1)  # (3A, 2, H, W)
     best = _best(distances, touched.float().mean(dim=(1, 2, 3)), explanation)
     images = torch.stack([edited[first[best], 0], edited[second[best], 1]])
-    return Counterfactual(explanation, images, touched[best], distances[best].item())
+    return Edit(explanation, images, touched[best], distances[best].item())
 
 
 def _best(distances, areas, explanation) -> int:
@@ -172,7 +172,7 @@ def _strongest_places(explanation: Explanation, share: float) -> torch.Tensor:
     return ranks < share * ranks[0].numel()
 
 
-def _replaced(network, explanation, donor, references) -> Counterfactual:
+def _replaced(network, explanation, donor, references) -> Edit:
     """Puts regions of the donor's image 2 into image 1, from small to large, up to the first that flips."""
     image1, image2 = explanation.images[0]  # (C, H, W) each
     given = donor.images[0, 1]
@@ -191,14 +191,14 @@ def _replaced(network, explanation, donor, references) -> Counterfactual:
         best = int((sign * distances).masked_fill(~chosen, -torch.inf).argmax())
         images = torch.stack([edited[best], image2])
         region = torch.stack([regions[best], torch.zeros_like(regions[best])])
-        change = Counterfactual(explanation, images, region, distances[best].item(), donor, sources[best])
+        change = Edit(explanation, images, region, distances[best].item(), donor, sources[best])
         if enough.any():
             return change
         found.append(change)
     return min(found, key=_cost)  # it flips, but looks like another class; or it does not flip
 
 
-def _cost(change: Counterfactual):
+def _cost(change: Edit):
     """What orders changes: the smallest that flips first, then the one that comes nearest to it."""
     missed = abs(change.distance - change.explanation.threshold)
     return not change.flipped, change.area if change.flipped else missed

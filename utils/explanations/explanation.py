@@ -27,7 +27,7 @@ class Explanation:
     pair. paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
     images' values, or None: figures need it to show pixels where there are no files. value_range: as `read_image` takes
     it, for the files. completeness: float32 (B, 2), or None: what the places of both images add up to, and the change
-    that they should add up to. caution: what every sentence about it begins with. band: two distances between which
+    that they should add up to. warning: what every sentence about it begins with. band: two distances between which
     pairs are left undecided, or None. calibration: from distance to probability, or None.
 
     Raises ValueError when these are not of equally many pairs, ExplanationError for a threshold beyond [0, 2] and for
@@ -48,7 +48,7 @@ class Explanation:
     normalization: Normalization | None = None
     value_range: tuple[float, float] | None = None
     completeness: torch.Tensor | None = None
-    caution: str = ""
+    warning: str = ""
     band: tuple[float, float] | None = None
     calibration: Callable[[torch.Tensor], torch.Tensor] | None = None
     channels: tuple[int, int, int] | None = None
@@ -177,10 +177,10 @@ class Explanation:
         """Score, probability and decision of one pair in words and, where the true classes are known, whether it is
         right.
         """
-        caution = f"{self.caution} " if self.caution else ""
+        warning = f"{self.warning} " if self.warning else ""
         least = similarity(torch.tensor(self.threshold))
         return printable(
-            f'{caution}Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
+            f'{warning}Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
             f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f})"
             f"{self._chance(index)}: {self._decided(index)}{self._truth(index)}."
         )

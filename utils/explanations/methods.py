@@ -36,7 +36,7 @@ def explain(
     classes=None,
     normalization=None,
     value_range=None,
-    caution: str | None = None,
+    warning: str | None = None,
     band=None,
     calibration=None,
     channels=None,
@@ -48,7 +48,7 @@ def explain(
     tensor, an array or a list of pairs, as `pairs_for` has it. threshold: the distance, in [0, 2], up to which a pair
     is decided "same". references: training images that the method `contrastive` contrasts with. paths: B pairs of image
     files. classes: B pairs of true classes, or None for a pair that has none. normalization: mean and std that the
-    images were normalised with, for figures. value_range: as `read_image` takes it, for figures of files. caution: what
+    images were normalised with, for figures. value_range: as `read_image` takes it, for figures of files. warning: what
     every sentence and figure begins with: "" of a network that was tested on labelled pairs, None of one that was not,
     which is then said; images that do not look normalised add to it. band, calibration: as an Explanation has them.
     channels: the three, by index, that figures show in red, green and blue. settings: the keys of `explanation` in
@@ -64,7 +64,7 @@ def explain(
     check_shown(images, normalization, channels)
     with deterministic_or_refused():
         explanation = _by_method(network, images, threshold, references, settings)
-    cautions = [UNTESTED if caution is None else caution, _doubts(images, normalization)]
+    cautions = [UNTESTED if warning is None else warning, _doubts(images, normalization)]
     explanation = replace(
         explanation,
         method=settings.method,
@@ -73,7 +73,7 @@ def explain(
         classes=None if classes is None else tuple(classes),
         normalization=normalization,
         value_range=value_range,
-        caution=" ".join(text for text in cautions if text),
+        warning=" ".join(text for text in cautions if text),
         band=band,
         calibration=calibration,
         channels=channels,

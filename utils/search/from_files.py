@@ -29,7 +29,7 @@ class FromFiles:
             device or an array; of one size for all files.
         threshold: The distance, in [0, 2], up to which a pair is decided "same".
         references: Training images that the method `contrastive` contrasts with.
-        normalization, caution, band, calibration, channels, value_range: As `explain` takes them.
+        normalization, warning, band, calibration, channels, value_range: As `explain` takes them.
         settings: The keys of `explanation` in config.yml, as `explain` takes them.
     """
 
@@ -41,7 +41,7 @@ class FromFiles:
         references: References | None = None,
         *,
         normalization=None,
-        caution: str | None = None,
+        warning: str | None = None,
         band=None,
         calibration=None,
         channels=None,
@@ -55,7 +55,7 @@ class FromFiles:
         self.settings = measured(ExplanationSettings().changed(**settings))
         self.carried = {
             "normalization": normalization,
-            "caution": caution,
+            "warning": warning,
             "band": band,
             "calibration": calibration,
             "channels": channels,

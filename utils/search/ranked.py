@@ -11,7 +11,7 @@ from ..trust.faithfulness import PARTS, Verdict
 
 def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd.DataFrame:
     """A row for each pair, numbered from 1: names, true classes, similarity, distance, probability of one class with
-    the ends of its 95 % interval, decision and whether it is right; with a verdict, its words; the caution, if there
+    the ends of its 95 % interval, decision and whether it is right; with a verdict, its words; the warning, if there
     is one.
 
     What is known of no pair has no column.
@@ -29,8 +29,8 @@ def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd
         row |= {"decision": explanation.decision(index), "right": _words(explanation.right(index))}
         if verdict is not None:
             row |= {f"map of {part}": verdict.word(index, part) for part in PARTS}
-        if explanation.caution:
-            row["caution"] = explanation.caution
+        if explanation.warning:
+            row["warning"] = explanation.warning
         rows.append(row)
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))

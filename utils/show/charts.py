@@ -233,11 +233,11 @@ def shortcuts_figure(shortcuts: Shortcuts):
     be nothing is said.
     """
     found = shortcuts.found
-    caution = ""
+    warning = ""
     if shortcuts.score.low <= 0:
-        caution = f"This score may be nothing: different pairs lie {shortcuts.score} farther apart than same ones."
+        warning = f"This score may be nothing: different pairs lie {shortcuts.score} farther apart than same ones."
     if not found:
-        return nothing("No property was tried.", "shortcuts", caution)
+        return nothing("No property was tried.", "shortcuts", warning)
     rows = len(found)
     drawn = new_figure(9, 0.9 * rows + 1)
     grid = drawn.subplots(rows, 4, width_ratios=(1, 1, 4, 3), squeeze=False)
@@ -260,7 +260,7 @@ def shortcuts_figure(shortcuts: Shortcuts):
     _whiskers(alone, places, [one.alone for one in found])
     alone.set(xlabel="AUC by itself (0.5: says nothing)", xlim=(0.3, 1.03))
     alone.axvline(0.5, color="grey", linestyle=":")
-    return closed(drawn, "shortcuts", caution)
+    return closed(drawn, "shortcuts", warning)
 
 
 def _tall(drawn, column):
@@ -292,7 +292,7 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=PAIRS, opacity=O
     """
     pairs = suspects.pairs(count)
     if not pairs:
-        return nothing("No label is suspected: all images look like their own class.", "suspects", trained.caution)
+        return nothing("No label is suspected: all images look like their own class.", "suspects", trained.warning)
     explanation = trained.explain(*pairs)
     drawn = figure(explanation, judge(trained.network, explanation, trained.config.seed), opacity=opacity)
     drawn.set_figheight(drawn.get_figheight() + 0.8 * len(pairs))  # for what is suspected
@@ -300,4 +300,4 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=PAIRS, opacity=O
         _, image, label, suggested, quality, *_ = row
         suspicion = f"Suspect label: {image}\n{label}, but like {suggested} to the network (quality {quality:.3f})"
         panel.suptitle(f"{wrapped(suspicion, LABEL_WIDTH)}\n\n{panel.get_suptitle()}", fontsize=11)
-    return closed(drawn, "suspects", explanation.caution)
+    return closed(drawn, "suspects", explanation.warning)

@@ -33,7 +33,7 @@ COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
 SOLID = 0.25  # from this share of the strongest evidence on, the colour alone tells the value; below, words do too
 UNJUDGED = "Maps not judged."
-PER_INCH = 10  # characters of a caution
+PER_INCH = 10  # characters of a warning
 LINE = 0.2  # inches of a line of it
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks, whose size it holds down; files have more
@@ -202,26 +202,26 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def nothing(text: str, name: str, caution=""):
+def nothing(text: str, name: str, warning=""):
     """A figure of one sentence, where there is nothing to draw."""
     text = wrapped(text, 8 * PER_INCH)
-    lines = wrapped(caution, 8 * PER_INCH).count("\n") + text.count("\n") + 2
+    lines = wrapped(warning, 8 * PER_INCH).count("\n") + text.count("\n") + 2
     drawn = new_figure(8, 0.3 * lines)
     axes = drawn.subplots()
     axes.set_axis_off()
     axes.text(0, 0.5, text, va="center")
-    return closed(drawn, name, caution)
+    return closed(drawn, name, warning)
 
 
-def closed(figure, name: str, caution=""):
+def closed(figure, name: str, warning=""):
     """Return a finished figure, with the name of its file as its label.
 
-    Every figure of what a network says ends here with the caution of its explanation: it stands on top, unless words of
+    Every figure of what a network says ends here with the warning of its explanation: it stands on top, unless words of
     the figure hold it already.
     """
-    if caution and _words(wrapped(caution, 80)) not in _words(*(text.get_text() for text in figure.findobj(Text))):
+    if warning and _words(wrapped(warning, 80)) not in _words(*(text.get_text() for text in figure.findobj(Text))):
         width = int(PER_INCH * figure.get_figwidth())
-        above = wrapped(caution, width)
+        above = wrapped(warning, width)
         figure.suptitle("\n".join(filter(None, [above, figure.get_suptitle()])), fontsize=10)
         figure.set_figheight(figure.get_figheight() + LINE * len(above.splitlines()))
     figure.set_label(name)

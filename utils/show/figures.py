@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Patch, Rectangle
 
-from ..explanations.edits import Counterfactual, in_classes
+from ..explanations.edits import in_classes
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import Matches
 from ..trust.faithfulness import PARTS, Verdict
@@ -53,7 +53,7 @@ def images_figure(explanation: Explanation):
         show(column, image)
         column.set_title(named(f"image {number}: {name}", COLUMN), fontsize=9)
         column.set_xlabel(wrapped(shown_as(explanation), COLUMN + 8), fontsize=8)
-    return closed(drawn, file_name("images", explanation), explanation.caution)
+    return closed(drawn, file_name("images", explanation), explanation.warning)
 
 
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):
@@ -69,7 +69,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         raise ValueError(f"{len(explanation)} pairs are too many for one figure: show explanation[:{MOST_PAIRS}]")
     check_verdict(verdict, explanation)
     if not len(explanation):
-        return nothing(NOTHING, "explanation_nothing", explanation.caution)
+        return nothing(NOTHING, "explanation_nothing", explanation.warning)
     if explanation.undecided.any():
         kinds = KINDS
     shown = [photos(pair) for pair in explanation]
@@ -81,7 +81,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         _draw_pair(panel, images, explanation[index], verdict and verdict[index], kinds, opacity)
     kind = "explanation" if tuple(kinds) == KINDS else "_".join([*kinds, "map"])
     name = file_name(kind, explanation, explanation.method, explanation.layer)
-    return closed(drawn, name, explanation.caution)
+    return closed(drawn, name, explanation.warning)
 
 
 def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
@@ -118,7 +118,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
         lower.set_xlabel(wrapped(said, COLUMN), fontsize=8)
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=grid, label="share of the image's strongest evidence", shrink=0.5)
     drawn.suptitle(heading(first, "factual maps of all methods", COLUMN * 3), fontsize=10)
-    return closed(drawn, file_name("methods", first), first.caution)
+    return closed(drawn, file_name("methods", first), first.warning)
 
 
 def sanity_figure(curves: dict[str, dict[str, float]]):
@@ -187,7 +187,7 @@ SOURCE = "yellow"  # outline of where its pixels are from
 EDIT_NAME_LENGTH = 46  # characters of a name that fit below an image
 
 
-def counterfactual_figure(found: Counterfactual):
+def edit_figure(found: Edit):
     """Both images before and after the change, with the similarity of each pair and the nearest references, if known.
 
     What was changed is outlined in white; where its pixels are from, in yellow: in image 2, or in a third image.
@@ -221,7 +221,7 @@ def counterfactual_figure(found: Counterfactual):
     what = f"along the maps of {explanation.source}: {found.sentence()}"
     drawn.suptitle(heading(explanation, what, 44 * columns), fontsize=10)
     name = file_name("counterfactual", explanation, explanation.method, explanation.layer)
-    return closed(drawn, name, explanation.caution)
+    return closed(drawn, name, explanation.warning)
 
 
 def _outline(axes, region, colour):
@@ -256,7 +256,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     """
     check_verdict(verdict, explanation)
     if not len(explanation):
-        return nothing(NOTHING, "grid_nothing", explanation.caution)
+        return nothing(NOTHING, "grid_nothing", explanation.warning)
     rows = math.ceil(len(explanation) / ACROSS)
     drawn = new_figure(9, (2.9 if verdict is None else 3.7) * rows)
     body, side = drawn.subfigures(1, 2, width_ratios=[1, 0.09])
@@ -273,7 +273,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     scale = ScalarMappable(cmap=COLORMAP)
     drawn.colorbar(scale, cax=side.subplots(), label="share of the image's strongest evidence")
     name = file_name("grid", explanation[0], str(len(explanation)))
-    return closed(drawn, name, explanation.caution)
+    return closed(drawn, name, explanation.warning)
 
 
 def judgement(verdict: Verdict | None, index=0) -> str:
@@ -337,7 +337,7 @@ def matches_figure(matches: Matches, count=5):
         f"{matches.parts_in_words(found)}"
     )
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
-    return closed(drawn, file_name("matches", matches.explanation, matches.layer), matches.explanation.caution)
+    return closed(drawn, file_name("matches", matches.explanation, matches.layer), matches.explanation.warning)
 
 
 def point_figure(matches: Matches, point, opacity=OPACITY):
@@ -360,7 +360,7 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes[1], label="share of the strongest match", shrink=0.8)
     what = f"what the marked region at {matches.source} matches (residual {matches.residual:+.1e})"
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
-    return closed(drawn, file_name("point", matches.explanation, matches.layer), matches.explanation.caution)
+    return closed(drawn, file_name("point", matches.explanation, matches.layer), matches.explanation.warning)
 
 
 def _pixels(bounds, image):

@@ -205,7 +205,7 @@ def _claim(folder, trained, judged, first_image):
         prepared = trained.prepared
         carried = {
             "band": trained.band,
-            "caution": trained.caution,
+            "warning": trained.warning,
             "calibration": prepared and prepared.calibration,
         }
     references = [trained.references.embeddings] if trained.references else []
@@ -217,7 +217,7 @@ def _claim(folder, trained, judged, first_image):
         "band": [float(edge) for edge in carried["band"] or ()],
         "calibration": tensors_digest("", [calibration.distances, calibration.probabilities]) if calibration else "",
         "references": tensors_digest("", references),
-        "caution": carried["caution"],
+        "warning": carried["warning"],
         "judged": judged,
         "explanation": trained.settings.model_dump(mode="json"),
     }
@@ -295,7 +295,7 @@ def _picture(explanation, heatmaps, judged):
         space = np.full((below - len(words), shown.shape[1], 3), 255, np.uint8)
         body.append(np.vstack([shown, words, space]))
     body = np.hstack(body)
-    words = [line for line in (explanation.caution, judged) if line]
+    words = [line for line in (explanation.warning, judged) if line]
     return np.vstack([_lettered("\n".join(words), body.shape[1]), body])
 
 

@@ -61,7 +61,7 @@ def page(title: str, body: str) -> str:
     return PAGE.format(title=escape(title), style=source("page.css"), body=body)
 
 
-def component(mount: str, content: dict, name: str, title: str, scripts, styles, caution: str) -> Element:
+def component(mount: str, content: dict, name: str, title: str, scripts, styles, warning: str) -> Element:
     """An Element that the script function `mount(root, content)` fills, in a shadow root, where no style gets in.
 
     Args:
@@ -71,7 +71,7 @@ def component(mount: str, content: dict, name: str, title: str, scripts, styles,
         title: Of its page, plain text.
         scripts: Files of this folder.
         styles: Files of this folder.
-        caution: What must be read before anything else, plain text: it stands above, also without scripts. "" where
+        warning: What must be read before anything else, plain text: it stands above, also without scripts. "" where
             there is none.
     """
     data = packed(np.frombuffer(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9), np.uint8))
@@ -79,7 +79,7 @@ def component(mount: str, content: dict, name: str, title: str, scripts, styles,
     script = "\n".join(source(file) for file in scripts)
     style = script_json("\n".join(source(file) for file in styles))
     still = f"{escape(title)}: this view needs scripts; the figure beside it does not."
-    said = f'<p role="alert"><strong>{escape(caution)}</strong></p>\n' if caution else ""
+    said = f'<p role="alert"><strong>{escape(warning)}</strong></p>\n' if warning else ""
     html = (
         f'{said}<div data-view="{digest}" data-lm-suppress-shortcuts="true">{still}</div>\n'
         f"<script>(async () => {{\n{script}\n{UNPACK}"

@@ -81,7 +81,7 @@ def report(
 def cautions(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcuts, found) -> list[str]:
     """What a reader must know before believing the rest, in sentences."""
     auc = metrics["auc"].interval
-    said = [trained.caution] if trained.caution else []
+    said = [trained.warning] if trained.warning else []
     if auc.high - auc.low > WIDE:
         said.append(f"The test AUC is {auc}: with {metrics.facts['images']} test images it is not known better.")
     if row.faithful < FEW_FAITHFUL:

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ..config import LAST
-from ..explanations.edits import Counterfactual
+from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import FAINT, Matches, decompose
 from ..network.distance import Explainable, similarity
@@ -23,7 +23,7 @@ COLOURS = ("viridis", "cividis", "inferno", "turbo")  # the colour-blind see the
 KINDS = ("factual", "counterfactual")
 
 
-def view(explanations, verdicts=None, matches: Matches | None = None, change: Counterfactual | None = None) -> Element:
+def view(explanations, verdicts=None, matches: Matches | None = None, change: Edit | None = None) -> Element:
     """A pair to look at in a notebook or a browser: move over one image, and the other lights up where it matches.
 
     explanations: of one pair, or those of the same pair by several methods, by name; verdicts likewise, on these.
@@ -34,7 +34,7 @@ def view(explanations, verdicts=None, matches: Matches | None = None, change: Co
     """
     content = view_content(explanations, verdicts, matches, change)
     first = next(iter(_by_name(explanations).values()))
-    name = file_name("view", first)  # its sentence begins with the caution, also where a grid opens it
+    name = file_name("view", first)  # its sentence begins with the warning, also where a grid opens it
     return component("mountViewer", content, name, content["title"], ["viewer.js"], ["viewer.css"], "")
 
 
@@ -184,7 +184,7 @@ def grid(explanation: Explanation, network: Explainable | None = None, verdict: 
     title = f"{len(pairs)} pairs" if pairs else NOTHING
     content = {"pairs": pairs, "nothing": NOTHING}
     scripts, styles = ["viewer.js", "grid.js"], ["viewer.css", "grid.css"]
-    return component("mountGrid", content, name, title, scripts, styles, explanation.caution)
+    return component("mountGrid", content, name, title, scripts, styles, explanation.warning)
 
 
 MOST_POINTS = 400  # whose distances to each other fit a page
@@ -229,4 +229,4 @@ def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element
     }
     title = f"A map of {len(images)} images"
     scripts, styles = ["viewer.js", "plane.js"], ["viewer.css", "plane.css"]
-    return component("mountPlane", content, "map", title, scripts, styles, trained.caution)
+    return component("mountPlane", content, "map", title, scripts, styles, trained.warning)

@@ -6,14 +6,14 @@ import pytest
 import torch
 from helpers import Chequered, Coloured, explanation_of, patterned
 
-from utils.explanations.edits import AREAS, counterfactual, in_classes
+from utils.explanations.edits import AREAS, in_classes, smallest_edit
 from utils.explanations.occlusion import blurred
 from utils.explanations.path import References
 from utils.network.distance import distance, similarity
 from utils.trust.faithfulness import explain_at_random
 
 SIZE = (24, 24)
-module = sys.modules[counterfactual.__module__]  # the function has its name
+module = sys.modules[smallest_edit.__module__]  # the function has its name
 
 
 def same_pair():
@@ -33,7 +33,7 @@ def different_pair():
 @pytest.mark.parametrize(("network", "pair"), [(Chequered(), same_pair), (Coloured(), different_pair)])
 def test_the_change_flips_the_decision_and_touches_nothing_else(network, pair):
     explanation = pair()
-    found = counterfactual(network, explanation)
+    found = smallest_edit(network, explanation)
     assert found.flipped
     after = distance(network(found.edited[:1]), network(found.edited[1:]))  # run again, from outside
     assert (after > explanation.threshold).item() != explanation.different.item()
@@ -46,14 +46,14 @@ def test_the_change_flips_the_decision_and_touches_nothing_else(network, pair):
 
 def test_blurring_the_pattern_of_one_image_is_enough():
     explanation = same_pair()
-    found = counterfactual(Chequered(), explanation)
+    found = smallest_edit(Chequered(), explanation)
     assert found.area <= 0.5 * 36 / 24**2 + 0.01  # at most one of the two patterns
     assert found.area == pytest.approx(found.regions.float().mean().item())
 
 
 def test_pixels_of_the_other_object_cover_the_object():
     explanation = different_pair()
-    found = counterfactual(Coloured(), explanation)
+    found = smallest_edit(Coloured(), explanation)
     assert found.regions[0, 2:8, 12:18].float().mean() > 0.3
     assert found.regions[0, :, :10].sum() == 0
     assert found.source[12:22, 1:11].sum() == found.source.sum() > 0  # the green square and its border
@@ -66,7 +66,7 @@ def test_what_the_map_does_not_mark_is_not_put_in():
     explanation = different_pair()
     images = explanation.images.clone()
     images[0, 1, 1, 2:8, 14:20] = 1
-    found = counterfactual(Coloured(), explanation_of(Coloured(), images, explanation.evidence))
+    found = smallest_edit(Coloured(), explanation_of(Coloured(), images, explanation.evidence))
     assert found.flipped
     assert not found.source[2:8, 14:20].any()
 
@@ -77,7 +77,7 @@ def test_pixels_are_put_in_as_they_are_and_blended_at_the_border(monkeypatch):
     explanation = different_pair()
     images = explanation.images
     images[0, :, 2] = torch.rand(2, *SIZE)  # blue, which the network does not see
-    found = counterfactual(Coloured(), explanation)
+    found = smallest_edit(Coloured(), explanation)
     (top, left), (source_top, source_left) = (one.nonzero().amin(0) for one in (found.regions[0], found.source))
     moved = images[0, 1, 2].roll((int(top - source_top), int(left - source_left)), (0, 1))
     before, after = images[0, 0, 2], found.edited[0, 2]
@@ -99,8 +99,8 @@ def red_pair_and_donor():
 
 def test_where_no_blurring_flips_pixels_of_another_class_are_put_in():
     explanation, donors = red_pair_and_donor()
-    assert not counterfactual(Coloured(), explanation).flipped
-    found = counterfactual(Coloured(), explanation, donors=donors)
+    assert not smallest_edit(Coloured(), explanation).flipped
+    found = smallest_edit(Coloured(), explanation, donors=donors)
     assert found.flipped
     assert found.donor.names == donors.names
     assert donors.names[0][1] in found.sentence()
@@ -119,8 +119,8 @@ def references(*angles):
 def test_with_references_the_changed_image_looks_like_the_other():
     explanation = replace(different_pair(), threshold=1.9)  # next to nothing flips it
     known = references(*range(-90, -40, 5), *range(50, 100, 5))
-    plain = counterfactual(Coloured(), explanation)
-    found = counterfactual(Coloured(), explanation, known)
+    plain = smallest_edit(Coloured(), explanation)
+    found = smallest_edit(Coloured(), explanation, known)
     green = Coloured()(found.edited)[0]
     angle = math.degrees(math.atan2(green[1], green[0]))
     nearest = sorted(known.names, key=lambda name: abs(int(name.split("/")[1][:-4]) - angle))[:5]
@@ -133,7 +133,7 @@ def test_with_references_the_changed_image_looks_like_the_other():
     assert "nearest to image 1, 5 of 5 are red before, " in found.sentence()
     assert " are green after." in found.sentence()
     assert plain.nearest_after is None
-    assert counterfactual(Coloured(), explanation, replace(known, names=())).area == plain.area
+    assert smallest_edit(Coloured(), explanation, replace(known, names=())).area == plain.area
 
 
 def test_of_equally_frequent_classes_the_nearest_is_told():
@@ -144,8 +144,8 @@ def test_of_equally_frequent_classes_the_nearest_is_told():
 @pytest.mark.parametrize(("network", "pair"), [(Chequered(), same_pair), (Coloured(), different_pair)])
 def test_random_regions_need_more(network, pair):
     explanation = pair()
-    ours = counterfactual(network, explanation)
-    random = [counterfactual(network, explain_at_random(network, explanation.images, 0.5, seed)) for seed in range(10)]
+    ours = smallest_edit(network, explanation)
+    random = [smallest_edit(network, explain_at_random(network, explanation.images, 0.5, seed)) for seed in range(10)]
     assert ours.area < sum(found.area for found in random) / 10
 
 
@@ -153,7 +153,7 @@ def test_random_regions_need_more(network, pair):
 def test_what_cannot_flip_says_so(network, pair):
     explanation = pair()
     threshold = 0.0 if explanation.different else 2.0
-    found = counterfactual(network, replace(explanation, threshold=threshold))
+    found = smallest_edit(network, replace(explanation, threshold=threshold))
     assert not found.flipped
     assert "the decision stays" in found.sentence()
 
@@ -178,7 +178,7 @@ def test_every_blurred_region_against_one_at_a_time():
             area = math.ceil(share * 24 * 24) * len(which) / (2 * 24 * 24)
             if apart > explanation.threshold and (smallest is None or area < smallest[0]):
                 smallest = area, apart
-    found = counterfactual(Chequered(), explanation)
+    found = smallest_edit(Chequered(), explanation)
     assert (found.area, found.distance) == pytest.approx(smallest, abs=1e-5)
 
 
@@ -193,5 +193,5 @@ def test_one_pair_at_a_time():
         names=one.names * 2,
     )
     with pytest.raises(ValueError, match="one pair, not 2"):
-        counterfactual(Chequered(), both)
-    assert counterfactual(Chequered(), both[1]).area == counterfactual(Chequered(), one).area
+        smallest_edit(Chequered(), both)
+    assert smallest_edit(Chequered(), both[1]).area == smallest_edit(Chequered(), one).area

@@ -6,8 +6,8 @@ import torch
 from helpers import drawn
 from matplotlib.colors import to_rgba
 
-from utils import counterfactual_figure
-from utils.explanations.edits import Counterfactual
+from utils import edit_figure
+from utils.explanations.edits import Edit
 from utils.explanations.explanation import Explanation
 
 
@@ -36,7 +36,7 @@ def outlines(axes):
 def test_the_figure_says_what_made_it_and_of_what():
     explanation = explanation_of(names=(("rose/0.png", "rose/1.png"),), classes=(("rose", "rose"),))
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
-    shown = counterfactual_figure(Counterfactual(explanation, explanation.images[0], regions, 0.3))
+    shown = edit_figure(Edit(explanation, explanation.images[0], regions, 0.3))
     words = texts(shown)
     for part in ("rose/0.png", "rose/1.png", 'decided "different", wrongly: both are rose', "gradcam at layer3"):
         assert part in words
@@ -52,7 +52,7 @@ def test_what_changed_and_where_it_is_from_are_outlined():
     source = torch.zeros(8, 8, dtype=torch.bool)
     source[5:7, 0:3] = True
     edited = explanation.images[0]
-    shown = counterfactual_figure(Counterfactual(explanation, edited, regions, 0.3, explanation, source))
+    shown = edit_figure(Edit(explanation, edited, regions, 0.3, explanation, source))
     panels = [outlines(axes) for axes in shown.axes]
     assert panels == [
         [],
@@ -67,7 +67,7 @@ def test_a_third_image_is_shown_with_its_name_and_source():
     donor = replace(explanation_of(), images=torch.rand(1, 2, 3, 8, 8), names=(("rose/0.png", "tulip/7.png"),))
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
     source = torch.ones(8, 8, dtype=torch.bool)
-    shown = counterfactual_figure(Counterfactual(explanation, explanation.images[0], regions, 0.3, donor, source))
+    shown = edit_figure(Edit(explanation, explanation.images[0], regions, 0.3, donor, source))
     axes = shown.axes[2]
     expected = (255 * donor.images[0, 1]).round().byte().permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(axes.images[0].get_array(), expected)
@@ -82,8 +82,8 @@ def test_the_class_of_most_references_is_not_taken_for_that_of_the_nearest():
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
     before = ("tulip/3.png", "rose/1.png", "rose/2.png"), ("tulip/4.png",) * 3
     after = ("tulip/5.png", "tulip/6.png", "rose/7.png"), ("tulip/4.png",) * 3
-    found = Counterfactual(explanation, explanation.images[0], regions, 0.3, None, None, before, after)
-    labels = [axes.get_xlabel() for axes in counterfactual_figure(found).axes]
+    found = Edit(explanation, explanation.images[0], regions, 0.3, None, None, before, after)
+    labels = [axes.get_xlabel() for axes in edit_figure(found).axes]
     assert labels == [
         "nearest training images: 2 of 3 are rose\nthe very nearest: tulip/3.png",
         "nearest training images: 3 of 3 are tulip\nthe very nearest: tulip/4.png",
@@ -103,7 +103,7 @@ def test_before_and_after_share_one_scale():
     edited = images[0].clone()
     edited[0, :, 0, 0] = 0.0
     regions = edited.ne(images[0]).any(dim=1)
-    shown = counterfactual_figure(Counterfactual(explanation, edited, regions, 0.3))
+    shown = edit_figure(Edit(explanation, edited, regions, 0.3))
     before, _, after, _ = (axes.images[0].get_array() for axes in shown.axes)
     np.testing.assert_array_equal(before.reshape(64, 3)[1:], after.reshape(64, 3)[1:])
     assert (before[0, 0] != after[0, 0]).any()
@@ -113,7 +113,7 @@ def test_a_counterfactual_shows_both_images_before_and_after():
     explanation = explanation_of()
     edited = 1 - explanation.images[0]
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
-    shown = counterfactual_figure(Counterfactual(explanation, edited, regions, 0.3))
+    shown = edit_figure(Edit(explanation, edited, regions, 0.3))
     for number, axes in enumerate(shown.axes[:4]):
         source = (explanation.images[0], edited)[number // 2][number % 2]
         expected = (255 * source).round().byte().permute(1, 2, 0).numpy()
