@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.patches import Patch, Rectangle
 
-from ..explanations.edits import in_classes
+from ..explanations.edits import Edit, in_classes
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import Matches
 from ..trust.faithfulness import PARTS, Verdict
