@@ -73,9 +73,9 @@ def checkpoints(tiny_data, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def prepared_checkpoints(checkpoints, tmp_path_factory):
-    """The same, prepared for explanations."""
-    folder = tmp_path_factory.mktemp("prepared")
+def calibrated_checkpoints(checkpoints, tmp_path_factory):
+    """The same, calibrated."""
+    folder = tmp_path_factory.mktemp("measurements")
     shutil.copytree(checkpoints, folder / "checkpoints")
     config = load_config(checkpoints.parent / "config.yml", [f"checkpoints_path={folder / 'checkpoints'}"])
     trained = load_trained(config)
@@ -91,6 +91,6 @@ def trained(make_config, checkpoints):
 
 
 @pytest.fixture
-def prepared(make_config, prepared_checkpoints):
-    """The same network, prepared for explanations. Tests must not change it or its files."""
-    return load_trained(make_config({"checkpoints_path": str(prepared_checkpoints)}))
+def calibrated(make_config, calibrated_checkpoints):
+    """The same network, calibrated. Tests must not change it or its files."""
+    return load_trained(make_config({"checkpoints_path": str(calibrated_checkpoints)}))

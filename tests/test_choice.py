@@ -32,116 +32,116 @@ def gaps_by_hand(trained, layer, steps):
     return insertion_deletion(trained.network, found).decisive.numpy()
 
 
-def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(prepared):
+def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(calibrated):
     """Every candidate measured anew, and the rule applied by hand."""
-    layers = {layer: gaps_by_hand(prepared, layer, 2) for layer in prepared.network.layers}
+    layers = {layer: gaps_by_hand(calibrated, layer, 2) for layer in calibrated.network.layers}
     best = max(gaps.mean() for gaps in layers.values())
     layer = next(name for name, gaps in layers.items() if gaps.mean() >= 0.85 * best)
-    steps = {number: gaps_by_hand(prepared, layer, number) for number in (1, 2, 4)}
+    steps = {number: gaps_by_hand(calibrated, layer, number) for number in (1, 2, 4)}
     best = max(gaps.mean() for gaps in steps.values())
     number = next(number for number, gaps in steps.items() if gaps.mean() >= 0.85 * best)
-    assert (prepared.prepared.layer, prepared.prepared.steps) == (layer, number)
+    assert (calibrated.measurements.layer, calibrated.measurements.steps) == (layer, number)
     for name, gaps in layers.items():
-        assert prepared.prepared.gaps[f"{name} in 2"] == pytest.approx(gaps.mean(), abs=1e-4)
+        assert calibrated.measurements.gaps[f"{name} in 2"] == pytest.approx(gaps.mean(), abs=1e-4)
 
 
 def test_gaps_below_nothing_leave_the_best():
     assert choice._first_good({"a": np.array([-2.0]), "b": np.array([-1.0]), "c": np.array([-1.5])}) == "b"
 
 
-def test_what_the_config_names_is_not_looked_for(prepared):
-    splits = prepared.load_splits()
-    given = with_settings(prepared, layer="layer3", steps=2)
-    assert choose_place(given, splits, prepared.references) == ("layer3", 2, {})
-    layer, _, tried = choose_place(with_settings(prepared, layer="layer3"), splits, prepared.references)
+def test_what_the_config_names_is_not_looked_for(calibrated):
+    splits = calibrated.load_splits()
+    given = with_settings(calibrated, layer="layer3", steps=2)
+    assert choose_place(given, splits, calibrated.references) == ("layer3", 2, {})
+    layer, _, tried = choose_place(with_settings(calibrated, layer="layer3"), splits, calibrated.references)
     assert layer == "layer3"
     assert set(tried) == {"layer3 in 1", "layer3 in 2", "layer3 in 4"}
-    _, _, tried = choose_place(with_settings(prepared, method="gradcam"), splits, prepared.references)
-    assert len(tried) == len(prepared.network.layers)  # steps are none of its settings
-    assert choose_place(with_settings(prepared, method="occlusion"), splits, prepared.references)[2] == {}
+    _, _, tried = choose_place(with_settings(calibrated, method="gradcam"), splits, calibrated.references)
+    assert len(tried) == len(calibrated.network.layers)  # steps are none of its settings
+    assert choose_place(with_settings(calibrated, method="occlusion"), splits, calibrated.references)[2] == {}
 
 
 CHANGED = {"method": "gradcam", "layer": "layer2", "output_stride": 16, "steps": 2, "test_pairs": 3, "opacity": 0.2}
 
 
 @pytest.fixture
-def quickly_prepared(prepared, monkeypatch):
-    """The network, prepared on few pairs and layers; nothing is written."""
-    monkeypatch.setattr(choice, "keep", lambda trained, anew: replace(trained, prepared=anew))
+def quickly_calibrated(calibrated, monkeypatch):
+    """The network, calibrated on few pairs and layers; nothing is written."""
+    monkeypatch.setattr(choice, "keep", lambda trained, anew: replace(trained, measurements=anew))
     monkeypatch.setattr(choice, "PAIRS", 4)
     monkeypatch.setattr(choice, "LAYERS", 2)
-    return prepared_for(replace(prepared, prepared=None))
+    return calibrated_for(replace(calibrated, measurements=None))
 
 
-def prepared_for(trained):
+def calibrated_for(trained):
     splits = trained.load_splits()
     return choice.calibrate(trained, splits, np.linspace(0, 1, len(splits.test_pairs), dtype=np.float32))
 
 
 @pytest.mark.parametrize("key", ExplanationSettings.model_fields)
-def test_a_changed_key_is_measured_anew_or_changes_nothing_that_is_measured(quickly_prepared, key):
-    before = quickly_prepared.prepared
-    changed = with_settings(quickly_prepared, **{key: CHANGED[key]})
+def test_a_changed_key_is_measured_anew_or_changes_nothing_that_is_measured(quickly_calibrated, key):
+    before = quickly_calibrated.measurements
+    changed = with_settings(quickly_calibrated, **{key: CHANGED[key]})
     layer, steps, gaps = choose_place(changed, changed.load_splits(), changed.references)  # whatever is kept
-    after = prepared_for(changed).prepared
+    after = calibrated_for(changed).measurements
     assert (after.layer, after.steps) == (layer, steps)
     assert after.gaps == pytest.approx(gaps, abs=1e-5)
     assert (after is before) == (key in ("test_pairs", "opacity"))  # nothing is measured twice
 
 
-def test_another_threshold_is_measured_anew(quickly_prepared):
+def test_another_threshold_is_measured_anew(quickly_calibrated):
     """Maps explain decisions."""
-    strict = prepared_for(replace(quickly_prepared, threshold=0.01))
-    assert strict.prepared.asked == quickly_prepared.prepared.asked | {"threshold": 0.01}
-    assert prepared_for(strict) is strict
+    strict = calibrated_for(replace(quickly_calibrated, threshold=0.01))
+    assert strict.measurements.asked == quickly_calibrated.measurements.asked | {"threshold": 0.01}
+    assert calibrated_for(strict) is strict
 
 
-def test_what_an_earlier_version_prepared_is_measured_anew(prepared, quickly_prepared, tmp_path):
+def test_what_an_earlier_version_prepared_is_measured_anew(calibrated, quickly_calibrated, tmp_path):
     """It did not keep `output_stride`."""
-    content = load_checkpoint(prepared.folder / "best.pt")
-    del content["prepared"]["asked"]["output_stride"]
-    save_checkpoint(tmp_path / prepared.folder.name / "best.pt", content)
-    earlier = load_trained(prepared.config.model_copy(update={"checkpoints_path": tmp_path}))
-    anew = prepared_for(earlier).prepared
-    assert anew.asked == quickly_prepared.prepared.asked
-    assert anew.gaps == pytest.approx(quickly_prepared.prepared.gaps, abs=1e-5)
+    content = load_checkpoint(calibrated.folder / "best.pt")
+    del content["measurements"]["asked"]["output_stride"]
+    save_checkpoint(tmp_path / calibrated.folder.name / "best.pt", content)
+    earlier = load_trained(calibrated.config.model_copy(update={"checkpoints_path": tmp_path}))
+    anew = calibrated_for(earlier).measurements
+    assert anew.asked == quickly_calibrated.measurements.asked
+    assert anew.gaps == pytest.approx(quickly_calibrated.measurements.gaps, abs=1e-5)
 
 
-def test_what_was_prepared_is_in_the_checkpoint_and_nothing_else_has_changed(prepared, checkpoints):
-    kept = load_checkpoint(prepared.folder / "best.pt")
+def test_what_was_prepared_is_in_the_checkpoint_and_nothing_else_has_changed(calibrated, checkpoints):
+    kept = load_checkpoint(calibrated.folder / "best.pt")
     before = load_checkpoint(current_run(checkpoints) / "best.pt")
-    assert kept.keys() - before.keys() == {"prepared"}
+    assert kept.keys() - before.keys() == {"measurements"}
     for name, weight in before["network"].items():
         assert torch.equal(kept["network"][name], weight)
-    assert prepared.settings.layer == kept["prepared"]["layer"]
-    assert prepared.settings.steps == kept["prepared"]["steps"]
-    assert load_trained(prepared.config).prepared.gaps == prepared.prepared.gaps
+    assert calibrated.settings.layer == kept["measurements"]["layer"]
+    assert calibrated.settings.steps == kept["measurements"]["steps"]
+    assert load_trained(calibrated.config).measurements.gaps == calibrated.measurements.gaps
 
 
-def test_references_are_training_images_of_all_classes(prepared):
-    splits = prepared.load_splits()
+def test_references_are_training_images_of_all_classes(calibrated):
+    splits = calibrated.load_splits()
     training = {splits.folder.paths[index] for index in splits.train}
-    files = [str(splits.folder.root / name) for name in prepared.references.names]
+    files = [str(splits.folder.root / name) for name in calibrated.references.names]
     assert set(files) <= training
-    assert {name.split("/")[0] for name in prepared.references.names} == set(splits.folder.classes)
-    found = embed_references(prepared.network, prepared.load_images(*files))
-    torch.testing.assert_close(found.embeddings, prepared.references.embeddings, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(prepared.load_references(), prepared.load_images(*files))
+    assert {name.split("/")[0] for name in calibrated.references.names} == set(splits.folder.classes)
+    found = embed_references(calibrated.network, calibrated.load_images(*files))
+    torch.testing.assert_close(found.embeddings, calibrated.references.embeddings, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(calibrated.load_references(), calibrated.load_images(*files))
 
 
 def test_without_a_choice_auto_is_the_last_layer(trained):
-    assert trained.prepared is None
+    assert trained.measurements is None
     assert trained.config.explanation.layer == AUTO
     assert (trained.settings.layer, trained.settings.steps) == ("last", 4)
     assert trained.references is None
 
 
-def test_a_network_that_may_know_nothing_says_so_above_every_figure(prepared):
-    folder = prepared.load_splits().folder
+def test_a_network_that_may_know_nothing_says_so_above_every_figure(calibrated):
+    folder = calibrated.load_splits().folder
     pair = folder.paths[0], folder.paths[-1]
-    assert "BEWARE" not in prepared.explain(pair).sentence()
+    assert "BEWARE" not in calibrated.explain(pair).sentence()
     for low, high, warned in ((0.45, 0.7, True), (0.5, 0.7, True), (0.51, 0.7, False), (0.2, 0.49, False)):
-        unsure = replace(prepared, prepared=replace(prepared.prepared, auc=Interval(0.6, low, high)))
+        unsure = replace(calibrated, measurements=replace(calibrated.measurements, auc=Interval(0.6, low, high)))
         sentences = [unsure.explain(pair).sentence(), unsure.explain_by_all(pair)["occlusion"].sentence()]
         assert all(("BEWARE: this network may know nothing" in one) == warned for one in sentences)
 

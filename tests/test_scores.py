@@ -25,17 +25,17 @@ from utils.train.runs import run_names
 
 
 @pytest.fixture
-def abstaining(make_config, prepared_checkpoints):
-    """The prepared network, which leaves pairs undecided."""
-    return load_trained(make_config({"checkpoints_path": str(prepared_checkpoints), "decision.abstain": 0.625}))
+def abstaining(make_config, calibrated_checkpoints):
+    """The calibrated network, which leaves pairs undecided."""
+    return load_trained(make_config({"checkpoints_path": str(calibrated_checkpoints), "decision.abstain": 0.625}))
 
 
-def test_the_decision_can_change_without_training(make_config, prepared_checkpoints, abstaining):
+def test_the_decision_can_change_without_training(make_config, calibrated_checkpoints, abstaining):
     pairs, distances = abstaining.validation
     assert abstaining.threshold == choose_threshold(distances, pairs.labels)
     assert abstaining.band == choose_band(distances, pairs, abstaining.threshold, 0.625)
     assert np.isfinite(abstaining.band).any()
-    at_rate = {"checkpoints_path": str(prepared_checkpoints), "decision": {"fmr": 0.4}}
+    at_rate = {"checkpoints_path": str(calibrated_checkpoints), "decision": {"fmr": 0.4}}
     strict = load_trained(make_config(at_rate))
     assert (distances <= strict.threshold)[pairs.labels == 1].mean() <= 0.4
     assert strict.band is None
@@ -63,7 +63,7 @@ def test_why_a_side_is_never_decided_and_what_helps(abstaining):
 def test_probabilities_are_kept_in_the_checkpoint(abstaining):
     pairs, distances = abstaining.validation
     anew = fit_calibration(distances, pairs, abstaining.config.seed)
-    np.testing.assert_array_equal(abstaining.prepared.calibration.probabilities, anew.probabilities)
+    np.testing.assert_array_equal(abstaining.measurements.calibration.probabilities, anew.probabilities)
     said = abstaining.probabilities(np.array([0.0, 2.0]))
     assert said[0] > 0.5 > said[1]
 
@@ -122,9 +122,9 @@ def test_a_network_of_other_splits_is_not_tested(make_config, abstaining):
     assert not abstaining.config.results_path.exists()
 
 
-def test_settings_that_have_changed_since_are_named_with_both_values(make_config, prepared_checkpoints, capsys):
+def test_settings_that_have_changed_since_are_named_with_both_values(make_config, calibrated_checkpoints, capsys):
     changes = {"hyperparameters.learning_rate": 0.5, "hyperparameters.verbose": False, "decision.rule": "eer"}
-    load_trained(make_config({"checkpoints_path": str(prepared_checkpoints), **changes}))
+    load_trained(make_config({"checkpoints_path": str(calibrated_checkpoints), **changes}))
     lines = [line for line in capsys.readouterr().out.splitlines() if "trained" in line]
     expected = "hyperparameters.learning_rate is 0.5, the network was trained with 0.001: notebook 01 would train anew."
     assert lines == [expected]

@@ -540,11 +540,11 @@ def test_a_layer_that_is_used_for_the_first_time_is_noted_beside_what_others_rea
 
 
 @pytest.fixture
-def gated(prepared):
-    """The prepared network of the tiny dataset, with gates."""
+def gated(calibrated):
+    """The calibrated network of the tiny dataset, with gates."""
     for path in ("maxpool", "layer3"):
-        prepared.network.backbone.get_submodule(path).register_forward_pre_hook(_make_way)
-    return prepared
+        calibrated.network.backbone.get_submodule(path).register_forward_pre_hook(_make_way)
+    return calibrated
 
 
 def test_a_trained_network_on_image_files(gated, tmp_path):

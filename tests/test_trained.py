@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from utils.network.distance import distance
-from utils.trained import UNPREPARED
+from utils.trained import UNCALIBRATED
 
 
-def test_it_says_what_its_explanations_rest_on(trained, prepared):
-    assert UNPREPARED in str(trained)
-    place = f"`auto` is {prepared.prepared.layer} and {prepared.prepared.steps} steps, chosen for contrastive"
-    assert place in str(prepared)
-    assert f"test AUC {prepared.prepared.auc}" in str(prepared)
+def test_it_says_what_its_explanations_rest_on(trained, calibrated):
+    assert UNCALIBRATED in str(trained)
+    place = f"`auto` is {calibrated.measurements.layer} and {calibrated.measurements.steps} steps, chosen for contrastive"
+    assert place in str(calibrated)
+    assert f"test AUC {calibrated.measurements.auc}" in str(calibrated)
 
 
 def test_images_of_files_are_those_of_their_pairs(trained):
@@ -20,17 +20,17 @@ def test_images_of_files_are_those_of_their_pairs(trained):
     assert torch.equal(trained.load_pairs((paths[0], paths[-1]))[0], images)
 
 
-def test_donors_are_the_nearest_references_of_other_classes(prepared):
+def test_donors_are_the_nearest_references_of_other_classes(calibrated):
     """Each decided "different" from both images, found by going through all references by hand."""
-    paths = prepared.load_splits().folder.paths
-    explanation = prepared.explain((paths[0], paths[1]))  # both blue
-    found = prepared.donors(explanation, count=2)
-    embeddings = prepared.network(explanation.images[0]).detach()
+    paths = calibrated.load_splits().folder.paths
+    explanation = calibrated.explain((paths[0], paths[1]))  # both blue
+    found = calibrated.donors(explanation, count=2)
+    embeddings = calibrated.network(explanation.images[0]).detach()
     nearest = {}
-    for name, embedding in zip(prepared.references.names, prepared.references.embeddings, strict=True):
+    for name, embedding in zip(calibrated.references.names, calibrated.references.embeddings, strict=True):
         apart = [distance(embedding, one).item() for one in embeddings]
         kind = name.split("/")[0]
-        if kind != "blue" and min(apart) > prepared.threshold and (kind not in nearest or apart[0] < nearest[kind][0]):
+        if kind != "blue" and min(apart) > calibrated.threshold and (kind not in nearest or apart[0] < nearest[kind][0]):
             nearest[kind] = apart[0], name
     assert {name for _, name in nearest.values()}
     expected = [name for _, name in sorted(nearest.values())[:2]]
@@ -39,19 +39,19 @@ def test_donors_are_the_nearest_references_of_other_classes(prepared):
     assert found.different.all()
 
 
-def test_no_donors_where_there_are_none(trained, prepared):
-    paths = prepared.load_splits().folder.paths
+def test_no_donors_where_there_are_none(trained, calibrated):
+    paths = calibrated.load_splits().folder.paths
     pair = paths[0], paths[1]
     assert trained.donors(trained.explain(pair)) is None  # no references
-    explanation = prepared.explain(pair)
-    assert prepared.donors(replace(explanation, paths=None)) is None
-    assert prepared.donors(replace(explanation, threshold=2.0)) is None  # nothing is as far as that
+    explanation = calibrated.explain(pair)
+    assert calibrated.donors(replace(explanation, paths=None)) is None
+    assert calibrated.donors(replace(explanation, threshold=2.0)) is None  # nothing is as far as that
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_as_many_donors_as_asked(prepared, count):
-    paths = prepared.load_splits().folder.paths
-    assert len(prepared.donors(prepared.explain((paths[0], paths[1])), count)) == count
+def test_as_many_donors_as_asked(calibrated, count):
+    paths = calibrated.load_splits().folder.paths
+    assert len(calibrated.donors(calibrated.explain((paths[0], paths[1])), count)) == count
 
 
 def test_it_says_which_run_of_which_config_it_is(trained):

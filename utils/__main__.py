@@ -63,7 +63,7 @@ def train(options):
             return
         trained = calibrate(trained, splits, distances)
         metrics = write_metrics(trained, splits, distances, baseline)
-        print(trained.prepared)
+        print(trained.measurements)
         print(diagnose(trained, splits, distances))
         print(f"{metrics}\nTest AUC {metrics['auc'].interval} ({config.results_path}/metrics.json)")
 

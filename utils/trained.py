@@ -42,7 +42,7 @@ from .trust.faithfulness import insertion_deletion
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Measurements:
     """What explanations of a network rest on, measured once after training and kept in its checkpoint.
 
     asked: method, layer, output_stride and steps of the config then, and the threshold. layer, steps: what `auto` among
@@ -61,7 +61,7 @@ class Prepared:
     calibration: Calibration
 
     @classmethod
-    def from_dict(cls, content: dict) -> "Prepared":
+    def from_dict(cls, content: dict) -> "Measurements":
         """The opposite of `dataclasses.asdict`."""
         parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
         return cls(**content | parts)
@@ -83,7 +83,7 @@ class Prepared:
 
 
 BATCH = 16  # pairs that are explained together
-UNPREPARED = "Explanations are not prepared: `auto` stands for the last layer, and there are no references"
+UNCALIBRATED = "Not calibrated: `auto` stands for the last layer, and there are no references"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Trained:
     threshold: distance up to which a pair is decided "same"; band: two distances between which pairs are undecided, or
     None; both chosen on validation, as `decision` in config.yml says. validation: the validation pairs and their
     distances, float32 (P,). config: the current settings, with the TRAINED_KEYS of the training run. images_digest: of
-    the image files then. folder: of the run. prepared: None before `calibrate`.
+    the image files then. folder: of the run. measurements: None before `calibrate`.
     """
 
     network: SiameseNetwork
@@ -106,14 +106,14 @@ class Trained:
     history: tuple[dict, ...]
     images_digest: str
     folder: Path
-    prepared: Prepared | None = None
+    measurements: Measurements | None = None
 
     @property
     def settings(self) -> ExplanationSettings:
         """Those of `explanation` in config.yml, with `auto` replaced by what was measured."""
-        if self.prepared is None:
+        if self.measurements is None:
             return measured(self.config.explanation)
-        return measured(self.config.explanation, self.prepared.layer, self.prepared.steps)
+        return measured(self.config.explanation, self.measurements.layer, self.measurements.steps)
 
     @property
     def method(self) -> str:
@@ -123,14 +123,14 @@ class Trained:
     @property
     def references(self) -> References | None:
         """The reference images as the network sees them; None before `calibrate`."""
-        if self.prepared is None:
+        if self.measurements is None:
             return None
-        return References(self.prepared.embeddings.to(self.runtime.device), self.prepared.names)
+        return References(self.measurements.embeddings.to(self.runtime.device), self.measurements.names)
 
     @property
     def warning(self) -> str:
         """What every figure and page says first of a network that may know nothing; "" of one that knows something."""
-        return self.prepared.warning if self.prepared else UNTESTED
+        return self.measurements.warning if self.measurements else UNTESTED
 
     @property
     def seconds(self) -> float:
@@ -168,7 +168,7 @@ class Trained:
 
     def load_references(self) -> torch.Tensor:
         """The reference images themselves, (R, 3, h, w): another network sees them otherwise."""
-        return self.load_images(*(self.config.data_path / name for name in self.prepared.names))
+        return self.load_images(*(self.config.data_path / name for name in self.measurements.names))
 
     def distances(self, splits: Splits, pairs: Pairs) -> np.ndarray:
         """Distances float32 (P,) of the pairs."""
@@ -176,9 +176,9 @@ class Trained:
 
     def probabilities(self, distances: np.ndarray) -> np.ndarray | None:
         """That pairs of these distances, float (P,), are of one class, float32 (P,); None before preparing."""
-        if self.prepared is None:
+        if self.measurements is None:
             return None
-        return self.prepared.calibration(torch.from_numpy(distances))[:, 0].numpy()
+        return self.measurements.calibration(torch.from_numpy(distances))[:, 0].numpy()
 
     def explain(self, *pairs, **changes) -> Explanation:
         """Explain B pairs of image files by the method of `explanation` in config.yml, with `changes` to its keys."""
@@ -231,7 +231,7 @@ class Trained:
             "value_range": self.config.image.value_range,
             "warning": self.warning,
             "band": self.band,
-            "calibration": self.prepared and self.prepared.calibration,
+            "calibration": self.measurements and self.measurements.calibration,
         }
 
     def _classes_of(self, pair):
@@ -291,7 +291,7 @@ class Trained:
             f"{self.config.backbone_model} {state}\n"
             f"{len(self.classes)} classes: {', '.join(self.classes)}\n"
             f"{self._decides()}\n"
-            f"{self.prepared or UNPREPARED}"
+            f"{self.measurements or UNCALIBRATED}"
         )
 
 
@@ -333,9 +333,9 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         raise damaged(path, cause) from error
     if config.explanation.layer != AUTO:
         network.check_layer(config.explanation.layer)
-    prepared = content.get("prepared")
-    if prepared:
-        _check_prepared(prepared, network, path)
+    measurements = content.get("measurements")
+    if measurements:
+        _check_measurements(measurements, network, path)
     pairs, distances = _validation(content)
     threshold = threshold_by_rule(distances, pairs.labels, config.decision)  # whatever the network is worth
     abstain = config.decision.abstain
@@ -350,18 +350,18 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         tuple(content["history"]),
         content["fingerprint"]["images"],
         folder,
-        prepared and Prepared.from_dict(prepared),
+        measurements and Measurements.from_dict(measurements),
     )
 
 
-def _check_prepared(prepared, network, path):
+def _check_measurements(measurements, network, path):
     """Raises CheckpointError for a layer that the network does not have, and references of another length."""
     try:
-        network.check_layer(prepared["layer"])
+        network.check_layer(measurements["layer"])
     except ConfigError as error:
-        raise damaged(path, f"prepared.layer: {error}") from error
-    if prepared["embeddings"].shape[1] != network.embedding_size:
-        raise damaged(path, "prepared.embeddings: they are of another length than those of the network")
+        raise damaged(path, f"measurements.layer: {error}") from error
+    if measurements["embeddings"].shape[1] != network.embedding_size:
+        raise damaged(path, "measurements.embeddings: they are of another length than those of the network")
 
 
 def _validation(content) -> tuple[Pairs, np.ndarray]:
@@ -371,8 +371,8 @@ def _validation(content) -> tuple[Pairs, np.ndarray]:
     return Pairs(**parts), distances
 
 
-def keep(trained: Trained, prepared: Prepared) -> Trained:
-    """Write what was prepared into best.pt, whole, and hand on the network that knows it.
+def keep(trained: Trained, measurements: Measurements) -> Trained:
+    """Write what was measurements into best.pt, whole, and hand on the network that knows it.
 
     Raises CheckpointError while another process trains in the folder of the runs, and where the run has gone on since
     the network was loaded.
@@ -382,8 +382,8 @@ def keep(trained: Trained, prepared: Prepared) -> Trained:
         content = load_run(path)
         if len(content["history"]) != len(trained.history):
             raise CheckpointError(f"{path} has gone on since it was loaded: load it again with load_trained.")
-        save_checkpoint(path, content | {"prepared": asdict(prepared)})
-    return replace(trained, prepared=prepared)
+        save_checkpoint(path, content | {"measurements": asdict(measurements)})
+    return replace(trained, measurements=measurements)
 
 
 def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> Metrics:
@@ -470,7 +470,7 @@ ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the re
 
 def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
     """Measure what explanations rest on, keep it in best.pt, and hand on the network that knows it; one that was
-    prepared for these settings is handed on as it is.
+    measurements for these settings is handed on as it is.
 
     References are training images, REFERENCES at least and OF_EACH_CLASS, where there are as many; the layer and the
     steps that `auto` stands for are those of `choose_place`; probabilities are fitted on the validation pairs; the test
@@ -478,7 +478,7 @@ def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Traine
     """
     asked = trained.config.explanation.model_dump(exclude=UNMEASURED)
     asked |= {"threshold": trained.threshold}  # decisions are what maps explain
-    if trained.prepared is not None and trained.prepared.asked == asked:
+    if trained.measurements is not None and trained.measurements.asked == asked:
         return trained
     files = [Path(splits.folder.paths[index]) for index in _references(splits)]
     names = tuple(file.relative_to(splits.folder.root).as_posix() for file in files)
@@ -487,7 +487,7 @@ def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Traine
     layer, steps, gaps = choose_place(trained, splits, references)
     seed = trained.config.seed
     valid_pairs, valid_distances = trained.validation
-    prepared = Prepared(
+    measurements = Measurements(
         asked,
         layer,
         steps,
@@ -497,7 +497,7 @@ def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Traine
         auc_interval(distances, splits.test_pairs, seed),
         fit_calibration(valid_distances, valid_pairs, seed),
     )
-    return keep(trained, prepared)
+    return keep(trained, measurements)
 
 
 def choose_place(trained: Trained, splits: Splits, references: References) -> tuple[str, int, dict[str, float]]:

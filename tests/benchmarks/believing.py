@@ -313,7 +313,7 @@ def measure(settings, count, without, rows, blind, texts):
         f"## {shown.data_path.name}, {found[0].network}",
         "",
         f"{shown.image.size[0]} x {shown.image.size[1]} pixels, {found[0].pairs} test pairs, seed {shown.seed}, "
-        f"{trained.runtime}. {trained.prepared}. Beside config.yml: {differences(shown)}.",
+        f"{trained.runtime}. {trained.measurements}. Beside config.yml: {differences(shown)}.",
         "",
         table(found).to_markdown(disable_numparse=True),
         "",

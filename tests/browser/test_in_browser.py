@@ -99,13 +99,13 @@ def open_page(browser, tmp_path):
 
 
 @pytest.fixture
-def pair(prepared):
+def pair(calibrated):
     """A pair with all that a viewer shows."""
-    splits = prepared.load_splits()
-    explanation = prepared.explain(splits.files(splits.test_pairs, 1)[0])
-    matches = decompose(prepared.network, explanation, "layer2", steps=4)
-    change = smallest_edit(prepared.network, explanation, prepared.references)
-    return explanation, judge(prepared.network, explanation), matches, change
+    splits = calibrated.load_splits()
+    explanation = calibrated.explain(splits.files(splits.test_pairs, 1)[0])
+    matches = decompose(calibrated.network, explanation, "layer2", steps=4)
+    change = smallest_edit(calibrated.network, explanation, calibrated.references)
+    return explanation, judge(calibrated.network, explanation), matches, change
 
 
 @pytest.fixture
@@ -211,10 +211,10 @@ def test_hostile_names_are_shown_as_they_are(pair, open_page, tmp_path):
         assert all(name in caption for name, caption in zip(HOSTILE, captions, strict=True))
 
 
-def test_a_tile_opens_its_viewer_and_escape_closes_it(prepared, open_page, tmp_path):
-    splits = prepared.load_splits()
-    explanation = prepared.explain(*splits.files(splits.test_pairs, 3))
-    opened = open_page(saved(grid(explanation, prepared.network), tmp_path), picture="grid")
+def test_a_tile_opens_its_viewer_and_escape_closes_it(calibrated, open_page, tmp_path):
+    splits = calibrated.load_splits()
+    explanation = calibrated.explain(*splits.files(splits.test_pairs, 3))
+    opened = open_page(saved(grid(explanation, calibrated.network), tmp_path), picture="grid")
     opened.page.locator(".tile").nth(1).focus()
     opened.page.keyboard.press("Enter")
     dialog = opened.page.locator("dialog[open]")
@@ -226,16 +226,16 @@ def test_a_tile_opens_its_viewer_and_escape_closes_it(prepared, open_page, tmp_p
     assert dialog.count() == 0
 
 
-def test_two_points_of_the_map_are_a_pair(prepared, open_page, tmp_path):
-    images = gallery(prepared)
-    opened = open_page(saved(plane(prepared, images, dataset_map(images.embeddings)), tmp_path), picture="map")
+def test_two_points_of_the_map_are_a_pair(calibrated, open_page, tmp_path):
+    images = gallery(calibrated)
+    opened = open_page(saved(plane(calibrated, images, dataset_map(images.embeddings)), tmp_path), picture="map")
     points = opened.page.locator("svg path[role=button]")
     assert points.count() == len(images)
     for number in (0, 3):
         points.nth(number).focus()
         assert images.names[number] in opened.page.locator(".hovered").inner_text()
         opened.page.keyboard.press("Enter")
-    explanation = prepared.explain((images.paths[0], images.paths[3]))
+    explanation = calibrated.explain((images.paths[0], images.paths[3]))
     said = opened.page.locator(".pair").inner_text()
     assert f'decided "{explanation.decision()}"' in said
     assert float(said.split("Similarity ")[1].split()[0]) == pytest.approx(explanation.similarity.item(), abs=0.002)
@@ -274,15 +274,15 @@ def test_a_tap_lights_the_match_and_leaves_it_lit(pair, browser, tmp_path):
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_the_report_asks_no_host_and_its_viewers_work(prepared, open_page, tmp_path, viewport):
-    splits = prepared.load_splits()
-    distances = prepared.distances(splits, splits.test_pairs)
-    baseline = frozen_baseline(prepared.config, splits, prepared.runtime)
-    metrics = write_metrics(prepared, splits, distances, baseline)
-    methods = {prepared.method: methods_of(prepared.settings)[prepared.method]}
-    rows = compare(methods, prepared, splits.files(splits.test_pairs, 4), splits)
-    parts = find_suspects(prepared, splits), find_shortcuts(prepared, splits)
-    path = saved(report(prepared, splits, distances, metrics, rows, *parts), tmp_path)
+def test_the_report_asks_no_host_and_its_viewers_work(calibrated, open_page, tmp_path, viewport):
+    splits = calibrated.load_splits()
+    distances = calibrated.distances(splits, splits.test_pairs)
+    baseline = frozen_baseline(calibrated.config, splits, calibrated.runtime)
+    metrics = write_metrics(calibrated, splits, distances, baseline)
+    methods = {calibrated.method: methods_of(calibrated.settings)[calibrated.method]}
+    rows = compare(methods, calibrated, splits.files(splits.test_pairs, 4), splits)
+    parts = find_suspects(calibrated, splits), find_shortcuts(calibrated, splits)
+    path = saved(report(calibrated, splits, distances, metrics, rows, *parts), tmp_path)
     opened = open_page(path, viewport, "report")
     assert opened.page.locator("h2").first.inner_text() == "What to beware of"
     opened.page.locator("[data-image='1'] .stage").first.scroll_into_view_if_needed()

@@ -119,23 +119,23 @@ def test_all_methods_by_name():
     assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))
 
 
-def test_files_are_explained_as_their_pixels_are(prepared):
-    folder = prepared.load_splits().folder
+def test_files_are_explained_as_their_pixels_are(calibrated):
+    folder = calibrated.load_splits().folder
     pair = folder.paths[0], folder.paths[-1]
-    found = prepared.explain(pair, pair[::-1])
+    found = calibrated.explain(pair, pair[::-1])
     assert found.evidence.shape == (2, 2, 32, 40)
     assert found.paths == (pair, pair[::-1])
     assert found.classes == (("blue", "red"), ("red", "blue"))
-    images = prepared.load_pairs(pair)
+    images = calibrated.load_pairs(pair)
     assert images.shape == (1, 2, 3, 32, 40)
-    references = References(prepared.prepared.embeddings)
-    place = {"layer": prepared.prepared.layer, "steps": prepared.prepared.steps}
-    expected = explain(prepared.network, images, prepared.threshold, references, **place)
+    references = References(calibrated.measurements.embeddings)
+    place = {"layer": calibrated.measurements.layer, "steps": calibrated.measurements.steps}
+    expected = explain(calibrated.network, images, calibrated.threshold, references, **place)
     torch.testing.assert_close(found.evidence[:1], expected.evidence, atol=1e-6, rtol=1e-3)
-    assert prepared.explain(pair, method="gradcam").method == "gradcam"
-    everything = prepared.explain_by_all(pair)
-    assert list(everything) == list(methods_of(prepared.settings))
-    torch.testing.assert_close(everything[prepared.method].evidence, expected.evidence, atol=1e-6, rtol=1e-3)
+    assert calibrated.explain(pair, method="gradcam").method == "gradcam"
+    everything = calibrated.explain_by_all(pair)
+    assert list(everything) == list(methods_of(calibrated.settings))
+    torch.testing.assert_close(everything[calibrated.method].evidence, expected.evidence, atol=1e-6, rtol=1e-3)
 
 
 def test_what_is_no_pair_of_files_is_refused(trained):
@@ -208,7 +208,7 @@ def test_what_may_be_right_is_not_doubted(make, normalization):
     assert explain(network, make(pixels), 0.5, warning="", normalization=normalization).warning == ""
 
 
-def test_a_network_that_nobody_tested_says_so(trained, prepared):
+def test_a_network_that_nobody_tested_says_so(trained, calibrated):
     network, images = network_and_images()
     for taken in (network, Cut(network.backbone, "layer4")):
         found = explain(taken, images, 0.5)
@@ -217,7 +217,7 @@ def test_a_network_that_nobody_tested_says_so(trained, prepared):
         assert not explain(taken, images, 0.5, warning="").warning
     pair = tuple(trained.load_splits().folder.paths[:2])
     assert "not tested on labelled pairs" in trained.explain(pair).sentence()
-    assert "not tested" not in prepared.explain(pair).sentence()
+    assert "not tested" not in calibrated.explain(pair).sentence()
 
 
 def drawn_text(shown):

@@ -38,13 +38,13 @@ QUICK = 36
 SMALL = {"backbone_model": "test_resnet", "hyperparameters.verbose": False}  # loads in a fifth of the time
 SECONDS = 10  # more than loading and explaining ever take
 PARTS = """
-format network config fingerprint history validation classes versions prepared
+format network config fingerprint history validation classes versions measurements
 network/embedding.weight network/backbone.conv1.0.weight network/embedding.bias
 config/image config/seed config/embedding_size config/backbone_model config/hyperparameters
 fingerprint/settings fingerprint/images history/0/valid_auc history/0/seconds
 validation/distances validation/first validation/second validation/labels
-prepared/asked prepared/layer prepared/steps prepared/gaps prepared/names prepared/embeddings prepared/auc
-prepared/auc/low prepared/calibration prepared/calibration/distances prepared/calibration/probabilities
+measurements/asked measurements/layer measurements/steps measurements/gaps measurements/names measurements/embeddings measurements/auc
+measurements/auc/low measurements/calibration measurements/calibration/distances measurements/calibration/probabilities
 """  # of a checkpoint, and parts of these; a whole epoch less is a history that fits itself, so no one can tell
 REMOVED = object()
 
@@ -71,7 +71,7 @@ def faults(project, random, tries, folder):
         elif kind in PREPARED:
             yield bench.edited_outcome(kind, BEST, PREPARED[kind], random)
         elif kind in CHANGES:
-            yield bench.changed_outcome(kind, BEST if part.startswith("prepared") else name, part)
+            yield bench.changed_outcome(kind, BEST if part.startswith("measurements") else name, part)
         else:
             yield bench.current_outcome(kind, random)
 
@@ -86,8 +86,8 @@ class Bench:
         with redirect_stdout(io.StringIO()):
             fit(self.config)
         trained = load_trained(self.config, self.runtime)
-        asked = large.prepared.asked | {"threshold": trained.threshold}
-        self.trained = keep(trained, replace(large.prepared, asked=asked))  # measuring its own takes 10 seconds
+        asked = large.measurements.asked | {"threshold": trained.threshold}
+        self.trained = keep(trained, replace(large.measurements, asked=asked))  # measuring its own takes 10 seconds
         self.run = self.trained.folder
         self.current = self.run.parent / CURRENT
         self.marker = folder / "planted"
@@ -96,7 +96,7 @@ class Bench:
         pair = self.splits.test_pairs.first[0], self.splits.test_pairs.second[0]
         self.pair = tuple(self.splits.folder.paths[index] for index in pair)
         self.said = self._explain()
-        self.unprepared = replace(self.trained, prepared=None).explain(self.pair)
+        self.unprepared = replace(self.trained, measurements=None).explain(self.pair)
         self.history = self.content(LAST)["history"]
 
     def content(self, name) -> dict:
@@ -118,7 +118,7 @@ class Bench:
             del section[key]
         else:
             section[key] = value
-        return self.outcome(f"{name} {part} {change}", name, saved_bytes(content), prepared=part != "prepared")
+        return self.outcome(f"{name} {part} {change}", name, saved_bytes(content), prepared=part != "measurements")
 
     def current_outcome(self, fault, random) -> Outcome:
         """The file that names the current run, changed."""
@@ -159,8 +159,8 @@ class Bench:
         """How a network and its explanation differ from those of the undamaged run."""
         trained, explanation, words = found
         own, expected, own_words = self.said
-        if not prepared and trained.prepared is None:
-            own, expected = replace(own, prepared=None), self.unprepared
+        if not prepared and trained.measurements is None:
+            own, expected = replace(own, measurements=None), self.unprepared
             own_words = f"{own}\n{expected.sentence()}"
         if not torch.equal(explanation.distance, expected.distance):
             return "another distance"
@@ -207,10 +207,10 @@ def _numbers(trained) -> list:
     """All arrays that a network brings beside its weights."""
     pairs, distances = trained.validation
     arrays = [distances, *vars(pairs).values()]
-    if trained.prepared:
-        calibration = trained.prepared.calibration
-        arrays += [calibration.distances, calibration.probabilities, trained.prepared.embeddings]
-        arrays.append(trained.prepared.names)
+    if trained.measurements:
+        calibration = trained.measurements.calibration
+        arrays += [calibration.distances, calibration.probabilities, trained.measurements.embeddings]
+        arrays.append(trained.measurements.names)
     return arrays
 
 
@@ -274,24 +274,24 @@ def _labels_beyond(content, random):
 
 
 def _references_not_finite(content, random):
-    spoil(content["prepared"]["embeddings"], (np.nan, np.inf)[random.integers(2)], random)
+    spoil(content["measurements"]["embeddings"], (np.nan, np.inf)[random.integers(2)], random)
 
 
 def _calibration_not_finite(content, random):
     name = ("distances", "probabilities")[random.integers(2)]
-    spoil(content["prepared"]["calibration"][name], (np.nan, np.inf)[random.integers(2)], random)
+    spoil(content["measurements"]["calibration"][name], (np.nan, np.inf)[random.integers(2)], random)
     return name
 
 
 def _probabilities_beyond(content, random):
     value = (-0.1, 1.5, 100.0)[random.integers(3)]
-    spoil(content["prepared"]["calibration"]["probabilities"], value, random)
+    spoil(content["measurements"]["calibration"]["probabilities"], value, random)
     return str(value)
 
 
 def _prepared_for(name, value):
     """An edit of what was prepared."""
-    return lambda content, random: content["prepared"].update({name: value})
+    return lambda content, random: content["measurements"].update({name: value})
 
 
 def _history(content, random):
@@ -385,7 +385,7 @@ CHANGES = {  # the value of a part to another
     "transposed": _turned,
     "longer": _longer,
 }
-HARMLESS = {("longer", "prepared/gaps"), ("without content", "prepared/gaps")}  # nothing can tell that they are false
+HARMLESS = {("longer", "measurements/gaps"), ("without content", "measurements/gaps")}  # nothing can tell that they are false
 CURRENTS = {  # (name of the run, random) to the bytes of the file that names the current run
     "empty": lambda name, random: b"",
     "outside": lambda name, random: b"../" + name,

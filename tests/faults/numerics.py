@@ -78,7 +78,7 @@ def explained(fault, trained, network, images, threshold, method) -> Outcome:
     own = network is trained.network
 
     def act():
-        settings = {"method": method, "steps": 2, "layer": "last", "calibration": trained.prepared.calibration}
+        settings = {"method": method, "steps": 2, "layer": "last", "calibration": trained.measurements.calibration}
         with limited():
             return explained_or_refused(network, images, threshold, trained.references if own else None, **settings)
 

@@ -5,7 +5,7 @@ from faults.works import IN_PROCESS, WORKS, quick_faults
 
 
 @pytest.mark.parametrize("name", IN_PROCESS)
-def test_no_traceback_and_nothing_wrong(name, tiny_data, prepared_checkpoints, tmp_path):
-    outcomes, bad = quick_faults(name, tiny_data, prepared_checkpoints, tmp_path)
+def test_no_traceback_and_nothing_wrong(name, tiny_data, calibrated_checkpoints, tmp_path):
+    outcomes, bad = quick_faults(name, tiny_data, calibrated_checkpoints, tmp_path)
     assert len(outcomes) >= WORKS[name].QUICK
     assert bad == []

@@ -89,10 +89,10 @@ def test_where_nothing_is_wrong_there_is_no_mistake(known, monkeypatch):
     assert scores_table(worst_mistakes(trained, splits, COUNT)).empty
 
 
-def test_the_table_says_what_the_explanation_says(prepared):
-    splits = prepared.load_splits()
-    explanation = prepared.explain(*splits.files(splits.test_pairs, 3))
-    verdict = judge(prepared.network, explanation)
+def test_the_table_says_what_the_explanation_says(calibrated):
+    splits = calibrated.load_splits()
+    explanation = calibrated.explain(*splits.files(splits.test_pairs, 3))
+    verdict = judge(calibrated.network, explanation)
     rows = scores_table(explanation, verdict).reset_index().to_dict("records")
     assert [row["rank"] for row in rows] == [1, 2, 3]
     for index, row in enumerate(rows):

@@ -71,10 +71,10 @@ def without_scripts(element):
 
 
 @pytest.fixture
-def blind(prepared):
+def blind(calibrated):
     """A network whose test AUC may be 0.5, with what it says of two pairs."""
-    trained = replace(prepared, prepared=replace(prepared.prepared, auc=Interval(0.5, 0.4, 0.6)))
-    assert trained.prepared.warning == CAUTION
+    trained = replace(calibrated, measurements=replace(calibrated.measurements, auc=Interval(0.5, 0.4, 0.6)))
+    assert trained.measurements.warning == CAUTION
     splits = trained.load_splits()
     pairs = splits.files(splits.test_pairs, 2)
     explanation = trained.explain(*pairs)
@@ -160,7 +160,7 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
         assert CAUTION in without_scripts(drawn)
 
 
-def test_the_words_are_not_said_twice_and_not_without_need(blind, prepared):
+def test_the_words_are_not_said_twice_and_not_without_need(blind, calibrated):
     assert words_of(utils.figure(blind.pair)).count("BEWARE") == 1
     assert words_of(utils.grid_figure(blind.explanation)).count("BEWARE") == 1
     knowing = replace(blind.explanation, warning="")
@@ -171,7 +171,7 @@ def test_the_words_are_not_said_twice_and_not_without_need(blind, prepared):
 
 def test_of_a_network_that_was_never_tested_all_say_so(trained):
     """Before `calibrate` nothing is known of the test pairs: explanations, map and suspects say the same."""
-    assert trained.prepared is None
+    assert trained.measurements is None
     said = trained.explain(trained.load_splits().files(trained.load_splits().test_pairs, 1)[0]).warning
     assert "not tested" in said
     images = gallery(trained)

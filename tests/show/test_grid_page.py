@@ -100,19 +100,19 @@ def test_the_still_grid_shows_every_pair(pairs, count):
         assert panel.get_suptitle().replace("\n", " ") == f"{caption(pair).strip()} Maps not judged."
 
 
-def test_distances_and_probabilities_of_the_map_are_those_of_the_network(prepared):
-    images = gallery(prepared)
+def test_distances_and_probabilities_of_the_map_are_those_of_the_network(calibrated):
+    images = gallery(calibrated)
     random = np.random.default_rng(0)
-    content = content_of(plane(prepared, images, random.normal(size=(len(images), 2)).astype(np.float32)))
+    content = content_of(plane(calibrated, images, random.normal(size=(len(images), 2)).astype(np.float32)))
     count = len(images)
     distances = np.frombuffer(base64.b64decode(content["distances"]), np.uint16).reshape(count, count)
     for first, second in ((0, 1), (2, count - 1)):
-        explanation = prepared.explain((images.paths[first], images.paths[second]))
+        explanation = calibrated.explain((images.paths[first], images.paths[second]))
         step = distances[first, second]
         assert step / content["steps"] == pytest.approx(explanation.distance.item(), abs=2e-3)
         chances = content["probabilities"][max(step - 2, 0) : step + 3]
         assert min(chances) - 1e-3 <= explanation.probability[0, 0] <= max(chances) + 1e-3
-    assert content["threshold"] == prepared.threshold
+    assert content["threshold"] == calibrated.threshold
     assert [point["name"] for point in content["points"]] == list(images.names)
     places = np.array([(point["x"], point["y"]) for point in content["points"]])
     assert places.min() == 0

@@ -19,15 +19,15 @@ from utils.show.report import cautions
 
 
 @pytest.fixture
-def measured(prepared):
+def measured(calibrated):
     """A run and what notebook 01 measures of it, as `report` takes it."""
-    splits = prepared.load_splits()
-    distances = prepared.distances(splits, splits.test_pairs)
-    baseline = frozen_baseline(prepared.config, splits, prepared.runtime)
-    metrics = write_metrics(prepared, splits, distances, baseline)
-    methods = {prepared.method: methods_of(prepared.settings)[prepared.method]}
-    rows = compare(methods, prepared, choose_pairs(splits, 4), splits)
-    return prepared, splits, distances, metrics, rows, find_suspects(prepared, splits), find_shortcuts(prepared, splits)
+    splits = calibrated.load_splits()
+    distances = calibrated.distances(splits, splits.test_pairs)
+    baseline = frozen_baseline(calibrated.config, splits, calibrated.runtime)
+    metrics = write_metrics(calibrated, splits, distances, baseline)
+    methods = {calibrated.method: methods_of(calibrated.settings)[calibrated.method]}
+    rows = compare(methods, calibrated, choose_pairs(splits, 4), splits)
+    return calibrated, splits, distances, metrics, rows, find_suspects(calibrated, splits), find_shortcuts(calibrated, splits)
 
 
 def test_it_says_what_was_measured_and_loads_nothing(measured):
@@ -59,9 +59,9 @@ def test_cautions_come_when_they_are_due(measured):
     assert "not known better" in said(auc=(0.8, 0.6, 0.9))
     assert "faithful for" not in said()
     assert "faithful for 20%" in said(faithful=0.2)
-    blind = replace(trained, prepared=replace(trained.prepared, auc=Interval(0.5, 0.4, 0.6)))
+    blind = replace(trained, measurements=replace(trained.measurements, auc=Interval(0.5, 0.4, 0.6)))
     assert "BEWARE" in said(trained=blind)
-    assert "BEWARE" not in said(trained=replace(trained, prepared=replace(trained.prepared, auc=Interval(0.9, 0.8, 1))))
+    assert "BEWARE" not in said(trained=replace(trained, measurements=replace(trained.measurements, auc=Interval(0.9, 0.8, 1))))
 
 
 def test_names_from_files_are_no_markup(measured):

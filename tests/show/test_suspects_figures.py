@@ -14,21 +14,21 @@ from utils.trust.faithfulness import judge
 
 
 @pytest.fixture
-def suspects(prepared):
+def suspects(calibrated):
     """Those of the tiny dataset, two of its labels flipped."""
-    splits = prepared.load_splits()
+    splits = calibrated.load_splits()
     labels = splits.folder.labels.copy()
     labels[splits.test[[0, -1]]] = labels[splits.test[[-1, 0]]]
-    return find_suspects(prepared, replace(splits, folder=replace(splits.folder, labels=labels)))
+    return find_suspects(calibrated, replace(splits, folder=replace(splits.folder, labels=labels)))
 
 
-def test_each_suspect_stands_beside_its_neighbour_with_their_maps(prepared, suspects):
-    made = suspects_figure(prepared, suspects, count=2)
+def test_each_suspect_stands_beside_its_neighbour_with_their_maps(calibrated, suspects):
+    made = suspects_figure(calibrated, suspects, count=2)
     panels = made.subfigs
     assert made.get_label() == "suspects"
     assert len(panels) == 2
-    explanation = prepared.explain(*suspects.pairs(2))
-    plain = figure(explanation, judge(prepared.network, explanation, prepared.config.seed))
+    explanation = calibrated.explain(*suspects.pairs(2))
+    plain = figure(explanation, judge(calibrated.network, explanation, calibrated.config.seed))
     for panel, alike, row in zip(panels, plain.subfigs, suspects.table(2).to_numpy(), strict=True):
         image, label, suggested, quality = row[:4]
         title = panel.get_suptitle()
@@ -42,17 +42,17 @@ def test_each_suspect_stands_beside_its_neighbour_with_their_maps(prepared, susp
     assert drawn(made).std() > 0
 
 
-def test_a_few_at_most(prepared, suspects):
-    assert len(suspects_figure(prepared, suspects).subfigs) == min(3, len(suspects.suspected))
+def test_a_few_at_most(calibrated, suspects):
+    assert len(suspects_figure(calibrated, suspects).subfigs) == min(3, len(suspects.suspected))
 
 
-def test_without_suspects_the_figure_says_so(prepared, suspects, tmp_path):
+def test_without_suspects_the_figure_says_so(calibrated, suspects, tmp_path):
     right = suspects.images[suspects.images["label"] == suspects.images["neighbours say"]]
     none = replace(suspects, images=right)
     assert none.pairs(3) == []
     assert none.table().empty
     assert "0 look like another class" in str(none)
-    made = saved(suspects_figure(prepared, none), tmp_path)
+    made = saved(suspects_figure(calibrated, none), tmp_path)
     assert "No label is suspected" in made.axes[0].texts[0].get_text()
     assert (tmp_path / "suspects.png").exists()
 

@@ -13,9 +13,9 @@ GONE = object()
 
 
 @pytest.fixture
-def config(make_config, prepared_checkpoints, tmp_path):
+def config(make_config, calibrated_checkpoints, tmp_path):
     """With a copy of a finished run."""
-    shutil.copytree(prepared_checkpoints, tmp_path / "checkpoints")
+    shutil.copytree(calibrated_checkpoints, tmp_path / "checkpoints")
     return make_config()
 
 
@@ -63,14 +63,14 @@ def edited(best, path, value):
         (["validation", "first"], lambda values: values[:-1]),
         (["classes"], GONE),
         (["classes"], "text"),
-        (["prepared", "embeddings"], lambda values: values * torch.inf),
-        (["prepared", "embeddings"], lambda values: values[:, :3]),
-        (["prepared", "embeddings"], lambda values: values[:1]),
-        (["prepared", "layer"], "nowhere"),
-        (["prepared", "steps"], 0),
-        (["prepared", "calibration", "probabilities"], lambda values: values + 1),
-        (["prepared", "calibration", "distances"], lambda values: values * 0),
-        (["prepared", "auc"], GONE),
+        (["measurements", "embeddings"], lambda values: values * torch.inf),
+        (["measurements", "embeddings"], lambda values: values[:, :3]),
+        (["measurements", "embeddings"], lambda values: values[:1]),
+        (["measurements", "layer"], "nowhere"),
+        (["measurements", "steps"], 0),
+        (["measurements", "calibration", "probabilities"], lambda values: values + 1),
+        (["measurements", "calibration", "distances"], lambda values: values * 0),
+        (["measurements", "auc"], GONE),
     ],
 )
 def test_a_part_that_is_missing_or_misshapen(config, best, path, value):

@@ -39,8 +39,8 @@ def left_and_lower(folder, pairs, size):
 
 
 @pytest.fixture
-def pairs(prepared):
-    return choose_pairs(prepared.load_splits(), 5)
+def pairs(calibrated):
+    return choose_pairs(calibrated.load_splits(), 5)
 
 
 def rightly_decided(network, explanation, pairs, shown):
@@ -62,22 +62,22 @@ def rightly_decided(network, explanation, pairs, shown):
     return np.mean(right)
 
 
-def test_every_column_against_its_own_recomputation(prepared, pairs, monkeypatch):
+def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypatch):
     monkeypatch.setattr(comparison, "load_masks", left_and_lower)
     monkeypatch.setattr(trained_module, "BATCH", 2)
-    splits = prepared.load_splits()
-    (row,) = compare({"ours": METHOD}, prepared, pairs, splits, seed=3, probed={"ours": 2})
-    network, threshold = prepared.network, prepared.threshold
-    images = prepared.load_pairs(*pairs)
-    explanation = METHOD(network, images, threshold, prepared.references)
+    splits = calibrated.load_splits()
+    (row,) = compare({"ours": METHOD}, calibrated, pairs, splits, seed=3, probed={"ours": 2})
+    network, threshold = calibrated.network, calibrated.threshold
+    images = calibrated.load_pairs(*pairs)
+    explanation = METHOD(network, images, threshold, calibrated.references)
     gap = insertion_deletion(network, explanation)
-    batches = [METHOD(network, images[start : start + 2], threshold, prepared.references) for start in (0, 2, 4)]
+    batches = [METHOD(network, images[start : start + 2], threshold, calibrated.references) for start in (0, 2, 4)]
     decisive = np.mean([value for batch in batches for value in insertion_deletion(network, batch).decisive])
     span = np.mean([value for batch in batches for value in span_of(network, batch).decisive])
-    masks = left_and_lower(None, pairs, prepared.config.image.size)
+    masks = left_and_lower(None, pairs, calibrated.config.image.size)
     hits, energies = pointing(explanation.factual, masks)
     first = images[:2]  # as many are probed
-    steady = stability(METHOD, network, first, threshold, prepared.config.image, prepared.references).values()
+    steady = stability(METHOD, network, first, threshold, calibrated.config.image, calibrated.references).values()
     words = {"pair": [], "image 1": [], "image 2": []}
     for start in (0, 2, 4):  # random maps are drawn for each batch
         verdict = judge(network, explanation[start : start + 2], seed=3)
@@ -87,7 +87,7 @@ def test_every_column_against_its_own_recomputation(prepared, pairs, monkeypatch
     both = mean_interval(gap.both.double().numpy(), drawn, seed=3)
     faithful = share_interval([word == FAITHFUL for word in words["pair"]], drawn, seed=3)
     partners = {kind: beside[:2] for kind, beside in choose_partners(splits, 5, 3).items()}
-    partner_same, partner = partner_agreement(METHOD, prepared, partners)
+    partner_same, partner = partner_agreement(METHOD, calibrated, partners)
     expected = {
         "gap": gap.both.mean(),
         "gap_low": both.low,
@@ -107,7 +107,7 @@ def test_every_column_against_its_own_recomputation(prepared, pairs, monkeypatch
         "hit2": hits[:, 1].mean(),
         "energy1": energies[:, 0].mean(),
         "energy2": energies[:, 1].mean(),
-        "sanity": sanity(METHOD, prepared, first, random_network(prepared, 3)),
+        "sanity": sanity(METHOD, calibrated, first, random_network(calibrated, 3)),
         "copies": copies(explanation).mean(),
         "partner_same": partner_same,
         "partner": partner,
@@ -118,19 +118,19 @@ def test_every_column_against_its_own_recomputation(prepared, pairs, monkeypatch
         assert getattr(row, name) == pytest.approx(float(value), abs=1e-3, nan_ok=True), name
     values = [round(float(value), 4) for name, value in expected.items() if name.startswith(("gap", "energy", "part"))]
     assert len(set(values)) == len(values)  # the columns differ here, so that a swap would show
-    assert (row.dataset, row.method, row.pairs) == (prepared.config.data_path.name, "ours", 5)
+    assert (row.dataset, row.method, row.pairs) == (calibrated.config.data_path.name, "ours", 5)
     assert (row.network, row.default) == ("test_resnet", False)
     assert row.seconds_per_pair > 0
 
 
-def test_the_method_of_the_config_is_the_default(prepared, pairs):
-    methods = {prepared.method: METHOD, "other": explain_at_random}
-    assert [row.default for row in compare(methods, prepared, pairs, prepared.load_splits())] == [True, False]
+def test_the_method_of_the_config_is_the_default(calibrated, pairs):
+    methods = {calibrated.method: METHOD, "other": explain_at_random}
+    assert [row.default for row in compare(methods, calibrated, pairs, calibrated.load_splits())] == [True, False]
 
 
-def test_planted_columns_stay_empty_without_masks(prepared, pairs):
+def test_planted_columns_stay_empty_without_masks(calibrated, pairs):
     methods = {"random": explain_at_random, "centre": explain_by_centre}
-    rows = compare(methods, prepared, pairs, prepared.load_splits())
+    rows = compare(methods, calibrated, pairs, calibrated.load_splits())
     assert [row.method for row in rows] == ["random", "centre"]
     assert all(value is None for row in rows for value in (row.hit1, row.hit2, row.energy1, row.energy2, row.missed))
     for row in rows:  # maps that are blind to the network and to the partner: the positive control
@@ -165,8 +165,8 @@ def test_the_table_shows_each_value_under_its_heading(tmp_path):
     assert (written["method"], written["gap"], written["partner"]) == ("ours", 0.06, 0.27)
 
 
-def test_pairs_are_drawn_by_seed(prepared):
-    splits = prepared.load_splits()
+def test_pairs_are_drawn_by_seed(calibrated):
+    splits = calibrated.load_splits()
     assert choose_pairs(splits, 4) == choose_pairs(splits, 4)
     assert choose_pairs(splits, 4) != choose_pairs(splits, 4, seed=1)
     assert len(choose_pairs(splits, 10**6)) == len(splits.test_pairs)

@@ -202,11 +202,11 @@ def _claim(folder, trained, judged, first_image):
     else:
         run = trained.folder.name
         network = network_digest(trained)
-        prepared = trained.prepared
+        measurements = trained.measurements
         carried = {
             "band": trained.band,
             "warning": trained.warning,
-            "calibration": prepared and prepared.calibration,
+            "calibration": measurements and measurements.calibration,
         }
     references = [trained.references.embeddings] if trained.references else []
     calibration = carried["calibration"]

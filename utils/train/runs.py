@@ -317,7 +317,7 @@ class Asked(Part):
 
 
 class Preparation(Part):
-    """What `utils.trained.Prepared` is made of."""
+    """What `utils.trained.Measurements` is made of."""
 
     asked: Asked
     layer: str
@@ -351,7 +351,7 @@ class Contents(Part):
     validation: Validation
     classes: Annotated[list[str], AfterValidator(_names_of_folders)]
     versions: dict[str, str]
-    prepared: Preparation | None = None
+    measurements: Preparation | None = None
     optimizer: dict[str, Any] | None = None
     scheduler: dict[str, Any] | None = None
     scaler: dict[str, Any] | None = None

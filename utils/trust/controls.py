@@ -66,7 +66,7 @@ def sanity_curve(method, network: SiameseNetwork, images, threshold: float, refe
 def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str, float]]:
     """The curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
     images = trained.load_pairs(*pairs[:PROBED])
-    reference_images = trained.load_references() if trained.prepared else None
+    reference_images = trained.load_references() if trained.measurements else None
     asked = [name for name in methods if name != "occlusion"]
     return {
         name: sanity_curve(
@@ -79,7 +79,7 @@ def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str,
 def random_network(trained: Trained, seed=0) -> tuple[SiameseNetwork, References | None]:
     """The network with all weights shuffled, and the references as it sees them."""
     network = fully_random(trained.network, seed)
-    return network, _references(network, trained.load_references() if trained.prepared else None)
+    return network, _references(network, trained.load_references() if trained.measurements else None)
 
 
 def sanity(method, trained: Trained, images, random) -> float:
