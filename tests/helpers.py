@@ -17,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from utils.data.reading import DataError
-from utils.explanations.explanation import Explanation
+from utils.explanations.explanation import Explanation, Source
 from utils.network.distance import distances_of
 from utils.network.siamese import SiameseNetwork
 
@@ -136,15 +136,29 @@ def network_and_images(backbone="test_resnet", size=(64, 64), count=2, device="c
     return network, torch.randn(count, 2, 3, *size, device=device)
 
 
-def explanation_of(network, images, factual, threshold=0.5, **carried):
-    """An Explanation whose factual maps are these, (B, 2, H, W), and whose counterfactual ones their negative part."""
+def explanation_of(network, images, factual, threshold=0.5, names=(), method="", layer="", **source):
+    """An Explanation whose factual maps are these, (B, 2, H, W), and whose counterfactual ones their negative part.
+
+    source: fields of its `Source`.
+    """
     distances = distances_of(network, images)
     different = (distances > threshold)[:, None, None, None]
     for_decision = factual.clamp(min=0)
     against = (-factual).clamp(min=0)
     towards_different = torch.where(different, for_decision, against)
     towards_same = torch.where(different, against, for_decision)
-    return Explanation(images, distances, threshold, towards_different, towards_same, **carried)
+    source = Source(**{"warning": ""} | source)
+    return Explanation(
+        images,
+        distances,
+        threshold,
+        towards_different,
+        towards_same,
+        method=method,
+        layer=layer,
+        names=names,
+        source=source,
+    )
 
 
 def refusing(decode, ending):

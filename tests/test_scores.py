@@ -71,7 +71,7 @@ def test_probabilities_are_kept_in_the_checkpoint(abstaining):
 def test_explanations_carry_probability_and_band(abstaining):
     paths = abstaining.load_splits().folder.paths
     explanation = abstaining.explain((paths[0], paths[1]), (paths[0], paths[-1]))
-    assert explanation.band == abstaining.band
+    assert explanation.source.band == abstaining.band
     expected = abstaining.probabilities(explanation.distance.cpu().numpy())
     np.testing.assert_allclose(explanation.probability[:, 0], expected)
     assert "of one class with probability" in explanation.sentence()

@@ -34,8 +34,8 @@ def test_donors_are_the_nearest_references_of_other_classes(calibrated):
             nearest[kind] = apart[0], name
     assert {name for _, name in nearest.values()}
     expected = [name for _, name in sorted(nearest.values())[:2]]
-    assert [pair[1].endswith(name) for pair, name in zip(found.paths, expected, strict=True)] == [True] * len(expected)
-    assert {pair[0] for pair in found.paths} == {paths[0]}
+    assert [pair[1].endswith(name) for pair, name in zip(found.source.paths, expected, strict=True)] == [True] * len(expected)
+    assert {pair[0] for pair in found.source.paths} == {paths[0]}
     assert found.different.all()
 
 
@@ -44,7 +44,7 @@ def test_no_donors_where_there_are_none(trained, calibrated):
     pair = paths[0], paths[1]
     assert trained.donors(trained.explain(pair)) is None  # no references
     explanation = calibrated.explain(pair)
-    assert calibrated.donors(replace(explanation, paths=None)) is None
+    assert calibrated.donors(replace(explanation, source=replace(explanation.source, paths=None))) is None
     assert calibrated.donors(replace(explanation, threshold=2.0)) is None  # nothing is as far as that
 
 

@@ -17,6 +17,7 @@ from .device import start as start
 from .explanations.edits import Edit as Edit
 from .explanations.edits import smallest_edit as smallest_edit
 from .explanations.explanation import Explanation as Explanation
+from .explanations.explanation import Source as Source
 from .explanations.matches import Matches as Matches
 from .explanations.matches import decompose as decompose
 from .explanations.methods import PAPER as PAPER

@@ -13,8 +13,8 @@ from .data.cache import decode
 from .data.splits import Pairs, Splits, load_splits
 from .data.transforms import evaluation_transform, stored_size
 from .device import Runtime, find_runtime, progress
-from .explanations.explanation import Explanation, embed_explained, only_pair
-from .explanations.methods import BY_PATH, UNTESTED, explain, measured, methods_of, name_of
+from .explanations.explanation import UNTESTED, Explanation, Source, embed_explained, only_pair
+from .explanations.methods import BY_PATH, explain, measured, methods_of, name_of
 from .explanations.path import References, embed_references
 from .files import printable, write_text
 from .network.distance import distance, evaluating, paired
@@ -133,6 +133,17 @@ class Trained:
         return self.measurements.warning if self.measurements else UNTESTED
 
     @property
+    def source(self) -> Source:
+        """What is known of any pair of image files: all but the files and their classes."""
+        return Source(
+            normalization=self.config.image.normalization,
+            value_range=self.config.image.value_range,
+            warning=self.warning,
+            band=self.band,
+            calibration=self.measurements and self.measurements.calibration,
+        )
+
+    @property
     def seconds(self) -> float:
         """Training time up to the chosen epoch."""
         return sum(epoch["seconds"] for epoch in self.history)
@@ -184,13 +195,13 @@ class Trained:
         """Explain B pairs of image files by the method of `explanation` in config.yml, with `changes` to its keys."""
         settings = self.settings.model_dump() | changes
         images = self.load_pairs(*pairs)
-        return explain(self.network, images, self.threshold, self.references, **self._source(pairs), **settings)
+        return explain(self.network, images, self.threshold, self.references, self._source_of(pairs), **settings)
 
     def explain_by_all(self, *pairs) -> dict[str, Explanation]:
         """The same by every method of `methods_of`, by name."""
         images = self.load_pairs(*pairs)
         return {
-            name: method(self.network, images, self.threshold, self.references, **self._source(pairs))
+            name: method(self.network, images, self.threshold, self.references, self._source_of(pairs))
             for name, method in methods_of(self.settings).items()
         }
 
@@ -203,7 +214,7 @@ class Trained:
         """
         only_pair(explanation)
         references = self.references
-        if references is None or explanation.paths is None:
+        if references is None or explanation.source.paths is None:
             return None
         with evaluating(self.network), torch.no_grad():
             embeddings = embed_explained(self.network, explanation)[0].float()  # (2, D)
@@ -211,28 +222,20 @@ class Trained:
         far = (apart > explanation.threshold).all(dim=1)
         order = apart[:, 0].argsort().tolist()
         classes = [name.split("/")[0] for name in references.names]
-        known = explanation.classes and explanation.classes[0]
+        known = explanation.classes()
         own = known[0] if known else classes[order[0]]
         nearest = {}  # of each class
         for index in order:
             if far[index] and classes[index] != own:
                 nearest.setdefault(classes[index], references.names[index])
-        path1 = explanation.paths[0][0]
+        path1 = explanation.source.paths[0][0]
         pairs = [(path1, str(self.config.data_path / name)) for name in list(nearest.values())[:count]]
         return self.explain(*pairs) if pairs else None
 
-    def _source(self, pairs) -> dict:
-        """What an explanation carries of its image files."""
-        classes = [self._classes_of(pair) for pair in pairs]
-        return {
-            "paths": pairs,
-            "classes": classes,
-            "normalization": self.config.image.normalization,
-            "value_range": self.config.image.value_range,
-            "warning": self.warning,
-            "band": self.band,
-            "calibration": self.measurements and self.measurements.calibration,
-        }
+    def _source_of(self, pairs) -> Source:
+        """What is known of pairs of image files."""
+        classes = tuple(self._classes_of(pair) for pair in pairs)
+        return replace(self.source, paths=pairs, classes=classes)
 
     def _classes_of(self, pair):
         """The true classes of two files of the dataset; None where one is from elsewhere."""

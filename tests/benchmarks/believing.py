@@ -81,7 +81,7 @@ def checked_counterfactuals(trained, pairs) -> list[str]:
         random = smallest_edit(trained.network, by_luck, trained.references, random_donors)
         on_object = None
         if masks is not None and different and masks[number, 1].any():
-            on_object = float(masks[number, 1][ours.source.cpu()].float().mean())
+            on_object = float(masks[number, 1][ours.donor_region.cpu()].float().mean())
         records.append((different, ours.flipped, random.flipped, _area(ours), _area(random), on_object))
     lines = []
     for name, wanted in (('"same"', False), ('"different"', True)):
@@ -222,7 +222,7 @@ def right_and_wrong(trained, pairs) -> str:
         shares += (gap / span.clamp(min=LEAST_SPAN)).clamp(-1, 1).tolist()
         scores += explanation.similarity.tolist()
         different += explanation.different.tolist()
-        right += [explanation.right(index) for index in range(len(explanation))]
+        right += [explanation.correct(index) for index in range(len(explanation))]
     shares, scores, different, right = map(np.array, (shares, scores, different, right))
     matched = []  # places of a wrong decision and of the right one of the nearest score
     for wrong in np.flatnonzero(~right):

@@ -202,7 +202,7 @@ def test_a_place_is_asked_for_by_keys_and_said(viewer):
 
 def test_hostile_names_are_shown_as_they_are(pair, open_page, tmp_path):
     explanation, *_ = pair
-    named = replace(explanation, names=(HOSTILE,), classes=(HOSTILE,))
+    named = replace(explanation, names=(HOSTILE,), source=replace(explanation.source, classes=(HOSTILE,)))
     for element in (view(named), grid(named)):
         opened = open_page(saved(element, tmp_path))
         if element.name.startswith("pairs"):

@@ -10,7 +10,7 @@ from torch import nn
 
 from utils.config import Normalization
 from utils.explanations.edits import smallest_edit
-from utils.explanations.explanation import Explanation
+from utils.explanations.explanation import Explanation, Source
 from utils.explanations.gradient import FORMULAS
 from utils.explanations.matches import decompose
 from utils.explanations.methods import explain
@@ -162,18 +162,22 @@ def test_what_are_not_three_channels_of_the_images_is_refused(channels):
     images = pairs(4, count=1)
     network = Cut(small(4), layer="1")
     with pytest.raises(ExplanationError, match=r"^channels: .* is refused: name three .* from 0 to 3$"):
-        explain(network, images, 0.5, channels=channels)
+        explain(network, images, 0.5, source=Source(channels=channels))
     maps = torch.zeros(1, 2, *SIZE)
     with pytest.raises(ExplanationError, match="name three"):
-        Explanation(images, torch.ones(1), 0.5, maps, maps, channels=channels)
+        Explanation(images, torch.ones(1), 0.5, maps, maps, source=Source(channels=channels))
 
 
 def test_named_channels_are_carried():
     network = Cut(small(4), layer="1")
-    found = explain(network, pairs(4), 0.5, channels=(3, 2, 1))
-    assert found.channels == found[1].channels == (3, 2, 1)
-    assert explain(network, pairs(4), 0.5).channels is None
-    assert explain(network, pairs(4), 0.5, channels=list(np.argsort([2, 1, 0]))).channels == [2, 1, 0]
+    found = explain(network, pairs(4), 0.5, source=Source(channels=(3, 2, 1)))
+    assert found.source.channels == found[1].source.channels == (3, 2, 1)
+    assert explain(network, pairs(4), 0.5).source.channels is None
+    assert explain(network, pairs(4), 0.5, source=Source(channels=list(np.argsort([2, 1, 0])))).source.channels == [
+        2,
+        1,
+        0,
+    ]
 
 
 @pytest.mark.parametrize(("channels", "given"), [(1, 3), (4, 3), (3, 1), (12, 1)])
@@ -181,9 +185,9 @@ def test_a_normalization_of_another_number_of_channels_is_refused(channels, give
     network = Cut(small(channels), layer="1")
     normalization = Normalization(mean=(0.5,) * given, std=(0.5,) * given)
     with pytest.raises(ExplanationError, match=f"normalization of {given} channels, but images of {channels}: give"):
-        explain(network, pairs(channels), 0.5, normalization=normalization)
+        explain(network, pairs(channels), 0.5, source=Source(normalization=normalization))
     enough = Normalization(mean=(0.5,) * channels, std=(0.5,) * channels)
-    assert explain(network, pairs(channels), 0.5, normalization=enough).normalization is enough
+    assert explain(network, pairs(channels), 0.5, source=Source(normalization=enough)).source.normalization is enough
 
 
 def test_a_normalization_has_as_many_values_of_both_kinds():
@@ -199,8 +203,8 @@ def test_pixels_are_doubted_until_their_normalization_is_given(channels, white):
     network = Cut(small(channels), layer="1")
     images = torch.rand(1, 2, channels, *SIZE, dtype=torch.float64) * white
     images[0, 0, 0, 0, :2] = torch.tensor([0, white])
-    warning = explain(network, images, 0.5, warning="").warning
+    warning = explain(network, images, 0.5, source=Source(warning="")).source.warning
     assert warning.startswith(f"CAUTION: the images hold values from 0 to {white:.4g}")
     cure = eval(warning.partition("say so by normalization=")[2].rstrip("."), {"Normalization": Normalization})
     assert len(cure.mean) == channels
-    assert explain(network, images, 0.5, warning="", normalization=cure).warning == ""
+    assert explain(network, images, 0.5, source=Source(warning="", normalization=cure)).source.warning == ""

@@ -3,15 +3,24 @@ import torch
 import torch.nn.functional as F
 from helpers import network_and_images
 
-from utils.explanations.explanation import Explanation, explained, only_pair
+from utils.explanations.explanation import Explanation, Source, explained, only_pair
 from utils.explanations.methods import explain
 from utils.files import ExplanationError
 from utils.score.calibration import Calibration
 
 
-def of(distances, threshold, towards_different, towards_same, **carried):
+def of(distances, threshold, towards_different, towards_same, names=(), completeness=None, **source):
     images = torch.zeros(len(distances), 2, 3, *towards_different.shape[-2:])
-    return Explanation(images, torch.tensor(distances), threshold, towards_different, towards_same, **carried)
+    return Explanation(
+        images,
+        torch.tensor(distances),
+        threshold,
+        towards_different,
+        towards_same,
+        names=names,
+        completeness=completeness,
+        source=Source(**{"warning": ""} | source),
+    )
 
 
 def test_factual_and_counterfactual_are_opposite_parts_of_one_evidence():
@@ -42,8 +51,8 @@ def test_one_pair_and_some_carry_what_is_theirs():
     part = whole[1:]
     assert part.different.tolist() == [True, True]
     assert torch.equal(part.towards_same, 1 - maps[1:])
-    assert part.paths == part.names == paths[1:]
-    assert part.classes == (None, ("c", "d"))
+    assert part.source.paths == part.names == paths[1:]
+    assert part.source.classes == (None, ("c", "d"))
     for last in (whole[2], whole[-1]):
         assert len(last) == 1
         assert last.names == (paths[2],)
@@ -64,27 +73,27 @@ def test_pairs_without_files_are_numbered_and_stay_so():
 @pytest.mark.parametrize(
     ("distance", "classes", "right", "words"),
     [
-        (0.9, ("rose", "tulip"), True, 'decided "different", rightly: rose and tulip.'),
-        (0.9, ("rose", "rose"), False, 'decided "different", wrongly: both are rose.'),
-        (0.1, ("rose", "rose"), True, 'decided "same", rightly: both are rose.'),
-        (0.1, ("rose", "tulip"), False, 'decided "same", wrongly: rose and tulip.'),
+        (0.9, ("rose", "tulip"), True, 'decided "different", correct: rose and tulip.'),
+        (0.9, ("rose", "rose"), False, 'decided "different", incorrect: both are rose.'),
+        (0.1, ("rose", "rose"), True, 'decided "same", correct: both are rose.'),
+        (0.1, ("rose", "tulip"), False, 'decided "same", incorrect: rose and tulip.'),
         (0.1, None, None, 'decided "same".'),
     ],
 )
 def test_whether_the_decision_is_right(distance, classes, right, words):
     nothing = torch.zeros(1, 2, 3, 3)
     explanation = of([distance], 0.5, nothing, nothing, classes=(classes,))
-    assert explanation.right() is right
+    assert explanation.correct() is right
     assert explanation.sentence().endswith(words)
 
 
 @pytest.mark.parametrize(
     ("distance", "words"),
     [
-        (0.3, 'decided "same", rightly: both are rose.'),  # the ends of the band are as those of the threshold
-        (0.4, 'undecided (distances from 0.300 to 0.800 are), leaning to "same", in truth: both are rose.'),
-        (0.8, 'undecided (distances from 0.300 to 0.800 are), leaning to "different", in truth: both are rose.'),
-        (0.9, 'decided "different", wrongly: both are rose.'),
+        (0.3, 'decided "same", correct: both are rose.'),  # the ends of the band are as those of the threshold
+        (0.4, 'undecided (distances from 0.300 to 0.800 are), closer to "same", actual classes: both are rose.'),
+        (0.8, 'undecided (distances from 0.300 to 0.800 are), closer to "different", actual classes: both are rose.'),
+        (0.9, 'decided "different", incorrect: both are rose.'),
     ],
 )
 def test_between_the_ends_of_the_band_nothing_is_decided(distance, words):
@@ -92,8 +101,8 @@ def test_between_the_ends_of_the_band_nothing_is_decided(distance, words):
     explanation = of([distance], 0.5, nothing, nothing, band=(0.3, 0.8), classes=(("rose", "rose"),))
     assert explanation.sentence().endswith(words)
     assert explanation.undecided.item() is ("undecided" in words)
-    assert (explanation.right() is None) is ("undecided" in words)
-    assert explanation.decision() == ("undecided" if "undecided" in words else explanation.lean())
+    assert (explanation.correct() is None) is ("undecided" in words)
+    assert explanation.decision() == ("undecided" if "undecided" in words else explanation.closer_to())
 
 
 def test_the_probability_is_that_of_the_calibration_and_stands_in_the_sentence():

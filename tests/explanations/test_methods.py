@@ -7,6 +7,7 @@ from matplotlib.text import Text
 
 from utils import figure
 from utils.config import ConfigError, ExplanationSettings, Normalization
+from utils.explanations.explanation import Source
 from utils.explanations.gradient import FORMULAS, explain_by_gradient, layercam
 from utils.explanations.methods import PAPER, explain, measured, methods_of, name_of
 from utils.explanations.occlusion import explain_by_occlusion
@@ -60,16 +61,18 @@ def test_auto_stands_for_what_was_measured_and_nothing_else_is_touched():
 def test_what_is_explained_is_carried():
     network, images = network_and_images()
     paths = [("one/two/a.png", "b.png"), ("c.png", "d/e.png")]
-    found = explain(network, images, 0.5, paths=paths, classes=[("a", "a"), None], layer="layer2", steps=1)
+    found = explain(
+        network, images, 0.5, source=Source(paths=paths, classes=(("a", "a"), None)), layer="layer2", steps=1
+    )
     assert found.images is images
     assert found.threshold == 0.5
-    assert found.source == "contrastive at layer2, 1 step"
-    assert found.paths == tuple(paths)
+    assert found.description == "contrastive at layer2, 1 step"
+    assert found.source.paths == tuple(paths)
     assert found.names == (("two/a.png", "b.png"), ("c.png", "d/e.png"))
-    assert found.classes == (("a", "a"), None)
-    assert explain(network, images, 0.5, method="occlusion").source == "occlusion"
+    assert found.source.classes == (("a", "a"), None)
+    assert explain(network, images, 0.5, method="occlusion").description == "occlusion"
     finer = explain(network, images, 0.5, output_stride=16, steps=2)
-    assert finer.source == "contrastive at layer4, output stride 16, 2 steps"
+    assert finer.description == "contrastive at layer4, output stride 16, 2 steps"
     assert finer.layer == "layer4"
 
 
@@ -84,7 +87,7 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"Chequered cannot be read at a layer: pass Cut"):
         explain(Chequered(), images, 0.5)
     with pytest.raises(ValueError, match="paths of 1 pairs, but distances of 2"):
-        explain(network, images, 0.5, paths=[("a", "b")])
+        explain(network, images, 0.5, source=Source(paths=[("a", "b")]))
     for wrong in (images[:, 0], images.repeat(1, 2, 1, 1, 1)):
         with pytest.raises(ValueError, match=r"must be \(B, 2, C, H, W\)"):
             explain(network, wrong, 0.5)
@@ -113,7 +116,7 @@ def test_all_methods_by_name():
     for name, method in methods.items():
         place = ["layer4" if part == "last" else part for part in name.split(", ")]
         found = method(network, images, 0.5)
-        assert found.source.removesuffix(", 2 steps") == " at ".join(place)
+        assert found.description.removesuffix(", 2 steps") == " at ".join(place)
     assert all(name_of(ExplanationSettings(method=name, layer="layer2")) == f"{name}, layer2" for name in FORMULAS)
     assert name_of(ExplanationSettings(layer="layer2")) in methods
     assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))
@@ -124,8 +127,8 @@ def test_files_are_explained_as_their_pixels_are(calibrated):
     pair = folder.paths[0], folder.paths[-1]
     found = calibrated.explain(pair, pair[::-1])
     assert found.evidence.shape == (2, 2, 32, 40)
-    assert found.paths == (pair, pair[::-1])
-    assert found.classes == (("blue", "red"), ("red", "blue"))
+    assert found.source.paths == (pair, pair[::-1])
+    assert found.source.classes == (("blue", "red"), ("red", "blue"))
     images = calibrated.load_pairs(pair)
     assert images.shape == (1, 2, 3, 32, 40)
     references = References(calibrated.measurements.embeddings)
@@ -149,7 +152,7 @@ def test_classes_of_files_from_elsewhere_are_not_known(trained, tmp_path):
     copy = tmp_path / "blue" / "copy.png"
     copy.parent.mkdir()
     shutil.copy(path, copy)
-    assert trained.explain((path, str(copy))).classes == (None,)
+    assert trained.explain((path, str(copy))).source.classes == (None,)
 
 
 @pytest.mark.parametrize("method", [*FORMULAS, "integrated", "path_layercam", "contrastive", "occlusion"])
@@ -180,12 +183,15 @@ def test_floats_of_pixels_are_explained_with_a_caution(dtype):
     network, _ = network_and_images()
     network = network.to(dtype)
     pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).to(dtype)
-    said = explain(network, pixels, 0.5, warning="").sentence()
+    said = explain(network, pixels, 0.5, source=Source(warning="")).sentence()
     assert said.startswith("CAUTION: the images hold values from 0 to 255: most networks take normalised ones")
     resized = (pixels / 1.7).clamp(min=0)  # no whole numbers any more
-    assert "hold values from 0 to 150: most networks" in explain(network, resized, 0.5, warning="").sentence()
+    assert (
+        "hold values from 0 to 150: most networks"
+        in explain(network, resized, 0.5, source=Source(warning="")).sentence()
+    )
     imagenet = Normalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-    said = explain(network, pixels, 0.5, warning="", normalization=imagenet).sentence()
+    said = explain(network, pixels, 0.5, source=Source(warning="", normalization=imagenet)).sentence()
     assert said.startswith("CAUTION: the images hold values from 0 to 255, but pixels normalised by the normalization")
 
 
@@ -205,7 +211,8 @@ def test_floats_of_pixels_are_explained_with_a_caution(dtype):
 def test_what_may_be_right_is_not_doubted(make, normalization):
     network, _ = network_and_images()
     pixels = torch.randint(0, 256, (1, 2, 3, 64, 64)).float()
-    assert explain(network, make(pixels), 0.5, warning="", normalization=normalization).warning == ""
+    source = Source(warning="", normalization=normalization)
+    assert explain(network, make(pixels), 0.5, source=source).source.warning == ""
 
 
 def test_a_network_that_nobody_tested_says_so(trained, calibrated):
@@ -214,7 +221,7 @@ def test_a_network_that_nobody_tested_says_so(trained, calibrated):
         found = explain(taken, images, 0.5)
         assert found.sentence().startswith("CAUTION: this network was not tested on labelled pairs, so it may know")
         assert "not tested" in drawn_text(figure(found[0]))
-        assert not explain(taken, images, 0.5, warning="").warning
+        assert not explain(taken, images, 0.5, source=Source(warning="")).source.warning
     pair = tuple(trained.load_splits().folder.paths[:2])
     assert "not tested on labelled pairs" in trained.explain(pair).sentence()
     assert "not tested" not in calibrated.explain(pair).sentence()

@@ -262,7 +262,7 @@ def _printed_wrongly(text):
 
 def _scores(shown):
     """Names in a table of scores, as it is read back."""
-    explain_folder(shown.trained, shown.explanation.paths, shown.results / "scores")
+    explain_folder(shown.trained, shown.explanation.source.paths, shown.results / "scores")
     with open(shown.results / "scores" / "scores.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 

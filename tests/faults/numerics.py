@@ -17,7 +17,7 @@ from helpers import ROOT, tiny_images
 from PIL import Image
 from torch import nn
 
-from utils import Cut, evaluate, explain, fit, load_splits, load_trained
+from utils import Cut, Source, evaluate, explain, fit, load_splits, load_trained
 from utils.config import DecisionSettings
 from utils.data.splits import Pairs
 from utils.explanations.gradient import FORMULAS
@@ -78,9 +78,11 @@ def explained(fault, trained, network, images, threshold, method) -> Outcome:
     own = network is trained.network
 
     def act():
-        settings = {"method": method, "steps": 2, "layer": "last", "calibration": trained.measurements.calibration}
+        source = Source(calibration=trained.measurements.calibration)
+        references = trained.references if own else None
+        settings = {"method": method, "steps": 2, "layer": "last"}
         with limited():
-            return explained_or_refused(network, images, threshold, trained.references if own else None, **settings)
+            return explained_or_refused(network, images, threshold, references, source, **settings)
 
     right = distances_by_hand(network, images)
     names = OF_VALUES if " of " in fault else (*OF_VALUES, "layer")  # it is not the layer that is wrong

@@ -15,6 +15,7 @@ from utils import (
     DataError,
     FromFiles,
     SiameseNetwork,
+    Source,
     decompose,
     edit_figure,
     embed_references,
@@ -105,8 +106,8 @@ def test_what_would_make_other_maps_is_noticed(module, files, paths, tmp_path):
         "threshold": FromFiles(files.network, load, 0.4),
         "explanation": FromFiles(files.network, load, 0.3, method="gradcam"),
         "references": FromFiles(files.network, load, 0.3, references),
-        "band": FromFiles(files.network, load, 0.3, band=(0.1, 0.5)),
-        "warning": FromFiles(files.network, load, 0.3, warning="BEWARE."),
+        "band": FromFiles(files.network, load, 0.3, source=Source(band=(0.1, 0.5))),
+        "warning": FromFiles(files.network, load, 0.3, source=Source(warning="BEWARE.")),
     }
     for key, other in others.items():
         with pytest.raises(DataError, match=f"made otherwise \\({key}\\)"):
@@ -134,7 +135,7 @@ def test_search_finds_the_nearest_and_leaves_out_what_cannot_be_loaded(module, f
     hits = most_similar(files, paths[0], 3, images)
     apart = distances_by_loops(module, paths[0], paths[1:])
     order = sorted(range(3), key=lambda index: apart[index])
-    assert [pair[1] for pair in hits.paths] == [paths[1:][index] for index in order]
+    assert [pair[1] for pair in hits.source.paths] == [paths[1:][index] for index in order]
     assert hits.distance.tolist() == pytest.approx(sorted(apart), abs=1e-4)
 
 
@@ -213,7 +214,7 @@ def test_files_of_any_number_of_channels(channels, named, tmp_path):
     paths = [str(tmp_path / f"{number}.npy") for number in range(3)]
     for path, image in zip(paths, bands, strict=True):
         np.save(path, image)
-    files = FromFiles(Cut(module, "1"), np.load, 0.3, channels=named, method="hirescam")
+    files = FromFiles(Cut(module, "1"), np.load, 0.3, source=Source(channels=named), method="hirescam")
     table = explain_folder(files, [(paths[0], paths[1]), (paths[0], paths[2])], tmp_path / "out")
     with torch.no_grad():
         vectors = [module(torch.tensor(image, dtype=torch.float32)[None])[0].double() for image in bands]
@@ -222,7 +223,7 @@ def test_files_of_any_number_of_channels(channels, named, tmp_path):
     assert table["distance"].tolist() == pytest.approx(expected, abs=1e-4)
     explanation = files.explain((paths[0], paths[1]))
     assert explanation.images.dtype == torch.float32
-    assert explanation.channels == named
+    assert explanation.source.channels == named
     picture = read_image(tmp_path / "out" / f"{table['files'][0]}.png").astype(int)
     uncoloured = (explanation.factual[0, 0] == 0).numpy()  # below, and to the left, the image alone
     shown = bands[0][list(named)] if named else bands[0].mean(axis=0, keepdims=True).repeat(3, axis=0)

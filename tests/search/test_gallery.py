@@ -26,10 +26,10 @@ def test_the_test_images_are_the_gallery_and_hits_are_the_nearest(trained):
     others = images.paths[1:]
     apart = distances_by_loops(trained, images.paths[0], others)
     order = sorted(range(len(others)), key=lambda index: apart[index])[:3]
-    assert [pair[1] for pair in hits.paths] == [others[index] for index in order]
+    assert [pair[1] for pair in hits.source.paths] == [others[index] for index in order]
     assert hits.distance.tolist() == pytest.approx(sorted(apart)[:3], abs=1e-3)
-    assert {pair[0] for pair in hits.paths} == {images.paths[0]}
-    assert hits.classes[0] == tuple(Path(path).parent.name for path in hits.paths[0])
+    assert {pair[0] for pair in hits.source.paths} == {images.paths[0]}
+    assert hits.classes() == tuple(Path(path).parent.name for path in hits.source.paths[0])
 
 
 def test_neither_the_image_nor_a_copy_of_its_file_is_a_hit(trained, tmp_path):
@@ -42,7 +42,7 @@ def test_neither_the_image_nor_a_copy_of_its_file_is_a_hit(trained, tmp_path):
     assert "copy.png" in images.names
     hits = most_similar(trained, query, 20, images)
     assert len(hits) == 6
-    assert all(Path(path).read_bytes() != query.read_bytes() for _, path in hits.paths)
+    assert all(Path(path).read_bytes() != query.read_bytes() for _, path in hits.source.paths)
 
 
 def test_a_planted_near_copy_is_found_first(trained, tmp_path):
@@ -53,7 +53,7 @@ def test_a_planted_near_copy_is_found_first(trained, tmp_path):
     write_images(folder, 12)
     Image.fromarray(read_image(path)).save(folder / "near.jpg", quality=95)
     hits = most_similar(trained, path, 1, gallery(trained, folder))
-    assert Path(hits.paths[0][1]).name == "near.jpg"
+    assert Path(hits.source.paths[0][1]).name == "near.jpg"
 
 
 def test_embeddings_are_computed_once_until_an_image_changes(trained, tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_embeddings_are_computed_once_until_an_image_changes(trained, tmp_path, 
     monkeypatch.setattr(network, "forward", lambda self, images: calls.append(1) or forward(self, images))
     again = gallery(trained, folder)
     assert not calls
-    assert again.paths == first.paths
+    assert again.source.paths == first.source.paths
     assert np.array_equal(again.embeddings, first.embeddings)
     write_images(folder, 1, seed=9)  # another 0.png
     changed = gallery(trained, folder)
@@ -136,7 +136,7 @@ def test_linked_classes_are_among_the_images_and_what_is_skipped_is_said(trained
     said = capsys.readouterr().out
     assert f"{root}: skipped: 1 __MACOSX, 1 hidden, 1 links to folders that are listed already" in said
     hits = most_similar(trained, root / "a" / "0.png", 4, images)
-    assert {path for _, path in hits.paths} == set(images.paths[1:])
+    assert {path for _, path in hits.source.paths} == set(images.paths[1:])
 
 
 def test_cures_of_folders_end_their_errors(trained, tmp_path):

@@ -45,20 +45,20 @@ def test_mistakes_by_plain_loops(known):
     ]
     wrong.sort(key=lambda index: -beyond(distances[index], 0.8))
     found = worst_mistakes(trained, splits, COUNT)
-    assert list(found.paths) == [files_of(splits, index) for index in once(splits, wrong)[:COUNT]]
+    assert list(found.source.paths) == [files_of(splits, index) for index in once(splits, wrong)[:COUNT]]
 
 
 def test_surest_and_most_uncertain_by_plain_loops(known):
     trained, splits, distances = known
     order = sorted(range(len(distances)), key=lambda index: beyond(distances[index], 0.8))
     nearest, farthest = (once(splits, indices)[:COUNT] for indices in (order, order[::-1]))
-    assert list(most_uncertain(trained, splits, COUNT).paths) == [files_of(splits, index) for index in nearest]
-    assert list(surest(trained, splits, COUNT).paths) == [files_of(splits, index) for index in farthest]
+    assert list(most_uncertain(trained, splits, COUNT).source.paths) == [files_of(splits, index) for index in nearest]
+    assert list(surest(trained, splits, COUNT).source.paths) == [files_of(splits, index) for index in farthest]
 
 
 def test_two_images_are_shown_once(known):
     trained, splits, distances = known
-    found = most_uncertain(trained, splits, len(distances)).paths
+    found = most_uncertain(trained, splits, len(distances)).source.paths
     assert len({frozenset(pair) for pair in found}) == len(found)
     assert {frozenset(pair) for pair in found} == {
         frozenset(files_of(splits, index)) for index in range(len(distances))
@@ -68,7 +68,7 @@ def test_two_images_are_shown_once(known):
 def test_an_undecided_pair_is_no_mistake(known):
     trained, splits, distances = known
     banded = replace(trained, band=(0.3, 1.5))
-    found = set(worst_mistakes(banded, splits, len(distances)).paths)
+    found = set(worst_mistakes(banded, splits, len(distances)).source.paths)
     decided = [index for index, apart in enumerate(distances) if apart <= 0.3 or apart > 1.5]
     wrong = [index for index in decided if (distances[index] > 0.8) != bool(splits.test_pairs.labels[index])]
     assert {frozenset(pair) for pair in found} == {frozenset(files_of(splits, index)) for index in wrong}
@@ -100,7 +100,7 @@ def test_the_table_says_what_the_explanation_says(calibrated):
         assert row["similarity"] == pytest.approx(explanation.similarity[index].item(), abs=1e-4)
         assert row["probability"] == pytest.approx(explanation.probability[index, 0].item(), abs=1e-4)
         assert row["decision"] == explanation.decision(index)
-        assert row["right"] == ("yes" if explanation.right(index) else "no")
+        assert row["right"] == ("yes" if explanation.correct(index) else "no")
         assert row["map of pair"] == verdict.word(index)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import nn
 
 from utils import (
+    Source,
     decompose,
     edit_figure,
     explain,
@@ -37,10 +38,10 @@ def network_of(channels):
     return Cut(nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5)), layer="1")
 
 
-def explanation_of(count, images=None, **settings):
+def explanation_of(count, images=None, **source):
     torch.manual_seed(1)
     images = torch.rand(2, 2, count, *SIZE) if images is None else images
-    return explain(network_of(count), images, 0.01, method="hirescam", **settings)
+    return explain(network_of(count), images, 0.01, source=Source(**source), method="hirescam")
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 12])
@@ -112,7 +113,7 @@ def test_named_channels_are_shown_where_files_would_be(tmp_path):
 def test_two_choices_of_channels_are_two_files(tmp_path):
     explanation = explanation_of(4)[0]
     for channels in (None, (3, 2, 1), (0, 1, 2)):
-        saved(figure(replace(explanation, channels=channels)), tmp_path)
+        saved(figure(replace(explanation, source=replace(explanation.source, channels=channels))), tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 

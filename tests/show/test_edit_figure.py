@@ -8,14 +8,23 @@ from matplotlib.colors import to_rgba
 
 from utils import edit_figure
 from utils.explanations.edits import Edit
-from utils.explanations.explanation import Explanation
+from utils.explanations.explanation import Explanation, Source
 
 
-def explanation_of(count=1, **carried):
+def explanation_of(count=1, names=(), **source):
     """An explanation, decided "different", of pairs of noise."""
     images = torch.rand(count, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     maps = torch.rand(2, count, 2, 8, 8)
-    return Explanation(images, torch.full((count,), 0.8), 0.5, *maps, method="gradcam", layer="layer3", **carried)
+    return Explanation(
+        images,
+        torch.full((count,), 0.8),
+        0.5,
+        *maps,
+        method="gradcam",
+        layer="layer3",
+        names=names,
+        source=Source(**{"warning": ""} | source),
+    )
 
 
 def texts(shown):
@@ -38,7 +47,7 @@ def test_the_figure_says_what_made_it_and_of_what():
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
     shown = edit_figure(Edit(explanation, explanation.images[0], regions, 0.3))
     words = texts(shown)
-    for part in ("rose/0.png", "rose/1.png", 'decided "different", wrongly: both are rose', "gradcam at layer3"):
+    for part in ("rose/0.png", "rose/1.png", 'decided "different", incorrect: both are rose', "gradcam at layer3"):
         assert part in words
     assert shown.get_label().startswith("counterfactual_different_0_1_")
     assert drawn(shown).std() > 5

@@ -163,7 +163,7 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
 def test_the_words_are_not_said_twice_and_not_without_need(blind, calibrated):
     assert words_of(utils.figure(blind.pair)).count("BEWARE") == 1
     assert words_of(utils.grid_figure(blind.explanation)).count("BEWARE") == 1
-    knowing = replace(blind.explanation, warning="")
+    knowing = replace(blind.explanation, source=replace(blind.explanation.source, warning=""))
     for shown in (utils.grid_figure(knowing), utils.grid(knowing), utils.images_figure(knowing[0])):
         assert "BEWARE" not in words_of(shown)
     assert "warning" not in scores_table(knowing)
@@ -172,7 +172,7 @@ def test_the_words_are_not_said_twice_and_not_without_need(blind, calibrated):
 def test_of_a_network_that_was_never_tested_all_say_so(trained):
     """Before `calibrate` nothing is known of the test pairs: explanations, map and suspects say the same."""
     assert trained.measurements is None
-    said = trained.explain(trained.load_splits().files(trained.load_splits().test_pairs, 1)[0]).warning
+    said = trained.explain(trained.load_splits().files(trained.load_splits().test_pairs, 1)[0]).source.warning
     assert "not tested" in said
     images = gallery(trained)
     assert said in without_scripts(utils.plane(trained, images, dataset_map(images.embeddings)))
@@ -182,7 +182,7 @@ def test_of_a_network_that_was_never_tested_all_say_so(trained):
 
 def test_search_and_its_table_say_it(blind):
     hits = most_similar(blind.trained, blind.pairs[0][0], 2)
-    assert hits.warning == CAUTION
+    assert hits.source.warning == CAUTION
     assert (scores_table(hits)["warning"] == CAUTION).all()
 
 
@@ -278,12 +278,12 @@ def test_images_are_shown_as_the_network_sees_them(blind):
     """The files are 40 x 48, the network sees 32 x 40: what is shown has its size, and its pixels back in [0, 255]."""
     pair = blind.pair
     axes = utils.images_figure(pair).axes
-    mean, std = (np.array(part) for part in (pair.normalization.mean, pair.normalization.std))
+    mean, std = (np.array(part) for part in (pair.source.normalization.mean, pair.source.normalization.std))
     for image, place in zip(pair.images[0].numpy(), axes, strict=True):
         expected = 255 * (image.transpose(1, 2, 0) * std + mean)
         assert np.abs(place.images[0].get_array().astype(float) - expected.clip(0, 255)).max() <= 1
         assert "as the network sees it: 32 x 40 pixels" in " ".join(place.get_xlabel().split())
         assert "stretched" not in place.get_xlabel()
-    unknown = utils.images_figure(replace(pair, normalization=None)).axes
+    unknown = utils.images_figure(replace(pair, source=replace(pair.source, normalization=None))).axes
     assert all("no normalization is known" in " ".join(place.get_xlabel().split()) for place in unknown)
     assert np.asarray(unknown[0].images[0].get_array()).min() == 0

@@ -8,7 +8,7 @@ from helpers import drawn, write_images
 
 from utils import figure, images_figure, methods_figure, overlay, sanity_figure
 from utils.data.reading import read_image
-from utils.explanations.explanation import Explanation
+from utils.explanations.explanation import Explanation, Source
 from utils.show.drawing import COLORMAP, file_name, photos
 from utils.trust.faithfulness import PARTS, Chance, Effect, Verdict
 
@@ -21,15 +21,23 @@ def paths(tmp_path):
     return str(tmp_path / "rose" / "0.png"), str(tmp_path / "rose" / "1.png")
 
 
-def explanation_of(evidence, paths=None, **carried):
+def explanation_of(evidence, paths=None, **source):
     """An explanation, decided "different", of pairs that have this evidence."""
     count = len(evidence)
     if paths is not None:
-        carried |= {"paths": (paths,) * count, "names": (("rose/0.png", "rose/1.png"),) * count}
+        source |= {"paths": (paths,) * count}
     images = torch.rand(count, 2, 3, *evidence.shape[-2:], generator=torch.Generator().manual_seed(0))
     distances = torch.full((count,), 0.8)
-    source = {"method": "gradcam", "layer": "layer3"}
-    return Explanation(images, distances, 0.5, evidence.clamp(min=0), (-evidence).clamp(min=0), **source | carried)
+    return Explanation(
+        images,
+        distances,
+        0.5,
+        evidence.clamp(min=0),
+        (-evidence).clamp(min=0),
+        method="gradcam",
+        layer="layer3",
+        source=Source(**{"warning": ""} | source),
+    )
 
 
 def verdict_on(explanation, gap=0.4):
@@ -55,7 +63,7 @@ def test_an_undecided_pair_shows_both_sides_whatever_is_asked_for():
     assert "factual" not in words
     assert 'speaks for "different"' in words
     assert 'speaks for "same"' in words
-    assert 'undecided (distances from 0.200 to 0.900 are), leaning to "different"' in words
+    assert 'undecided (distances from 0.200 to 0.900 are), closer to "different"' in words
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():
@@ -131,7 +139,7 @@ def test_every_figure_of_a_pair_says_what_made_it_and_of_what(paths):
     }
     for name, shown in figures.items():
         words = texts(shown)
-        for part in ("rose/0.png", "rose/1.png", 'decided "different", wrongly: both are rose'):
+        for part in ("rose/0.png", "rose/1.png", 'decided "different", incorrect: both are rose'):
             assert part in words, (name, part)
         assert "gradcam at layer3" in words, name
         assert name in shown.get_label()

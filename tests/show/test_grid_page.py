@@ -65,9 +65,9 @@ def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pa
 def test_captions_say_decision_truth_and_score(pairs):
     _, explanation = pairs
     first, second, third = (caption(pair) for pair in explanation)
-    assert first.startswith('"different" ✗ wrongly')
+    assert first.startswith('"different" ✗ incorrect')
     assert first.endswith("Both are a.")
-    assert second.startswith('"different" ✓ rightly')
+    assert second.startswith('"different" ✓ correct')
     assert second.endswith("In truth a and b.")
     assert third == f'"different": similarity {explanation.similarity[2]:.3f}. '
 

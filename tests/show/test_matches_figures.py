@@ -21,10 +21,11 @@ def paths(tmp_path):
     return str(tmp_path / "rose" / "0.png"), str(tmp_path / "tall" / "1.png")
 
 
-def matches_of(places, paths=None, names=(("rose/0.png", "tall/1.png"),), **carried):
+def matches_of(places, paths=None, names=(("rose/0.png", "tall/1.png"),), **source):
     network, images = network_and_images(count=1)
-    source = {"paths": paths and (paths,), "names": names, "method": "gradcam", "layer": "layer4"}
-    explanation = explanation_of(network, images, torch.zeros(1, 2, 64, 64), **source, **carried)
+    source |= {"paths": paths and (paths,)}
+    factual = torch.zeros(1, 2, 64, 64)
+    explanation = explanation_of(network, images, factual, names=names, method="gradcam", layer="layer4", **source)
     biases = torch.zeros(places.shape[:2])
     return Matches(explanation, "layer3", places, biases, biases, 0.0, 0.9)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 
 from ..network.distance import Explainable, distance, embed_pairs, evaluating, similarity
-from .explanation import Explanation, embed_explained, only_pair
+from .explanation import Explanation, embed_explained, only_pair, ranks_of
 from .occlusion import blurred
 from .path import References
 
@@ -29,7 +29,7 @@ class Edit:
 
     explanation: of the pair as it was. edited: float (2, C, H, W), both images after the change. regions: bool (2, H,
     W), what was changed in each. distance: of the edited pair. donor: the pair whose image 2 gave the pixels that were
-    put into image 1, None where pixels were blurred. source: bool (H, W), where in that image they were.
+    put into image 1, None where pixels were blurred. donor_region: bool (H, W), where in that image they were.
     nearest_before, nearest_after: names of the nearest references of both images, nearest first; None without
     references.
     """
@@ -39,7 +39,7 @@ class Edit:
     regions: torch.Tensor
     distance: float
     donor: Explanation | None = None
-    source: torch.Tensor | None = None
+    donor_region: torch.Tensor | None = None
     nearest_before: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     nearest_after: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
@@ -134,12 +134,6 @@ def in_classes(names) -> str:
     """How many references are of the class that most of them are of, in words: "4 of 5 are rose"."""
     most, count = _most_frequent(names)
     return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {most}"
-
-
-def ranks_of(maps: torch.Tensor) -> torch.Tensor:
-    """The rank of each pixel within its image, 0 for the highest: (..., H, W) to int64 (..., H, W)."""
-    order = maps.flatten(-2).argsort(dim=-1, descending=True, stable=True)
-    return order.argsort(dim=-1).view_as(maps)
 
 
 def _blurred(network, explanation) -> Edit:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,118 +14,157 @@ from ..files import ExplanationError, printable
 from ..network.distance import Explainable, distance, embed_pairs, similarity
 
 ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
-JUST_BELOW = 1e-5  # of 0, where a threshold lies that lets not even equal images pass
-EXTREME = 1e-3  # distances this close to 0 or 2 have next to no gradient
+SLACK = 1e-5  # below a distance of 0, where a threshold lies that not even equal images pass
+EXTREME = 1e-3  # distances this close to 0 or 2 have almost no gradient
+UNTESTED = "CAUTION: this network was not tested on labelled pairs, so it may know nothing."
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What is known of B pairs of images beside their values. What is None is not known."""
+
+    paths: tuple[tuple[str, str], ...] | None = None
+    """Image files of each pair."""
+    classes: tuple[tuple[str, str] | None, ...] | None = None
+    """Actual classes of each pair, or None for a pair of unknown ones."""
+    normalization: Normalization | None = None
+    """Mean and std that the values were normalised with; figures need it where there are no files."""
+    value_range: tuple[float, float] | None = None
+    """Range of the values in the files, as `read_image` takes it."""
+    channels: tuple[int, int, int] | None = None
+    """Channels that figures show in red, green and blue. None: all three, or the mean of all in grey."""
+    warning: str = UNTESTED
+    """What every sentence and figure begins with."""
+    band: tuple[float, float] | None = None
+    """Two distances between which pairs are undecided."""
+    calibration: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """From distances (B,) to probabilities (B, 3), as `Explanation.probability` has them."""
+
+    def __post_init__(self):
+        if self.paths is not None:
+            paths = tuple((str(path1), str(path2)) for path1, path2 in self.paths)
+            object.__setattr__(self, "paths", paths)
+
+    def __getitem__(self, pairs: slice) -> "Source":
+        """The source of some pairs."""
+        return replace(self, paths=self.paths and self.paths[pairs], classes=self.classes and self.classes[pairs])
+
+
+UNKNOWN = Source()  # nothing is known, not even whether the network was tested
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """B pairs, what the network says to them, and why. `explanation[3]` is the explanation of one pair.
+    """B pairs, what the network says of them, and why. `explanation[3]` is the explanation of one pair.
 
-    images: float (B, 2, C, H, W), as the network takes them. distance: float32 (B,) in [0, 2]. threshold: distance up
-    to which a pair is "same". towards_different, towards_same: float32 (B, 2, H, W) for image 1 and image 2, at least
-    0: how much a place pushes either way. method, layer, details: what made the maps. names: of both images of each
-    pair. paths: their files, or None. classes: their true classes; None where they are not known. normalization: of the
-    images' values, or None: figures need it to show pixels where there are no files. value_range: as `read_image` takes
-    it, for the files. completeness: float32 (B, 2), or None: what the places of both images add up to, and the change
-    that they should add up to. warning: what every sentence about it begins with. band: two distances between which
-    pairs are left undecided, or None. calibration: from distance to probability, or None.
-
-    Raises ValueError when these are not of equally many pairs, ExplanationError for a threshold beyond [0, 2] and for
-    distances that are not finite.
+    Raises:
+        ValueError: The parts are not of equally many pairs.
+        ExplanationError: A part is no tensor, the threshold lies outside [0, 2], or a distance is not finite.
     """
 
     images: torch.Tensor
+    """Float (B, 2, C, H, W), as the network takes them."""
     distance: torch.Tensor
+    """Float32 (B,) in [0, 2]."""
     threshold: float
+    """Distance up to which a pair is "same"."""
     towards_different: torch.Tensor
+    """Float32 (B, 2, H, W), at least 0: how much each place of image 1 and image 2 pushes towards "different"."""
     towards_same: torch.Tensor
+    """The same towards "same"."""
     method: str = ""
+    """The name of the method that made the maps."""
     layer: str = ""
+    """The layer that it read, if it reads one."""
     details: str = ""
+    """What else the maps depend on, in words."""
     names: tuple[tuple[str, str], ...] = ()
-    paths: tuple[tuple[str, str], ...] | None = None
-    classes: tuple[tuple[str, str] | None, ...] | None = None
-    normalization: Normalization | None = None
-    value_range: tuple[float, float] | None = None
+    """Of both images of each pair; made from the paths, or numbered, where they are not given."""
     completeness: torch.Tensor | None = None
-    warning: str = ""
-    band: tuple[float, float] | None = None
-    calibration: Callable[[torch.Tensor], torch.Tensor] | None = None
-    channels: tuple[int, int, int] | None = None
-    """The channels that figures show in red, green and blue; None: all three, else one grey, the mean of all."""
+    """Float32 (B, 2): the sum of the evidence of all places, and the change that it should add up to."""
+    source: Source = Source(warning="")
+    """What is known of the pairs beside their values."""
 
     def __post_init__(self):
         if not self.names:
-            numbered = tuple((f"pair {n}, image 1", f"pair {n}, image 2") for n in range(len(self)))
-            object.__setattr__(self, "names", numbered)
+            object.__setattr__(self, "names", self._default_names())
         for name in ("images", "distance", "towards_different", "towards_same"):
-            part = getattr(self, name)
-            if not isinstance(part, torch.Tensor):
-                kind = type(part).__name__
-                raise ExplanationError(f"{name}: {kind} is refused: pass a tensor, torch.as_tensor({name})")
-        if not -JUST_BELOW <= self.threshold <= 2 + JUST_BELOW:
+            kind = type(getattr(self, name))
+            if not issubclass(kind, torch.Tensor):
+                raise ExplanationError(f"{name}: {kind.__name__} is refused: pass a tensor, torch.as_tensor({name})")
+        if not -SLACK <= self.threshold <= 2 + SLACK:
             raise ExplanationError(f"threshold: {self.threshold} is refused: it is a distance, in [0, 2]")
         if not self.distance.isfinite().all():
             cause = "weights or images hold NaN, or embeddings have no length"
             raise ExplanationError(f"The distances are not finite: {cause}.")
+        parts = vars(self) | {"paths": self.source.paths, "classes": self.source.classes}
         for name in ("images", "towards_different", "towards_same", "paths", "classes", "names", "completeness"):
-            part = getattr(self, name)
+            part = parts[name]
             if part is not None and len(part) != len(self):
                 raise ValueError(f"{name} of {len(part)} pairs, but distances of {len(self)}")
-        check_shown(self.images, self.normalization, self.channels)
+        check_shown(self.images, self.source)
+
+    def _default_names(self):
+        names = []
+        for number in range(len(self)):
+            if self.source.paths is None:
+                names.append((f"pair {number}, image 1", f"pair {number}, image 2"))
+            else:
+                path1, path2 = self.source.paths[number]
+                names.append((_short(path1), _short(path2)))
+        return tuple(names)
 
     def __len__(self):
         return len(self.distance)
 
     def __getitem__(self, index: int | slice) -> "Explanation":
         """The explanation of one pair, or of some."""
-        part = pairs_of(index, len(self))
+        pairs = pairs_of(index, len(self))
         return replace(
             self,
-            images=self.images[part],
-            distance=self.distance[part],
-            towards_different=self.towards_different[part],
-            towards_same=self.towards_same[part],
-            names=self.names[part],
-            paths=self.paths and self.paths[part],
-            classes=self.classes and self.classes[part],
-            completeness=None if self.completeness is None else self.completeness[part],
+            images=self.images[pairs],
+            distance=self.distance[pairs],
+            towards_different=self.towards_different[pairs],
+            towards_same=self.towards_same[pairs],
+            names=self.names[pairs],
+            completeness=None if self.completeness is None else self.completeness[pairs],
+            source=self.source[pairs],
         )
 
+    def of_same_pairs(self, other: "Explanation") -> bool:
+        """Return whether both are of the same pairs, compared with the same threshold."""
+        if (self.names, self.threshold) != (other.names, other.threshold):
+            return False
+        return torch.equal(self.images, other.images)
+
     def same_as(self, other: "Explanation") -> bool:
-        """Whether both say the same of the same pairs by the same method."""
-        if (self.names, self.source, self.threshold) != (other.names, other.source, other.threshold):
+        """Return whether both say the same of the same pairs by the same method."""
+        if self.description != other.description or not self.of_same_pairs(other):
             return False
         return torch.equal(self.distance, other.distance) and torch.equal(self.evidence, other.evidence)
 
-    def of_same_pairs(self, other: "Explanation") -> bool:
-        """Whether both are of the same pairs, held against the same threshold."""
-        alike = (self.names, self.threshold) == (other.names, other.threshold)
-        return alike and torch.equal(self.images, other.images)
-
     @property
-    def source(self) -> str:
+    def description(self) -> str:
         """Method, layer and details in words."""
         place = f"{self.method} at {self.layer}" if self.layer else self.method
         return f"{place}, {self.details}" if self.details else place
 
     @property
     def similarity(self) -> torch.Tensor:
-        """float32 (B,) in [0, 1]."""
+        """Float32 (B,) in [0, 1]."""
         return similarity(self.distance)
 
     @property
     def different(self) -> torch.Tensor:
-        """bool (B,), True where the pair is decided "different", or leans to it where it is undecided."""
+        """Bool (B,), True where the pair is decided "different", or is closer to it where it is undecided."""
         return self.distance > self.threshold
 
     @property
     def undecided(self) -> torch.Tensor:
-        """bool (B,), True where the distance lies within the band."""
-        if self.band is None:
+        """Bool (B,), True where the distance lies within the band."""
+        if self.source.band is None:
             return torch.zeros_like(self.different)
-        same_up_to, different_from = self.band
+        same_up_to, different_from = self.source.band
         return (self.distance > same_up_to) & (self.distance <= different_from)
 
     @property
@@ -132,21 +172,21 @@ class Explanation:
         """That both images are of one class, where half of all pairs are: float32 (B, 3), with the ends of its 95 %
         interval; None where it was not calibrated.
         """
-        return self.calibration and self.calibration(self.distance)
+        return self.source.calibration and self.source.calibration(self.distance)
 
     @property
     def evidence(self) -> torch.Tensor:
-        """float32 (B, 2, H, W); positive values push towards "different", negative ones towards "same"."""
+        """Float32 (B, 2, H, W); positive values push towards "different", negative ones towards "same"."""
         return self.towards_different - self.towards_same
 
     @property
     def factual(self) -> torch.Tensor:
-        """Evidence for the decision, or for what an undecided pair leans to: float32 (B, 2, H, W) in [0, 1]."""
+        """Evidence that supports the decision, or the closer one if undecided: float32 (B, 2, H, W) in [0, 1]."""
         return self._share_of_strongest(self.different)
 
     @property
     def counterfactual(self) -> torch.Tensor:
-        """Evidence against the decision: float32 (B, 2, H, W) in [0, 1], on one scale with `factual`."""
+        """Evidence that contradicts the decision: float32 (B, 2, H, W) in [0, 1], on one scale with `factual`."""
         return self._share_of_strongest(~self.different)
 
     @property
@@ -159,71 +199,69 @@ class Explanation:
         return torch.where(factual > 0, factual, -self.counterfactual)
 
     def decision(self, index=0) -> str:
-        """ "same", "different" or "undecided"."""
-        return "undecided" if self.undecided[index] else self.lean(index)
+        """Return "same", "different" or "undecided"."""
+        return "undecided" if self.undecided[index] else self.closer_to(index)
 
-    def lean(self, index=0) -> str:
-        """ "same" or "different": the side of the threshold that the pair is on, decided or not."""
+    def closer_to(self, index=0) -> str:
+        """Return "same" or "different": the side of the threshold that the pair is on, decided or not."""
         return "different" if self.different[index] else "same"
 
-    def right(self, index=0) -> bool | None:
-        """Whether the decision is that of the true classes; None where they are not known, or nothing is decided."""
-        classes = self.classes and self.classes[index]
+    def classes(self, index=0) -> tuple[str, str] | None:
+        """Return the actual classes of a pair; None where they are not known."""
+        return self.source.classes and self.source.classes[index]
+
+    def correct(self, index=0) -> bool | None:
+        """Return whether the decision is that of the actual classes; None if undecided or unknown."""
+        classes = self.classes(index)
         if classes is None or self.undecided[index]:
             return None
         return bool(self.different[index]) == (classes[0] != classes[1])
 
     def sentence(self, index=0) -> str:
-        """Score, probability and decision of one pair in words and, where the true classes are known, whether it is
-        right.
-        """
-        warning = f"{self.warning} " if self.warning else ""
+        """Return score, probability and decision of a pair in words, and whether it is correct where that is known."""
         least = similarity(torch.tensor(self.threshold))
-        return printable(
-            f'{warning}Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
+        text = (
+            f'Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
             f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f})"
-            f"{self._chance(index)}: {self._decided(index)}{self._truth(index)}."
         )
+        if self.source.calibration is not None:
+            value, low, high = self.probability[index].tolist()
+            text += f", of one class with probability {value:.2f} ({low:.2f} to {high:.2f})"
+        text = f"{self.source.warning} {text}: {self._decided(index)}{self._actual(index)}."
+        return printable(text.lstrip())
 
     def sum_of_parts(self, index=0) -> str:
-        """What the places of both images add up to, beside the change that they should add up to, in words."""
+        """Return what the evidence of all places adds up to, beside the change that it should add up to, in words."""
         if self.completeness is None:
             return ""
-        found, change = self.completeness[index].tolist()
-        return f"all places add up to {found:+.3f} of a change of {change:+.3f}"
+        total, change = self.completeness[index].tolist()
+        return f"all places add up to {total:+.3f} of a change of {change:+.3f}"
 
     def cause_of_blank(self, index=0, image=0) -> str:
-        """Why a map of an image (0 or 1) holds nothing, in words."""
+        """Return why a map of an image (0 or 1) holds nothing, in words."""
         if self.evidence[index, image].any():
             return "no such evidence"
         if self.distance[index] < EXTREME:
-            return "blank: both embeddings are one, where the distance has no slope"
+            return "blank: both embeddings are equal, where the distance has no slope"
         if self.distance[index] > 2 - EXTREME:
             return "blank: the embeddings are opposite, where the distance has no slope"
         return "blank: the distance does not react to this image"
 
-    def _chance(self, index):
-        """The probability in words."""
-        if self.calibration is None:
-            return ""
-        value, low, high = self.probability[index].tolist()
-        return f", of one class with probability {value:.2f} ({low:.2f} to {high:.2f})"
-
     def _decided(self, index):
         if not self.undecided[index]:
             return f'decided "{self.decision(index)}"'
-        low, high = (f"{edge:.3f}" if math.isfinite(edge) else "any" for edge in self.band)
-        return f'undecided (distances from {low} to {high} are), leaning to "{self.lean(index)}"'
+        low, high = (f"{edge:.3f}" if math.isfinite(edge) else "any" for edge in self.source.band)
+        return f'undecided (distances from {low} to {high} are), closer to "{self.closer_to(index)}"'
 
-    def _truth(self, index):
-        classes = self.classes and self.classes[index]
+    def _actual(self, index):
+        """The actual classes in words."""
+        classes = self.classes(index)
         if classes is None:
             return ""
         class1, class2 = classes
-        truth = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
-        right = self.right(index)
-        word = "in truth" if right is None else "rightly" if right else "wrongly"
-        return f", {word}: {truth}"
+        words = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
+        verdict = {True: "correct", False: "incorrect", None: "actual classes"}[self.correct(index)]
+        return f", {verdict}: {words}"
 
     def _share_of_strongest(self, towards_different):
         """Evidence towards "different" (True) or "same" (False), as a share of the strongest value of the image."""
@@ -244,22 +282,17 @@ def explained(images, distances, threshold: float, different, same) -> Explanati
     return Explanation(images, distances, threshold, different, same)
 
 
-def check_shown(images, normalization: Normalization | None, channels):
-    """Raise ExplanationError where figures could not show images.
-
-    Args:
-        images: (B, 2, C, H, W); images of another shape are refused.
-        normalization: Of the values of each channel, or None.
-        channels: Three of the channels, by their indices from 0, or None.
-    """
+def check_shown(images, source: Source):
+    """Raise ExplanationError where figures could not show images (B, 2, C, H, W) as their source says."""
     if images.dim() != 5 or images.shape[1] != 2:
         raise ExplanationError(f"images {tuple(images.shape)} must be (B, 2, C, H, W), two images in each pair")
     count = images.shape[2]
-    if normalization is not None and len(normalization.mean) != count:
+    if source.normalization is not None and len(source.normalization.mean) != count:
         raise ExplanationError(
-            f"normalization of {len(normalization.mean)} channels, but images of {count}: give Normalization a mean "
-            "and a std for each channel"
+            f"normalization of {len(source.normalization.mean)} channels, but images of {count}: give Normalization a "
+            "mean and a std for each channel"
         )
+    channels = source.channels
     if channels is None:
         return
     three = isinstance(channels, list | tuple) and len(channels) == 3
@@ -316,3 +349,14 @@ def only_pair(explanation: Explanation) -> Explanation:
     if len(explanation) != 1:
         raise ValueError(f"this is for one pair, not {len(explanation)}: take explanation[0], explanation[1], ...")
     return explanation
+
+
+def ranks_of(maps: torch.Tensor) -> torch.Tensor:
+    """The rank of each pixel within its image, 0 for the highest: (..., H, W) to int64 (..., H, W)."""
+    order = maps.flatten(-2).argsort(dim=-1, descending=True, stable=True)
+    return order.argsort(dim=-1).view_as(maps)
+
+
+def _short(path) -> str:
+    """The last two parts of a path: folder and file name."""
+    return printable("/".join(Path(path).parts[-2:]))

@@ -52,7 +52,7 @@ class Matches:
     pooled: bool = False
 
     @property
-    def source(self) -> str:
+    def description(self) -> str:
         """The layer, and how many places there are where it has more, in words."""
         height, width = self.bias1.shape
         return f"{self.layer}, pooled to {height} x {width} places" if self.pooled else self.layer
@@ -133,7 +133,7 @@ class Matches:
 
     def __str__(self):
         return (
-            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.source}\n"
+            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.description}\n"
             f"{self.parts_in_words(self.mutual())}"
         )
 

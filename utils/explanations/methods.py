@@ -3,17 +3,16 @@
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from ..config import AUTO, LAST, ExplanationSettings, Normalization
 from ..device import deterministic_or_refused
-from ..files import ExplanationError, printable
+from ..files import ExplanationError
 from ..network.distance import Explainable, distances_of
 from ..network.inputs import pairs_for
 from ..network.variants import dilated
-from .explanation import Explanation, check_shown
+from .explanation import UNKNOWN, Explanation, Source, check_shown
 from .gradient import FORMULAS, explain_by_gradient
 from .occlusion import explain_by_occlusion
 from .path import References, explain_by_contrast, explain_by_path
@@ -22,7 +21,6 @@ BY_PATH = ("integrated", "path_layercam", "contrastive")  # the methods that tak
 STEPS = 4  # where `steps: auto` was never measured
 UNUSUAL = 20  # a value that normalised pixels hardly reach
 BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
-UNTESTED = "CAUTION: this network was not tested on labelled pairs, so it may know nothing."
 PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
 
 
@@ -31,60 +29,43 @@ def explain(
     images,
     threshold: float,
     references: References | None = None,
-    *,
-    paths=None,
-    classes=None,
-    normalization=None,
-    value_range=None,
-    warning: str | None = None,
-    band=None,
-    calibration=None,
-    channels=None,
+    source: Source = UNKNOWN,
     **settings,
 ) -> Explanation:
     """Explain B pairs of images.
 
-    network: a SiameseNetwork, or any module in a `Cut`. images: float (B, 2, C, H, W), as the network takes them; a
-    tensor, an array or a list of pairs, as `pairs_for` has it. threshold: the distance, in [0, 2], up to which a pair
-    is decided "same". references: training images that the method `contrastive` contrasts with. paths: B pairs of image
-    files. classes: B pairs of true classes, or None for a pair that has none. normalization: mean and std that the
-    images were normalised with, for figures. value_range: as `read_image` takes it, for figures of files. warning: what
-    every sentence and figure begins with: "" of a network that was tested on labelled pairs, None of one that was not,
-    which is then said; images that do not look normalised add to it. band, calibration: as an Explanation has them.
-    channels: the three, by index, that figures show in red, green and blue. settings: the keys of `explanation` in
-    config.yml: method, layer, steps, output_stride; `auto` is the last layer and STEPS here.
+    Args:
+        network: A SiameseNetwork, or any module in a `Cut`.
+        images: Float (B, 2, C, H, W), as the network takes them; a tensor, an array or a list of pairs.
+        threshold: Distance in [0, 2] up to which a pair is decided "same".
+        references: Training images that the method `contrastive` contrasts with.
+        source: What is known of the pairs beside their values; a doubt about the values is added to its warning.
+        settings: The keys of `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer
+            and STEPS.
 
-    Raises ConfigError for an unknown key, a refused value or an unknown layer, ValueError for a module that is in no
-    `Cut`, ExplanationError as `pairs_for` and an Explanation do, for a layer whose map is one place alone, and for maps
-    that are not finite.
+    Raises:
+        ConfigError: A key, a value or a layer is unknown.
+        ValueError: The network is a module without `Cut`.
+        ExplanationError: The images cannot be explained, the map of the layer has only one place, or the maps are not
+            finite.
     """
     settings = measured(ExplanationSettings().changed(**settings))
     _check_network(network)
     images = pairs_for(network, images)
-    check_shown(images, normalization, channels)
+    check_shown(images, source)
     with deterministic_or_refused():
         explanation = _by_method(network, images, threshold, references, settings)
-    cautions = [UNTESTED if warning is None else warning, _doubts(images, normalization)]
-    explanation = replace(
+    if not (explanation.towards_different.isfinite().all() and explanation.towards_same.isfinite().all()):
+        raise ExplanationError("The maps are not finite: the values of the images or of the network are too large.")
+    doubt = _doubts(images, source.normalization)
+    return replace(
         explanation,
         method=settings.method,
         layer=_layer(network, settings),
         details=_details(settings),
-        classes=None if classes is None else tuple(classes),
-        normalization=normalization,
-        value_range=value_range,
-        warning=" ".join(text for text in cautions if text),
-        band=band,
-        calibration=calibration,
-        channels=channels,
+        names=(),
+        source=replace(source, warning=f"{source.warning} {doubt}".strip()),
     )
-    if not (explanation.towards_different.isfinite().all() and explanation.towards_same.isfinite().all()):
-        raise ExplanationError("The maps are not finite: the values of the images or of the network are too large.")
-    if paths is None:
-        return explanation
-    paths = tuple((str(path1), str(path2)) for path1, path2 in paths)
-    names = tuple((_short(path1), _short(path2)) for path1, path2 in paths)
-    return replace(explanation, paths=paths, names=names)
 
 
 def methods_of(settings: ExplanationSettings) -> dict:
@@ -158,11 +139,6 @@ def _details(settings) -> str:
     if settings.method in BY_PATH:
         details.append("1 step" if settings.steps == 1 else f"{settings.steps} steps")
     return ", ".join(details)
-
-
-def _short(path) -> str:
-    """The last two parts of a path: folder and file name."""
-    return printable("/".join(Path(path).parts[-2:]))
 
 
 def _check_network(network):

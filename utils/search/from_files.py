@@ -1,6 +1,7 @@
 """Any network on image files, trained here or not: paths in, explanations out."""
 
 import hashlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from ..config import ExplanationSettings
 from ..data.reading import DataError
-from ..explanations.explanation import Explanation
+from ..explanations.explanation import UNKNOWN, Explanation, Source
 from ..explanations.methods import explain, measured
 from ..explanations.path import References
 from ..files import ExplanationError
@@ -29,7 +30,7 @@ class FromFiles:
             device or an array; of one size for all files.
         threshold: The distance, in [0, 2], up to which a pair is decided "same".
         references: Training images that the method `contrastive` contrasts with.
-        normalization, warning, band, calibration, channels, value_range: As `explain` takes them.
+        source: What is known of any pair of files beside their values, as `explain` takes it.
         settings: The keys of `explanation` in config.yml, as `explain` takes them.
     """
 
@@ -39,13 +40,7 @@ class FromFiles:
         load,
         threshold: float,
         references: References | None = None,
-        *,
-        normalization=None,
-        warning: str | None = None,
-        band=None,
-        calibration=None,
-        channels=None,
-        value_range=None,
+        source: Source = UNKNOWN,
         **settings,
     ):
         self.network = network
@@ -53,14 +48,7 @@ class FromFiles:
         self.threshold = threshold
         self.references = references
         self.settings = measured(ExplanationSettings().changed(**settings))
-        self.carried = {
-            "normalization": normalization,
-            "warning": warning,
-            "band": band,
-            "calibration": calibration,
-            "channels": channels,
-            "value_range": value_range,
-        }
+        self.source = source
 
     def load_images(self, *paths) -> torch.Tensor:
         """N image files as the network takes them: float (N, C, H, W) on its device.
@@ -79,8 +67,8 @@ class FromFiles:
     def explain(self, *pairs) -> Explanation:
         """Explain B pairs of image files, each a tuple of two paths, by the method of the settings."""
         images = paired(self.load_images(*files_of(pairs)))
-        settings = self.settings.model_dump()
-        return explain(self.network, images, self.threshold, self.references, paths=pairs, **self.carried, **settings)
+        source = replace(self.source, paths=pairs)
+        return explain(self.network, images, self.threshold, self.references, source, **self.settings.model_dump())
 
     def digest_of(self, path) -> str:
         """A fingerprint of the network and of what `load` makes of a file; of the network alone where it makes nothing.

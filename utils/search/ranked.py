@@ -19,18 +19,18 @@ def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd
     rows = []
     for index in range(len(explanation)):
         name1, name2 = explanation.names[index]
-        classes = explanation.classes and explanation.classes[index]
+        classes = explanation.classes(index)
         class1, class2 = classes or (None, None)
         row = {"image 1": name1, "image 2": name2, "class 1": class1, "class 2": class2}
         row |= {"similarity": explanation.similarity[index].item(), "distance": explanation.distance[index].item()}
-        if explanation.calibration is not None:
+        if explanation.source.calibration is not None:
             columns = ("probability", "probability from", "probability to")
             row |= dict(zip(columns, explanation.probability[index].tolist(), strict=True))
-        row |= {"decision": explanation.decision(index), "right": _words(explanation.right(index))}
+        row |= {"decision": explanation.decision(index), "right": _words(explanation.correct(index))}
         if verdict is not None:
             row |= {f"map of {part}": verdict.word(index, part) for part in PARTS}
-        if explanation.warning:
-            row["warning"] = explanation.warning
+        if explanation.source.warning:
+            row["warning"] = explanation.source.warning
         rows.append(row)
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))

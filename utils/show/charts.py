@@ -300,4 +300,4 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=PAIRS, opacity=O
         _, image, label, suggested, quality, *_ = row
         suspicion = f"Suspect label: {image}\n{label}, but like {suggested} to the network (quality {quality:.3f})"
         panel.suptitle(f"{wrapped(suspicion, LABEL_WIDTH)}\n\n{panel.get_suptitle()}", fontsize=11)
-    return closed(drawn, "suspects", explanation.warning)
+    return closed(drawn, "suspects", explanation.source.warning)

@@ -75,9 +75,9 @@ def photos(explanation: Explanation) -> list[np.ndarray]:
     """Both images of the first pair of an explanation, each uint8 (H, W, 3): their files, or else the pixels that were
     explained, as where channels are named or a format is one that the caller alone can read.
     """
-    if explanation.paths and explanation.channels is None:
+    if explanation.source.paths and explanation.source.channels is None:
         try:
-            return [photo(path, explanation.value_range) for path in explanation.paths[0]]
+            return [photo(path, explanation.source.value_range) for path in explanation.source.paths[0]]
         except DataError:
             pass
     return list(pixels(explanation.images[0], explanation))
@@ -89,8 +89,8 @@ def pixels(images, explanation: Explanation) -> np.ndarray:
     Where the explanation knows no normalisation and its values lie beyond [0, 1], their range becomes that of pixels.
     """
     images = images.float().cpu()
-    if explanation.normalization is not None:
-        values = to_pixels(images, explanation.normalization).movedim(-1, 1)  # uint8 (N, C, H, W)
+    if explanation.source.normalization is not None:
+        values = to_pixels(images, explanation.source.normalization).movedim(-1, 1)  # uint8 (N, C, H, W)
         return _in_colour(values, explanation).float().round().byte().movedim(1, -1).numpy()
     low, high = _limits(explanation)
     values = ((_in_colour(images, explanation) - low) / (high - low)).clamp(0, 1)
@@ -99,8 +99,8 @@ def pixels(images, explanation: Explanation) -> np.ndarray:
 
 def _in_colour(images, explanation):
     """Images (..., C, H, W) of an explanation in three channels: those that it names, its own three, or grey."""
-    if explanation.channels is not None:
-        return images[..., list(explanation.channels), :, :]
+    if explanation.source.channels is not None:
+        return images[..., list(explanation.source.channels), :, :]
     if images.shape[-3] == 3:
         return images
     grey = images.float().mean(dim=-3, keepdim=True)
@@ -117,12 +117,12 @@ def shown_as(explanation: Explanation) -> str:
     """What `pixels` shows, in words: the size, which channels, and whether the values had to be stretched."""
     count, height, width = explanation.images.shape[-3:]
     words = f"as the network sees it: {height} x {width} pixels"
-    if explanation.channels is not None:
-        red, green, blue = explanation.channels
+    if explanation.source.channels is not None:
+        red, green, blue = explanation.source.channels
         words += f", channels {red}, {green} and {blue} of {count} in red, green and blue"
     elif count not in (1, 3):
         words += f", the mean of {count} channels"
-    if explanation.normalization is not None or _limits(explanation) == (0, 1):
+    if explanation.source.normalization is not None or _limits(explanation) == (0, 1):
         return words
     return f"{words}, brightness stretched (no normalization is known)"
 
@@ -189,10 +189,10 @@ def file_name(kind: str, explanation: Explanation, *details: str) -> str:
     """The name of the file of a figure: what it is, decision, both images, details, and a digest of what is shown."""
     stems = [re.sub(r"[^\w.-]+", "_", Path(name).stem)[:NAME_LENGTH] for name in explanation.names[0]]
     digest = hashlib.blake2b(digest_size=4)
-    digest.update(repr((explanation.paths, explanation.source, explanation.threshold)).encode())
+    digest.update(repr((explanation.source.paths, explanation.description, explanation.threshold)).encode())
     digest.update(explanation.images.float().cpu().contiguous().numpy())
-    if explanation.channels is not None:
-        digest.update(repr(explanation.channels).encode())
+    if explanation.source.channels is not None:
+        digest.update(repr(explanation.source.channels).encode())
     details = [re.sub(r"[^\w.+-]+", "_", detail) for detail in details if detail]
     return "_".join([kind, explanation.decision(), *stems, *details, digest.hexdigest()])
 

@@ -53,7 +53,7 @@ def images_figure(explanation: Explanation):
         show(column, image)
         column.set_title(named(f"image {number}: {name}", COLUMN), fontsize=9)
         column.set_xlabel(wrapped(shown_as(explanation), COLUMN + 8), fontsize=8)
-    return closed(drawn, file_name("images", explanation), explanation.warning)
+    return closed(drawn, file_name("images", explanation), explanation.source.warning)
 
 
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):
@@ -69,7 +69,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         raise ValueError(f"{len(explanation)} pairs are too many for one figure: show explanation[:{MOST_PAIRS}]")
     check_verdict(verdict, explanation)
     if not len(explanation):
-        return nothing(NOTHING, "explanation_nothing", explanation.warning)
+        return nothing(NOTHING, "explanation_nothing", explanation.source.warning)
     if explanation.undecided.any():
         kinds = KINDS
     shown = [photos(pair) for pair in explanation]
@@ -81,7 +81,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         _draw_pair(panel, images, explanation[index], verdict and verdict[index], kinds, opacity)
     kind = "explanation" if tuple(kinds) == KINDS else "_".join([*kinds, "map"])
     name = file_name(kind, explanation, explanation.method, explanation.layer)
-    return closed(drawn, name, explanation.warning)
+    return closed(drawn, name, explanation.source.warning)
 
 
 def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
@@ -118,7 +118,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
         lower.set_xlabel(wrapped(said, COLUMN), fontsize=8)
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=grid, label="share of the image's strongest evidence", shrink=0.5)
     drawn.suptitle(heading(first, "factual maps of all methods", COLUMN * 3), fontsize=10)
-    return closed(drawn, file_name("methods", first), first.warning)
+    return closed(drawn, file_name("methods", first), first.source.warning)
 
 
 def sanity_figure(curves: dict[str, dict[str, float]]):
@@ -147,7 +147,7 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
     """One pair: a row for each image, the image itself and its maps."""
     columns = 1 + len(kinds)
     axes = panel.subplots(2, columns, height_ratios=_aspects(images))  # rows as high as their images: no gaps
-    lean = explanation.lean()
+    lean = explanation.closer_to()
     other = "same" if lean == "different" else "different"
     if explanation.decision() == "undecided":
         headings = {"factual": f'speaks for "{lean}"', "counterfactual": f'speaks for "{other}"'}
@@ -165,7 +165,7 @@ def _draw_pair(panel, images, explanation, verdict, kinds, opacity):
         axes[0, column].set_title(headings[kind], fontsize=10)
     scale = ScalarMappable(cmap=COLORMAP)
     panel.colorbar(scale, ax=axes[:, -1], label="share of the image's strongest evidence", shrink=0.8)
-    made = [part for part in (explanation.source, explanation.sum_of_parts()) if part]
+    made = [part for part in (explanation.description, explanation.sum_of_parts()) if part]
     judged = UNJUDGED if verdict is None else verdict.sentence()
     lines = [explanation.sentence(), "; ".join(made), judged]
     panel.suptitle(wrapped("\n".join(filter(None, lines)), COLUMN * columns), fontsize=11)
@@ -215,13 +215,13 @@ def edit_figure(found: Edit):
         axes[0, 2].set_xlabel(named(donor.names[0][1], EDIT_NAME_LENGTH), fontsize=8)
         axes[1, 2].set_axis_off()
     if donor is not None:
-        _outline(axes[0, columns - 1], found.source, SOURCE)
+        _outline(axes[0, columns - 1], found.donor_region, SOURCE)
     axes[0, 0].set_ylabel(f"before: similarity {found.before:.3f}")
     axes[1, 0].set_ylabel(f"after: similarity {found.after:.3f}")
-    what = f"along the maps of {explanation.source}: {found.sentence()}"
+    what = f"along the maps of {explanation.description}: {found.sentence()}"
     drawn.suptitle(heading(explanation, what, 44 * columns), fontsize=10)
     name = file_name("counterfactual", explanation, explanation.method, explanation.layer)
-    return closed(drawn, name, explanation.warning)
+    return closed(drawn, name, explanation.source.warning)
 
 
 def _outline(axes, region, colour):
@@ -256,7 +256,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     """
     check_verdict(verdict, explanation)
     if not len(explanation):
-        return nothing(NOTHING, "grid_nothing", explanation.warning)
+        return nothing(NOTHING, "grid_nothing", explanation.source.warning)
     rows = math.ceil(len(explanation) / ACROSS)
     drawn = new_figure(9, (2.9 if verdict is None else 3.7) * rows)
     body, side = drawn.subfigures(1, 2, width_ratios=[1, 0.09])
@@ -273,7 +273,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     scale = ScalarMappable(cmap=COLORMAP)
     drawn.colorbar(scale, cax=side.subplots(), label="share of the image's strongest evidence")
     name = file_name("grid", explanation[0], str(len(explanation)))
-    return closed(drawn, name, explanation.warning)
+    return closed(drawn, name, explanation.source.warning)
 
 
 def judgement(verdict: Verdict | None, index=0) -> str:
@@ -288,14 +288,14 @@ def judgement(verdict: Verdict | None, index=0) -> str:
 
 def caption(pair: Explanation) -> str:
     """What was decided of one pair, whether rightly, its similarity and probability, and what is true."""
-    word = {True: " \u2713 rightly", False: " \u2717 wrongly", None: ""}[pair.right()]
+    word = {True: " \u2713 correct", False: " \u2717 incorrect", None: ""}[pair.correct()]
     chance = "" if pair.probability is None else f", probability of one class {pair.probability[0, 0]:.2f}"
     return f'"{pair.decision()}"{word}: similarity {pair.similarity[0]:.3f}{chance}. {truth_of(pair)}'
 
 
 def truth_of(pair: Explanation) -> str:
     """The true classes of one pair in words; nothing where they are not known."""
-    classes = pair.classes and pair.classes[0]
+    classes = pair.classes()
     if not classes:
         return ""
     return f"Both are {classes[0]}." if classes[0] == classes[1] else f"In truth {classes[0]} and {classes[1]}."
@@ -333,11 +333,11 @@ def matches_figure(matches: Matches, count=5):
     ]
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(found), frameon=False)
     what = (
-        f"regions that match each other at {matches.source}, and what each match adds to the inner product: "
+        f"regions that match each other at {matches.description}, and what each match adds to the inner product: "
         f"{matches.parts_in_words(found)}"
     )
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
-    return closed(drawn, file_name("matches", matches.explanation, matches.layer), matches.explanation.warning)
+    return closed(drawn, file_name("matches", matches.explanation, matches.layer), matches.explanation.source.warning)
 
 
 def point_figure(matches: Matches, point, opacity=OPACITY):
@@ -358,9 +358,9 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     axes[1].set_title("what it matches in image 2", fontsize=10)
     axes[1].set_xlabel(f"at most {strongest:+.3f} of {matches.cosine:.3f}")
     drawn.colorbar(ScalarMappable(cmap=COLORMAP), ax=axes[1], label="share of the strongest match", shrink=0.8)
-    what = f"what the marked region at {matches.source} matches (residual {matches.residual:+.1e})"
+    what = f"what the marked region at {matches.description} matches (residual {matches.residual:+.1e})"
     drawn.suptitle(heading(matches.explanation, what, 90), fontsize=10)
-    return closed(drawn, file_name("point", matches.explanation, matches.layer), matches.explanation.warning)
+    return closed(drawn, file_name("point", matches.explanation, matches.layer), matches.explanation.source.warning)
 
 
 def _pixels(bounds, image):

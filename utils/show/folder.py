@@ -198,26 +198,20 @@ def _claim(folder, trained, judged, first_image):
     if isinstance(trained, FromFiles):
         run = ""
         network = trained.digest_of(first_image)
-        carried = trained.carried
     else:
         run = trained.folder.name
         network = network_digest(trained)
-        measurements = trained.measurements
-        carried = {
-            "band": trained.band,
-            "warning": trained.warning,
-            "calibration": measurements and measurements.calibration,
-        }
     references = [trained.references.embeddings] if trained.references else []
-    calibration = carried["calibration"]
+    source = trained.source
+    calibration = source.calibration
     made_by = {
         "run": run,
         "network": network,
         "threshold": trained.threshold,
-        "band": [float(edge) for edge in carried["band"] or ()],
+        "band": [float(edge) for edge in source.band or ()],
         "calibration": tensors_digest("", [calibration.distances, calibration.probabilities]) if calibration else "",
         "references": tensors_digest("", references),
-        "warning": carried["warning"],
+        "warning": source.warning,
         "judged": judged,
         "explanation": trained.settings.model_dump(mode="json"),
     }
@@ -295,7 +289,7 @@ def _picture(explanation, heatmaps, judged):
         space = np.full((below - len(words), shown.shape[1], 3), 255, np.uint8)
         body.append(np.vstack([shown, words, space]))
     body = np.hstack(body)
-    words = [line for line in (explanation.warning, judged) if line]
+    words = [line for line in (explanation.source.warning, judged) if line]
     return np.vstack([_lettered("\n".join(words), body.shape[1]), body])
 
 

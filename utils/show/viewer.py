@@ -54,7 +54,7 @@ def view_content(explanations, verdicts=None, matches=None, change=None) -> dict
         "sentence": first.sentence(),
         "similarity": first.similarity.item(),
         "least": similarity(torch.tensor(first.threshold)).item(),
-        "right": first.right(),
+        "right": first.correct(),
         "images": images,
         "methods": [_method_content(name, one, verdicts.get(name)) for name, one in explanations.items()],
         "first": shown[0] if shown else next(iter(explanations)),
@@ -76,7 +76,7 @@ def _title(explanation):
 
 
 def _image_content(explanation, number, image):
-    classes = explanation.classes and explanation.classes[0]
+    classes = explanation.classes()
     height, width = image.shape[:2]
     return {
         "name": explanation.names[0][number],
@@ -89,13 +89,13 @@ def _image_content(explanation, number, image):
 
 def _method_content(name, explanation, verdict):
     """The maps of a method, coarse, in 256 steps; what is said of them."""
-    lean = explanation.lean()
+    lean = explanation.closer_to()
     other = "same" if lean == "different" else "different"
     maps = {kind: _coarse(getattr(explanation, kind)[0], MAP_SIDE) for kind in KINDS}
     height, width = maps["factual"].shape[1:]
     return {
         "name": name,
-        "source": explanation.source,
+        "source": explanation.description,
         "headings": {"factual": f'what speaks for "{lean}"', "counterfactual": f'what speaks for "{other}"'},
         "verdict": UNJUDGED if verdict is None else verdict.sentence().splitlines()[0],
         "verdicts": verdict and verdict.sentence().splitlines()[1:],
@@ -124,7 +124,7 @@ def _matches_content(matches):
         "cosine": matches.cosine,
         "places": float(matches.places.cpu().double().sum()),
         "residual": matches.residual,
-        "layer": matches.source,
+        "layer": matches.description,
     }
 
 
@@ -179,12 +179,12 @@ def grid(explanation: Explanation, network: Explainable | None = None, verdict: 
         matches = network and decompose(network, pair, LAST)
         content = view_content(pair, verdict and verdict[index], matches)
         words = f"{caption(pair).strip()} {judgement(verdict, index)}"
-        pairs.append({"caption": words, "right": pair.right(), "view": content})
+        pairs.append({"caption": words, "right": pair.correct(), "view": content})
     name = file_name("pairs", explanation[0], str(len(pairs))) if pairs else "pairs_nothing"
     title = f"{len(pairs)} pairs" if pairs else NOTHING
     content = {"pairs": pairs, "nothing": NOTHING}
     scripts, styles = ["viewer.js", "grid.js"], ["viewer.css", "grid.css"]
-    return component("mountGrid", content, name, title, scripts, styles, explanation.warning)
+    return component("mountGrid", content, name, title, scripts, styles, explanation.source.warning)
 
 
 MOST_POINTS = 400  # whose distances to each other fit a page

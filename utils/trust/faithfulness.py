@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..explanations.edits import ranks_of
-from ..explanations.explanation import Explanation, embed_explained, pairs_of
+from ..explanations.explanation import Explanation, embed_explained, pairs_of, ranks_of
 from ..explanations.occlusion import blurred
 from ..network.distance import Explainable, distance, distances_of, embed_pairs, evaluating, similarity
 
