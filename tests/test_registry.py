@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.config import backbone_name, normalization_of, restriction_of, weights_name
+from utils.vision import backbone_name, normalization_of, restriction_of, weights_name
 
 EARLIER = [  # what this project accepted before timm: torchvision's names
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d"),

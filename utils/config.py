@@ -26,7 +26,6 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from .files import UserError, printable, shortened
-from .vision import timm
 
 DEEPEST = 30  # lists and sections inside one another
 LONGEST = 4096  # characters of a value
@@ -235,78 +234,6 @@ def _single_quoted(written):
     return "'" + plain.replace(r"\\", "\\").replace("'", "''") + "'"
 
 
-TORCHVISION = "tv_in1k"  # timm's tag of the ImageNet weights that torchvision publishes
-ALIASES = {  # names of torchvision and of the paper's repository that timm spells otherwise
-    "mobilenet": "mobilenetv2_100",
-    "mobilenetv2": "mobilenetv2_100",
-    "mobilenetv3large": "mobilenetv3_large_100",
-    "mobilenetv3small": "mobilenetv3_small_100",
-    "efficientnetv2s": "tf_efficientnetv2_s",
-    "efficientnetv2m": "tf_efficientnetv2_m",
-    "efficientnetv2l": "tf_efficientnetv2_l",
-}
-FREE = {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"}  # licences of weights that allow every use
-NEAR_MISSES = 6  # near misses that an error lists
-
-
-def backbone_name(name: str) -> str:
-    """timm's name for `name`, however it is spelt: ResNet50, EfficientNet-B0, MobileNet (the paper's V2).
-
-    A tag stays: resnet50.a1_in1k. Raises ValueError, with near misses, for a model or a tag that timm does not have.
-    """
-    spelt, dot, tag = name.partition(".")
-    model = _model(spelt)
-    if not dot:
-        return model
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{model}.*")]
-    if tag not in tags:
-        raise ValueError(f"unknown weights; timm has {', '.join(f'{model}.{known}' for known in tags) or 'none'}")
-    return f"{model}.{tag}"
-
-
-def weights_name(name: str) -> str:
-    """The weights that a backbone name means: its tag; without one torchvision's where timm has them, else timm's own
-    choice.
-    """
-    if "." not in name and timm.is_model_pretrained(f"{name}.{TORCHVISION}"):
-        return f"{name}.{TORCHVISION}"
-    return name
-
-
-def weights_config(name: str) -> timm.models.PretrainedCfg:
-    """What timm knows about the weights of a backbone: where they are, their licence, mean and std of their images."""
-    return timm.models.get_pretrained_cfg(weights_name(name)) or timm.models.PretrainedCfg()
-
-
-def normalization_of(name: str) -> dict[str, tuple[float, ...]]:
-    """Mean and std, per channel of values in [0, 1], that the weights of a backbone expect; ImageNet's if unknown."""
-    config = weights_config(name)
-    return {"mean": config.mean or timm.data.IMAGENET_DEFAULT_MEAN, "std": config.std or timm.data.IMAGENET_DEFAULT_STD}
-
-
-def restriction_of(name: str) -> str | None:
-    """The licence of the weights of a backbone where it is known and does not allow every use."""
-    licence = weights_config(name).license
-    return licence if licence and licence not in FREE else None
-
-
-def _model(spelt):
-    """timm's name of a model, without a tag; an exact one means itself."""
-    if timm.is_model(spelt):
-        return spelt
-    plain = _plain(spelt)
-    known = {_plain(model): model for model in timm.list_models()} | ALIASES
-    if plain in known:
-        return known[plain]
-    near = difflib.get_close_matches(plain, known, n=NEAR_MISSES, cutoff=0.7)
-    hint = f"did you mean {', '.join(dict.fromkeys(known[one] for one in near))}? " if near else ""
-    raise ValueError(f"unknown backbone; {hint}any of timm's {len(timm.list_models())} models can be named")
-
-
-def _plain(name):
-    return re.sub("[^a-z0-9]", "", name.lower())
-
-
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
@@ -385,6 +312,12 @@ def _decision(value):
     if isinstance(value, dict) and "fmr" in value and "rule" not in value:
         return value | {"rule": "fmr"}
     return value
+
+
+def _backbone_name(value):
+    from .vision import backbone_name  # imports timm
+
+    return backbone_name(value)
 
 
 def _pattern(value):
@@ -518,7 +451,7 @@ class Config(Section):
 
     data_path: FilePath
     number_of_iterations: Annotated[int, Field(ge=1, le=10_000)]
-    backbone_model: Annotated[str, AfterValidator(backbone_name)]
+    backbone_model: Annotated[str, AfterValidator(_backbone_name)]
     pretrained: Annotated[bool | Path, PlainValidator(_pretrained)]
     checkpoints_path: FilePath
     test_size: Between
@@ -597,6 +530,8 @@ class Config(Section):
         """Normalisation belongs to the weights: where the config gives none, it is the backbone's."""
         if self.image.normalization is not None:
             return self
+        from .vision import normalization_of
+
         own = ColourNormalization(**normalization_of(self.backbone_model))
         return self.model_copy(update={"image": self.image.model_copy(update={"normalization": own})})
 

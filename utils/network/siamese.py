@@ -15,20 +15,10 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import (
-    AUTO,
-    LAST,
-    Config,
-    ConfigError,
-    backbone_name,
-    normalization_of,
-    restriction_of,
-    weights_config,
-    weights_name,
-)
+from ..config import AUTO, LAST, Config, ConfigError
 from ..device import FIRST
 from ..files import UNLOADABLE, check_archive, is_archive
-from ..vision import timm
+from ..vision import backbone_name, normalization_of, restriction_of, timm, weights_config, weights_name
 from .distance import evaluating, unit
 from .hooks import example_of
 from .layers import Layers
