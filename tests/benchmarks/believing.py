@@ -36,7 +36,7 @@ from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_differences, lo
 from utils.data.splits import Pairs, pairs_of_files
 from utils.device import start
 from utils.network.distance import distances_of
-from utils.score.intervals import plain_intervals, share_interval
+from utils.score.intervals import intervals, mean_interval
 from utils.train.runs import run_names
 from utils.trust.controls import pointing, random_network, sanity_curves
 from utils.trust.faithfulness import (
@@ -186,8 +186,10 @@ def blind_maps(trained, splits) -> tuple[list[str], list[dict]]:
             ("pairs", words["pair"], drawn),
             ("images", words["image 1"] + words["image 2"], images_drawn),
         ):
-            rates[f"{about} faithful"] = share_interval([word == FAITHFUL for word in found], rows)
-            rates[f"{about} weak or better"] = share_interval([word in (FAITHFUL, "weak") for word in found], rows)
+            rates[f"{about} faithful"] = mean_interval([word == FAITHFUL for word in found], rows, rate=True)
+            rates[f"{about} weak or better"] = mean_interval(
+                [word in (FAITHFUL, "weak") for word in found], rows, rate=True
+            )
         cells = " | ".join(f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})" for rate in rates.values())
         lines.append(f"| {name}, {len(files)} pairs | {cells} |")
         numbers.append({"maps": name, "pairs": len(files)} | {kind: asdict(rate) for kind, rate in rates.items()})
@@ -237,14 +239,14 @@ def right_and_wrong(trained, pairs) -> str:
         """Of the mean shares of right and wrong decisions, weighted."""
         wrongs, rights = weights[places]
         if not wrongs.any() or not rights.any():
-            return np.array([np.nan])
+            return np.nan
         wrong, right = places
-        return np.array([np.average(shares[right], weights=rights) - np.average(shares[wrong], weights=wrongs)])
+        return np.average(shares[right], weights=rights) - np.average(shares[wrong], weights=wrongs)
 
-    (value,), (low,), (high,) = plain_intervals(difference, pairs_of_files(pairs))
+    (higher,) = intervals(difference, pairs_of_files(pairs), rates=False)
     return (
         f"Right and wrong decisions, {len(matched)} wrong ones each beside the right one of the nearest score: the "
-        f"share of the span is {value:+.2f} ({low:+.2f} to {high:+.2f}) higher where the decision is right."
+        f"share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where the decision is right."
     )
 
 

@@ -12,7 +12,7 @@ from ..data.sample import load_masks
 from ..data.splits import Pairs, Splits, draw_pairs
 from ..data.transforms import stored_size
 from ..network.distance import distance
-from ..score.intervals import Interval, auc_interval, plain_interval
+from ..score.intervals import Interval, auc_interval, intervals
 from ..train.evaluation import embed_images
 from ..trained import Trained
 from ..vision import functional as V
@@ -320,7 +320,7 @@ def score_interval(distances, pairs: Pairs, seed=0) -> Interval:
         pairs: The P pairs.
         seed: Of the resampling of images.
     """
-    return plain_interval(lambda weights: _score(distances, pairs, weights), pairs, seed)
+    return intervals(lambda weights: _score(distances, pairs, weights), pairs, seed, rates=False)[0]
 
 
 def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
@@ -342,7 +342,7 @@ def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
     def share(weights):
         return 1 - left + (left * _score(before, pairs, weights) - _score(after, pairs, weights)) / score
 
-    return plain_interval(share, pairs, seed)
+    return intervals(share, pairs, seed, rates=False)[0]
 
 
 def _choose_images(splits, count, random) -> np.ndarray:
