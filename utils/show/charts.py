@@ -95,13 +95,13 @@ def reliability_figure(found: Reliability):
     figure = new_figure(6, 4)
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", label="right probabilities")
-    errors = [found.found - found.low, found.high - found.found]
+    errors = [found.observed - found.low, found.high - found.observed]
     axes.errorbar(
-        found.said, found.found, errors, fmt="o", capsize=3, label="test pairs, 95 % interval\n(and how many)"
+        found.predicted, found.observed, errors, fmt="o", capsize=3, label="test pairs, 95 % interval\n(and how many)"
     )
-    for said, share, count in zip(found.said, found.found, found.counts, strict=True):
+    for said, share, count in zip(found.predicted, found.observed, found.counts, strict=True):
         axes.annotate(str(count), (said, share), xytext=(5, -10), textcoords="offset points", fontsize=8)
-    title = f"Expected calibration error {found.error}; right probabilities would show {found.by_chance:.3f} by chance"
+    title = f"Expected calibration error {found.error}; right probabilities would show {found.error_by_chance:.3f} by chance"
     axes.set_title(wrapped(title, 48), fontsize=10)
     axes.set(xlabel='said: probability of "same class"', ylabel="found: share of same pairs", xlim=(-0.03, 1.03))
     axes.set_ylim(-0.05, 1.05)
