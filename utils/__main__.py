@@ -34,6 +34,7 @@ def train(options):
     import torch.distributed as dist
 
     from .audit.diagnosis import diagnose
+    from .data.images import write_unreadable
     from .data.sample import ensure_sample
     from .data.splits import load_splits
     from .device import from_first, rank, start
@@ -49,6 +50,7 @@ def train(options):
             ensure_sample(config.data_path)
         from_first(None)  # the others wait for the sample
         splits = load_splits(config)
+        write_unreadable(splits.unreadable, config.results_path)
         baseline = frozen_baseline(config, splits, runtime)
         if rank() == 0:
             print(baseline)

@@ -10,10 +10,10 @@ from helpers import refusing, write_images
 from PIL import Image
 
 from utils.data import cache
-from utils.data import images as unreadable
+from utils.data import images as listing
 from utils.data.batches import ResidentPixels, draw_epoch
 from utils.data.cache import decode, open_pixels
-from utils.data.images import scan
+from utils.data.images import scan, write_unreadable
 from utils.data.reading import DataError
 from utils.data.splits import load_splits
 
@@ -135,7 +135,7 @@ def test_one_that_can_be_read_by_now_is_taken_in_though_the_file_is_the_same(dat
 def test_stop_names_them_all_and_keeps_what_was_decoded(data, cache_path, tried):
     for expected in (23, 3 if cache_path else 23):
         tried.clear()
-        with pytest.raises(DataError, match=r"3 of 23 images cannot be read\. Replace or delete them") as caught:
+        with pytest.raises(DataError, match=r"3 of 23 images cannot be read\. Replace them") as caught:
             opened(data, cache_path, "stop")
         assert_names_all(str(caught.value))
         assert len(tried) == expected
@@ -161,38 +161,41 @@ def test_they_are_in_no_split_no_pair_and_no_batch(config, data):
     assert not set(used) & set(splits.pixels.unreadable)
 
 
-def test_the_list_and_the_message(config, data, capsys):
-    for _ in range(2):
-        load_splits(config)
-        message = capsys.readouterr().out
-        assert "3 of 23 images cannot be read and are left out" in message
-        assert "a/cut.jpg" in message
-        assert str(config.results_path / "unreadable.csv") in message
-        with open(config.results_path / "unreadable.csv", newline="") as file:
-            header, *lines = csv.reader(file)
-        assert header == ["file", "cause"]
-        assert [below(data, path) for path, _ in lines] == list(CAUSES)
-        assert all(known in cause for known, (_, cause) in zip(CAUSES.values(), lines, strict=True))
+def test_the_table_the_file_and_the_message(config, data, capsys):
+    file = config.results_path / "unreadable.csv"
+    splits = load_splits(config)
+    message = capsys.readouterr().out
+    assert "3 of 23 images cannot be read and are left out" in message
+    assert "a/cut.jpg" in message
+    assert not file.exists()  # splits are read by many commands, a file is written by training
+    assert [below(data, path) for path in splits.unreadable["file"]] == list(CAUSES)
+    for known, cause in zip(CAUSES.values(), splits.unreadable["cause"], strict=True):
+        assert known in cause
+    write_unreadable(splits.unreadable, config.results_path)
+    assert str(file) in capsys.readouterr().out
+    with open(file, newline="") as opened_file:
+        assert list(csv.reader(opened_file)) == [["file", "cause"], *splits.unreadable.to_numpy().tolist()]
     for name in CAUSES:
         (data / name).unlink()
-    load_splits(config)
+    splits = load_splits(config)
+    write_unreadable(splits.unreadable, config.results_path)
     assert "cannot be read" not in capsys.readouterr().out
-    assert not (config.results_path / "unreadable.csv").exists()
+    assert not file.exists()
 
 
 def test_of_many_the_message_names_a_few_and_the_list_all(config, data, capsys):
     for number in range(40):
         (data / "a" / f"broken{number:02}.jpg").write_text("")
-    load_splits(config)
+    unreadable = load_splits(config).unreadable
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "cannot be read" in line]
     assert line.count("broken") == 5
     assert "and 38 more" in line
-    assert len((config.results_path / "unreadable.csv").read_text().splitlines()) == 1 + 43
+    assert len(unreadable) == 43
 
 
-def test_of_several_processes_the_first_alone_writes(config, monkeypatch, capsys):
-    monkeypatch.setattr(unreadable, "FIRST", False)
-    load_splits(config)
+def test_of_several_processes_only_the_first_writes(config, monkeypatch, capsys):
+    monkeypatch.setattr(listing, "FIRST", False)
+    write_unreadable(load_splits(config).unreadable, config.results_path)
     assert "cannot be read" not in capsys.readouterr().out
     assert not config.results_path.exists()
 
@@ -202,28 +205,26 @@ def test_stop_is_an_error_of_the_splits_too(make_config, data):
         load_splits(make_config({"data_path": str(data), "unreadable": "stop"}))
 
 
-@pytest.mark.parametrize("cure", ["replace", "delete", "unreadable: skip"])
+@pytest.mark.parametrize("cure", ["replace", "unreadable: skip"])
 @pytest.mark.parametrize("lost", [False, True])
 def test_each_cure_of_stop_ends_the_error(data, cure, lost):
-    """Deleting is no cure where it leaves a class without images, which is refused too."""
+    """Also where a class has no other image."""
     if lost:
         for number in (1, 2):
             (data / "lost").mkdir(exist_ok=True)
             (data / "lost" / f"{number}.jpg").write_text("no image")
     with pytest.raises(DataError) as caught:
         opened(data, None, "stop")
-    assert (cure in str(caught.value).lower()) == (cure != "delete" or not lost)
+    assert cure in str(caught.value).lower()
     broken = [line.split(": ")[0] for line in str(caught.value).splitlines()[1:]]
     assert len(broken) == 3 + 2 * lost
-    if cure not in str(caught.value).lower():
+    if cure == "unreadable: skip":
+        opened(data, None, "skip")
         return
-    for number, path in enumerate(broken if cure != "unreadable: skip" else []):
-        if cure == "delete":
-            os.unlink(path)
-        else:
-            pixels = np.random.default_rng(100 + number).integers(0, 256, (48, 56, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(path)
-    opened(data, None, "skip" if cure == "unreadable: skip" else "stop")
+    for number, path in enumerate(broken):
+        pixels = np.random.default_rng(100 + number).integers(0, 256, (48, 56, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+    opened(data, None, "stop")
 
 
 @pytest.mark.parametrize("classes", ["a", "ab"])

@@ -1,20 +1,18 @@
-"""The file of a pixel cache: checked when it is opened and whenever it is read, never misread.
+"""The pixels of image files in one size: decoded when they are needed, or read from a cache.
 
-Two NumPy arrays in the npy format, one after the other. The pixels, uint8 (N, h, w, 3); and for each image its key, the
-checksum of its pixels, whether it could be decoded, and the digest of its file. At the end, the checksum of these.
+A cache is a NumPy array, uint8 (N, h, w, 3), and a JSON file that names it and lists the image of each row.
 """
 
 import hashlib
+import json
 import math
 import os
+import secrets
 import shutil
-import threading
-import tokenize
 import warnings
-import weakref
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,116 +20,37 @@ import torch
 from filelock import FileLock
 
 from ..device import progress
-from ..files import atomic, megabytes, seal
+from ..files import atomic, megabytes, write_text
 from ..vision import functional as V
-from .images import DIGEST_BYTES, ImageFolder, check_readable, content_digest
+from .images import ImageFolder, check_readable, content_digest
 from .reading import MEGAPIXELS, DataError, read_image
 
-KEY = np.dtype("V16")
-DIGEST = np.dtype(f"V{DIGEST_BYTES}")  # of the bytes of an image file
-ENTRY = np.dtype([("key", KEY), ("checksum", "<u4"), ("decoded", "?"), ("digest", DIGEST)])
-
-
-class StoredPixels:
-    """Such a file of images of one size; OSError or ValueError when it is missing, damaged or of another format.
-
-    It is read, not mapped into memory: where another process cuts a mapped file off, reading it ends this one.
-    keys: KEY (N,). decoded: bool (N,). digests: DIGEST (N,), of the image files; zeros where not decoded.
-    """
-
-    def __init__(self, file, size):
-        self.shape = (*size, 3)
-        self.bytes = math.prod(self.shape)
-        self.opened = open(file, "rb", buffering=0)  # noqa: SIM115
-        weakref.finalize(self, self.opened.close)
-        try:
-            self.offset, entries = _open_arrays(self.opened, self.shape)
-        except (tokenize.TokenError, SyntaxError, TypeError, MemoryError) as error:  # how NumPy takes damaged headers
-            raise ValueError(f"{file}: {error}") from error
-        self.keys = entries["key"]
-        self.checksums = entries["checksum"]
-        self.decoded = entries["decoded"]
-        self.digests = entries["digest"]
-        self.lock = threading.Lock()
-
-    def read(self, index) -> np.ndarray | None:
-        """The pixels of one image, uint8 (h, w, 3), as they were written; None where the file is damaged there."""
-        with self.lock:  # of the place in the file, which all threads share
-            self.opened.seek(self.offset + index * self.bytes)
-            content = self.opened.read(self.bytes)
-        if zlib.crc32(content) != self.checksums[index]:
-            return None
-        return np.frombuffer(content, np.uint8).reshape(self.shape)
-
-
-def write_rows(opened, blocks, shape) -> list[int]:
-    """Write the pixels, uint8 of `shape` (N, h, w, 3), block by block; returns the checksum of each image."""
-    checksums = []
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(opened, header)
-    for block in blocks:
-        checksums += [_checksum(pixels) for pixels in block]
-        opened.write(block)
-    return checksums
-
-
-def write_entries(opened, keys: np.ndarray, checksums: list[int], digests: np.ndarray, unreadable: list[int]):
-    """Write what belongs to each image behind the pixels.
-
-    Args:
-        opened: The file, at the end of the pixels.
-        keys: KEY (N,).
-        checksums: N checksums of pixels, as `write_rows` returns them.
-        digests: DIGEST (N,), of the image files.
-        unreadable: The indices of images that could not be decoded.
-    """
-    entries = np.empty(len(keys), ENTRY)
-    entries["key"] = keys
-    entries["checksum"] = checksums
-    entries["digest"] = digests
-    entries["decoded"] = True
-    entries["decoded"][unreadable] = False
-    np.lib.format.write_array(opened, entries, allow_pickle=False)
-    opened.write(seal(entries.tobytes()))
-
-
-def _open_arrays(opened, shape):
-    """Where the pixels begin, and the entries that stand behind them, checked against their own checksum."""
-    np.lib.format.read_magic(opened)
-    found, _, dtype = np.lib.format.read_array_header_1_0(opened)
-    offset = opened.tell()
-    if dtype != np.uint8 or found[1:] != shape:
-        raise ValueError(f"{opened.name} is no cache of images of {shape[:2]}")
-    opened.seek(offset + math.prod(found))
-    entries = np.lib.format.read_array(opened, allow_pickle=False)
-    if entries.dtype != ENTRY or entries.shape != found[:1] or opened.read() != seal(entries.tobytes()):
-        raise ValueError(f"{opened.name} is no whole cache")
-    return offset, entries
-
-
-def _checksum(pixels):
-    return zlib.crc32(np.ascontiguousarray(pixels))
-
-
 BLOCK = 64  # images decoded before the next write
-READING = "2"  # to be raised when the same file comes to be decoded to other pixels
+READING = "2"  # raise it when the same file is decoded to other pixels than before
 
 
 class Decoder:
-    """The pixels of N image files in one size, decoded anew whenever they are asked for.
+    """The pixels of N image files in one size, decoded whenever they are needed.
 
-    unreadable: the index of each image that could not be decoded when all were gone through, and the cause. digests:
-    DIGEST (N,), of the bytes of each file as they were then; zeros of one that could not be decoded.
+    Args:
+        paths: N image files.
+        size: (height, width).
+        workers: Threads that decode; 0 for one on each processor.
+        max_megapixels, value_range: As `read_image` takes them.
+
+    Attributes:
+        unreadable: The index of each image that could not be decoded by `blocks`, and the cause.
+        digests: `content_digest` of each file as `blocks` read it; "" where it could not be decoded.
     """
 
     def __init__(self, paths, size, workers=0, max_megapixels=MEGAPIXELS, value_range=None):
         self.paths = paths
+        self.size = tuple(size)
         self.max_megapixels = max_megapixels
         self.value_range = value_range
-        self.size = tuple(size)
         self.pool = ThreadPoolExecutor(workers or os.cpu_count())  # decoding releases the interpreter lock
         self.unreadable: dict[int, str] = {}
-        self.digests = np.zeros(len(paths), DIGEST)
+        self.digests = [""] * len(paths)
 
     def __len__(self):
         return len(self.paths)
@@ -140,37 +59,39 @@ class Decoder:
         """indices int (B,) to pixels uint8 (B, h, w, 3). Raises DataError for an image that cannot be decoded."""
         return np.stack(list(self.pool.map(self._decode, indices)))
 
-    def _decode(self, index):
-        return decode(self.paths[index], self.size, self.max_megapixels, self.value_range)
+    def contents(self) -> np.ndarray:
+        """Number the files by content: int64 (N,), equal for byte-identical files that can be read.
 
-    def attempt(self, index):
-        """The pixels uint8 (h, w, 3) of an image, whose file has its digest in `digests` from now on; None, and a cause
-        in `unreadable`, when it cannot be decoded.
+        The number is the index of the first file of that content.
         """
-        try:
-            pixels = self._decode(index)
-            self.digests[index] = np.void(content_digest(self.paths[index]))
-            return pixels
-        except DataError as error:
-            self.unreadable[index] = str(error).removeprefix(f"{self.paths[index]}: ")
-        except OSError as error:  # the file has gone since it was decoded
-            self.unreadable[index] = error.strerror or str(error)
-        return None
+        digests = self.digests.copy()
+        for index in self.unreadable:
+            digests[index] = str(index)  # two empty files are no copies
+        _, first, numbers = np.unique(digests, return_index=True, return_inverse=True)
+        return first[numbers]
 
-    def blocks(self, known, show):
-        """The pixels of all images, uint8 (BLOCK, h, w, 3) at a time; `known(index)` hands over a row or None.
+    def blocks(self, show: bool, known=None):
+        """Yield the pixels of all images, uint8 (BLOCK, h, w, 3) at a time; fill `unreadable` and `digests`.
 
-        Images that cannot be decoded are zeros, and noted in `unreadable`.
+        Args:
+            show: Draw a progress bar.
+            known: The pixels and the digest of images that need not be decoded, by index.
+
+        Images that cannot be decoded are black.
         """
         self.unreadable = {}
-        self.digests = np.zeros(len(self), DIGEST)
+        self.digests = [""] * len(self)
+        known = known or {}
         black = np.zeros((*self.size, 3), np.uint8)
 
         def row(index):
-            pixels = known(index)
-            if pixels is None:
+            if index in known:
+                pixels, self.digests[index] = known[index]
+            else:
                 pixels = self.attempt(index)
-            return black if pixels is None else pixels
+            if pixels is None:
+                return black
+            return pixels
 
         with progress(range(len(self)), "Decoding images", show) as bar:
             for start in range(0, len(self), BLOCK):
@@ -179,38 +100,61 @@ class Decoder:
                 bar.update(len(block))
                 yield block
 
-    def check(self, show) -> int:
-        """Decodes every image once, so that `unreadable` tells which cannot be; returns how many it went through."""
-        return sum(len(block) for block in self.blocks(_nothing_known, show))
+    def attempt(self, index) -> np.ndarray | None:
+        """Decode one image, uint8 (h, w, 3), and note its digest; or note in `unreadable` why it cannot be decoded."""
+        path = self.paths[index]
+        try:
+            pixels = self._decode(index)
+            self.digests[index] = content_digest(path)
+            return pixels
+        except DataError as error:
+            self.unreadable[index] = str(error).removeprefix(f"{path}: ")
+        except OSError as error:  # the file was deleted after it was decoded
+            self.unreadable[index] = error.strerror or str(error)
+        return None
+
+    def _decode(self, index):
+        return decode(self.paths[index], self.size, self.max_megapixels, self.value_range)
+
+
+@dataclass(frozen=True)
+class StoredPixels:
+    """What a cache holds of N images."""
+
+    array: str
+    """The name of the file of the pixels."""
+    keys: list[str]
+    """Of `keys_of`."""
+    digests: list[str]
+    """Of the content of each file; "" where it could not be decoded."""
+    causes: list[str | None]
+    """Why a file could not be decoded, or None."""
+    pixels: np.ndarray
+    """uint8 (N, h, w, 3), memory-mapped; black where a file could not be decoded."""
 
 
 class PixelCache(Decoder):
-    """The same, read from a cache file; OSError or ValueError when it is missing, cut off, or not of these images."""
+    """The same, read from a cache.
 
-    def __init__(self, decoder: Decoder, file: Path, keys: np.ndarray):
-        settings = decoder.max_megapixels, decoder.value_range
-        super().__init__(decoder.paths, decoder.size, 0, *settings)
+    Attributes:
+        file: The JSON file of the cache.
+    """
+
+    def __init__(self, decoder: Decoder, file: Path, stored: StoredPixels):
+        super().__init__(decoder.paths, decoder.size, 0, decoder.max_megapixels, decoder.value_range)
         self.file = file
-        self.stored = StoredPixels(file, decoder.size)
-        if not np.array_equal(self.stored.keys, keys):
-            raise ValueError(f"{file} holds other images")
-        self.unreadable = decoder.unreadable
-        self.digests = self.stored.digests
+        self.stored = stored
+        self.digests = stored.digests
+        for index, cause in enumerate(stored.causes):
+            if cause is not None:
+                self.unreadable[index] = cause
 
     def __getitem__(self, indices) -> np.ndarray:
-        """indices int (B,) to pixels uint8 (B, h, w, 3); rows that were damaged on disk, even now, are decoded anew.
-
-        Raises DataError for an image that cannot be decoded.
-        """
-        indices = np.asarray(indices)
-        undecoded = indices[~self.stored.decoded[indices]]
-        if len(undecoded):
-            raise DataError(f"{self.paths[undecoded[0]]}: {self.unreadable[undecoded[0]]}")
-        rows = [self.stored.read(index) for index in indices]
-        if any(row is None for row in rows):
-            text = f"cache_path: {self.file} is damaged: delete it. Until then images are decoded again."
-            warnings.warn(text, RuntimeWarning, stacklevel=2)
-        return np.stack([self._decode(index) if row is None else row for row, index in zip(rows, indices, strict=True)])
+        """indices int (B,) to pixels uint8 (B, h, w, 3). Raises DataError for an image that cannot be decoded."""
+        for index in indices:
+            if index in self.unreadable:
+                raise DataError(f"{self.paths[index]}: {self.unreadable[index]}")
+        return self.stored.pixels[indices]
 
 
 def open_pixels(
@@ -223,113 +167,147 @@ def open_pixels(
     max_megapixels=MEGAPIXELS,
     value_range=None,
 ) -> Decoder:
-    """The pixels of all images of a folder, from the cache under `cache_path`, which is filled first where it lacks
-    some; without `cache_path`, or when it cannot be written (one RuntimeWarning), decoded whenever they are needed.
+    """Open the pixels of all images of a folder, in one size.
 
-    Which images cannot be decoded, and why, is in `unreadable` of what is returned.
+    They come from the cache below `cache_path`, to which missing images are added. Without `cache_path`, or where it
+    cannot be written (one RuntimeWarning), they are decoded whenever they are needed. Which images cannot be decoded,
+    and why, is in `unreadable` of the result.
 
-    Raises DataError that names them and says how many they are: with `unreadable="stop"` if there are any, with "skip"
-    if fewer than two classes have an image that can be decoded.
+    Raises:
+        DataError: As `check_readable` does.
     """
+    pixels = None
     decoder = Decoder(folder.paths, size, workers, max_megapixels, value_range)
-    pixels = _opened(decoder, folder, cache_path, show_progress)
-    pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads note them as they come
+    if cache_path is not None:
+        file = cache_path / f"{_name(folder, decoder)}.json"
+        try:
+            pixels = _from_cache(decoder, file, keys_of(folder), show_progress)
+        except OSError as error:
+            text = f"cache_path: {file} cannot be written ({error}): images are decoded again for every batch."
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+    if pixels is None:
+        pixels = decoder
+        for _ in decoder.blocks(show_progress):
+            pass  # unreadable images are known now, not in the middle of an epoch
+    pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads add them in any order
     check_readable(folder, pixels.unreadable, unreadable)
     return pixels
 
 
 def decode(path, size, max_megapixels=MEGAPIXELS, value_range=None) -> np.ndarray:
-    """Pixels of an image file, uint8 (h, w, 3), resized with antialiasing to `size`, (height, width)."""
+    """Decode an image file and resize it with antialiasing to `size`, (height, width): uint8 (h, w, 3)."""
     pixels = torch.from_numpy(read_image(path, 2 * max(size), max_megapixels, value_range)).movedim(-1, 0)
     return V.resize(pixels, list(size), antialias=True).movedim(0, -1).numpy()
 
 
-def keys_of(folder: ImageFolder) -> np.ndarray:
-    """A key for each image, void (N,): the digest of its path below the root, its size and its times of change."""
+def keys_of(folder: ImageFolder) -> list[str]:
+    """Make a key of each image: a digest of its path below the root, its size and its times of change."""
     below = len(str(folder.root)) + 1
-    digests = []
+    keys = []
     for path, stats in zip(folder.paths, folder.stats.tolist(), strict=True):
-        text = "\0".join([READING, path[below:], *map(str, stats)])
-        digests.append(hashlib.blake2b(os.fsencode(text), digest_size=KEY.itemsize).digest())
-    return np.frombuffer(b"".join(digests), KEY)
+        keys.append(_digest(READING, path[below:], *stats))
+    return keys
 
 
-def _opened(decoder, folder, cache_path, show) -> Decoder:
-    """The pixels, from the cache where one can be had, with `unreadable` filled."""
-    if cache_path is not None:
-        text = f"{folder.root.resolve()}\0{decoder.size}"
-        if decoder.value_range is not None:
-            text += f"\0{decoder.value_range}"
-        name = hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
-        file = cache_path / f"{name}.pixels"
-        try:
-            return _from_cache(decoder, file, keys_of(folder), show)
-        except OSError as error:
-            text = f"cache_path: {file} cannot be written ({error}): images are decoded anew for every batch."
-            warnings.warn(text, RuntimeWarning, stacklevel=3)
-    decoder.check(show)  # what is unreadable is told now, not in an epoch
-    return decoder
+def _name(folder, decoder):
+    """Name the cache of a folder in this size and range of values."""
+    parts = [folder.root.resolve(), decoder.size]
+    if decoder.value_range is not None:
+        parts.append(decoder.value_range)
+    return _digest(*parts)
+
+
+def _digest(*parts):
+    text = "\0".join(map(str, parts))
+    return hashlib.blake2b(os.fsencode(text), digest_size=16).hexdigest()
 
 
 def _from_cache(decoder, file, keys, show) -> PixelCache:
-    """The cache, built where there is none of these images; OSError when it cannot be written."""
-    with suppress(OSError, ValueError):  # none yet, or of files that have changed
-        return _built_before(decoder, file, keys)
+    """Open the cache, which is built where it is missing or of other images. Raises OSError if it cannot be written."""
+    pixels = _reopened(decoder, file, keys)
+    if pixels is not None:
+        return pixels
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_suffix(".lock")):
-        with suppress(OSError, ValueError):  # while this process waited, another one did the work
-            return _built_before(decoder, file, keys)
-        _build(decoder, file, keys, show)
-        return PixelCache(decoder, file, keys)
+        pixels = _reopened(decoder, file, keys)  # while this process waited, another may have built it
+        if pixels is None:
+            _build(decoder, file, keys, show)
+            pixels = PixelCache(decoder, file, _read(file, decoder.size))
+        return pixels
 
 
-def _check_room(folder, needed):
-    """Raises OSError where a file of so many bytes has no room: else it would fill the disk first."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f"{megabytes(needed)} are needed, {megabytes(free)} are free")
-
-
-def _built_before(decoder, file, keys) -> PixelCache:
-    """The cache that is there, its unreadable images tried again; ValueError when one of them can be decoded by now."""
-    pixels = PixelCache(decoder, file, keys)
-    tried = pixels.pool.map(pixels.attempt, np.flatnonzero(~pixels.stored.decoded).tolist())
-    if any(row is not None for row in tried):
-        raise ValueError(f"{file} lacks images that can be decoded by now")
+def _reopened(decoder, file, keys) -> PixelCache | None:
+    """Open a complete cache of these images; None if there is none, or if an unreadable image can be decoded now."""
+    stored = _read(file, decoder.size)
+    if stored is None or stored.keys != keys:
+        return None
+    pixels = PixelCache(decoder, file, stored)
+    for row in pixels.pool.map(pixels.attempt, list(pixels.unreadable)):
+        if row is not None:
+            return None
     return pixels
 
 
-def _build(decoder, file, keys, show):
-    """Write the cache, whole; the caller holds the lock."""
-    for leftover in file.parent.glob(f".{file.name}.*"):
-        leftover.unlink()  # of a build that was killed
-    _check_room(file.parent, len(decoder) * math.prod(decoder.size) * 3)
-    known = _rows_of_before(file, decoder, keys)
-    with atomic(file) as opened:
-        checksums = write_rows(opened, decoder.blocks(known, show), (len(decoder), *decoder.size, 3))
-        write_entries(opened, keys, checksums, decoder.digests, list(decoder.unreadable))
-
-
-def _rows_of_before(file, decoder, keys):
-    """A function from an index to the row that the cache of before, of the same folder, has of this image, or None.
-
-    The decoder takes the digest of the file from there too.
-    """
+def _read(file, size) -> StoredPixels | None:
+    """Read a cache; None if there is none, or if it is damaged."""
     try:
-        before = StoredPixels(file, decoder.size)
-    except (OSError, ValueError):
-        return _nothing_known
-    rows = {key.tobytes(): row for row, key in enumerate(before.keys) if before.decoded[row]}
+        content = json.loads(file.read_bytes())
+        pixels = np.load(file.with_name(content["array"]), mmap_mode="r")
+        stored = StoredPixels(**content, pixels=pixels)
+    except Exception:  # of damaged files NumPy raises a dozen kinds
+        return None
+    if pixels.dtype != np.uint8 or pixels.shape != (len(stored.keys), *size, 3):
+        return None
+    if pixels.offset + pixels.nbytes != os.path.getsize(pixels.filename):
+        return None
+    return stored
 
-    def known(index):
-        row = rows.get(keys[index].tobytes())
-        pixels = None if row is None else before.read(row)
-        if pixels is not None:
-            decoder.digests[index] = before.digests[row]
-        return pixels
 
+def _build(decoder, file, keys, show):
+    """Write the cache; its JSON file comes last, so that it never names an incomplete array.
+
+    The caller holds the lock. Each array has a name of its own: other processes may be reading the former one.
+    """
+    stored = _read(file, decoder.size)
+    known = {}
+    former = None
+    if stored is not None:
+        known = _known(stored, keys)
+        former = stored.array
+    _delete_arrays(file, former)
+    needed = len(keys) * math.prod(decoder.size) * 3
+    free = shutil.disk_usage(file.parent).free
+    if needed > free:
+        raise OSError(f"{megabytes(needed)} are needed, {megabytes(free)} are free")
+    array = f"{file.stem}.{secrets.token_hex(4)}.npy"
+    with atomic(file.with_name(array)) as opened:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(keys), *decoder.size, 3)}
+        np.lib.format.write_array_header_1_0(opened, header)
+        for block in decoder.blocks(show, known):
+            opened.write(block)
+    causes = [decoder.unreadable.get(index) for index in range(len(keys))]
+    content = {"array": array, "keys": keys, "digests": decoder.digests, "causes": causes}
+    write_text(file, json.dumps(content))
+    _delete_arrays(file, array)
+
+
+def _known(stored, keys) -> dict[int, tuple[np.ndarray, str]]:
+    """The pixels and the digest of images that a former cache holds, by index."""
+    rows = {}
+    for row, key in enumerate(stored.keys):
+        if stored.causes[row] is None:
+            rows[key] = row
+    known = {}
+    for index, key in enumerate(keys):
+        if key in rows:
+            row = rows[key]
+            known[index] = np.asarray(stored.pixels[row]), stored.digests[row]
     return known
 
 
-def _nothing_known(index):
-    return None
+def _delete_arrays(file, current):
+    """Delete what interrupted builds of a cache left, and all its arrays but the current one."""
+    for path in [*file.parent.glob(f"*{file.stem}.*.npy*"), *file.parent.glob(f".{file.name}.*")]:
+        if path.name != current:
+            with suppress(OSError):  # Windows keeps a file that another process reads
+                path.unlink()
