@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import pytest
@@ -181,7 +180,11 @@ def test_an_absolute_copy_loads_alike_from_anywhere(settings, tmp_path, monkeypa
             {"mean": [0, 0, 0], "std": [1, 0, 1]},
             "image.normalization.std.1: 0 is refused: should be greater than or equal to 0.0001",
         ),
-        ("image.normalization", "own", "image.normalization: 'own' is refused: should be auto, or hold mean and std"),
+        (
+            "image.normalization",
+            "own",
+            "'own' is refused: should be auto or the values themselves",
+        ),
         ("image.normalization", {"men": [0, 0, 0]}, "image.normalization.men: unknown key; did you mean mean?"),
         ("hyperparameters.epochs", 0, "hyperparameters.epochs: 0 needs `pretrained`"),
         ("backbone_training", "half", "should be 'full', 'last' or 'frozen'"),
@@ -229,34 +232,21 @@ def test_files_that_are_no_settings(tmp_path, text, said):
     assert said in refusal(tmp_path, text)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"absent\.yml: no such file\. Name a config file that exists, such as (.*)"
-    ) as caught:
-        load_config(tmp_path / "absent.yml")
-    assert load_config(str(caught.value).rpartition("such as ")[2]).seed == 42  # the shipped one
-
-
-@pytest.mark.parametrize("cure", ["start there", "name it"])
-def test_started_from_another_folder(tmp_path, monkeypatch, cure):
+def test_missing_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SIAMESE_CONFIG", raising=False)
-    with pytest.raises(ConfigError) as caught:
-        load_config()
-    cause, _, cures = str(caught.value).partition(". The project has it: start in ")
-    assert cause == f"config.yml: no such file in {tmp_path}"
-    folder, _, file = cures.partition(", or name ")
-    if cure == "start there":
-        monkeypatch.chdir(folder)
-        assert load_config().data_path == Path("Data/Shapes")
-    else:
-        assert load_config(file).data_path == ROOT / "Data" / "Shapes"
+    for path in ("absent.yml", None, tmp_path):  # the last one is a folder
+        with pytest.raises(ConfigError, match=r"no such file\. Name a config file that exists, such as (.*)") as caught:
+            load_config(path)
+        assert str(tmp_path) in str(caught.value)
+    shipped = load_config(str(caught.value).rpartition("such as ")[2])
+    assert shipped.data_path == ROOT / "Data" / "Shapes"
 
 
 def test_an_environment_variable_that_names_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SIAMESE_CONFIG", "mine.yml")
-    with pytest.raises(ConfigError, match=r"mine\.yml: no such file in .* variable SIAMESE_CONFIG names it\. Name a"):
+    with pytest.raises(ConfigError, match=r"mine\.yml: no such file, which .* variable SIAMESE_CONFIG names\. Name a"):
         load_config()
     (tmp_path / "mine.yml").write_text(PAPER_CONFIG)
     assert load_config().seed == 42
@@ -270,7 +260,7 @@ def test_a_file_as_windows_saves_it(tmp_path, encoding):
     path = tmp_path / "config.yml"
     path.write_bytes(marks.get(encoding, b"") + text.encode(encoding))
     if encoding == "cp1252":
-        with pytest.raises(ConfigError, match=r"line 2: the byte 0xe9 is no UTF-8.*Save the file as UTF-8"):
+        with pytest.raises(ConfigError, match=r"unacceptable character #x00e9.*Save the file as UTF-8"):
             load_config(path)
         path.write_text(path.read_text(encoding=encoding), encoding="utf-8")
     config = load_config(path)
@@ -282,52 +272,56 @@ def test_a_file_as_windows_saves_it(tmp_path, encoding):
 def test_a_file_whose_encoding_is_not_certain(tmp_path, encoding):
     path = tmp_path / "config.yml"
     path.write_bytes(PAPER_CONFIG.encode(encoding))
-    with pytest.raises(ConfigError, match=r"zero bytes.*Save the file as UTF-8"):
+    with pytest.raises(ConfigError, match=r"unacceptable character.*Save the file as UTF-8"):
         load_config(path)
 
 
 @pytest.mark.parametrize(
-    ("key", "written", "right"),
+    ("key", "written"),
     [
-        ("test_size", "0,2", 0.2),
-        ("test_size", "20%", 0.2),
-        ("seed", "'7'", 7),
-        ("cuda", "'yes'", True),
-        ("cuda", "n", False),
-        ("cuda", "0", False),
-        ("gpu", "1.0", 1),
-        ("image.size", "224", (224, 224)),
-        ("image.size", "224x160", (224, 160)),
-        ("image.size", "(224, 160)", (224, 160)),
-        ("image.hue", "0.1,", 0.1),
-        ("hyperparameters.max_norm", "None", None),
-        ("duplicate_radius", "none", None),
-        ("cache_path", "None", None),
-        ("run", "None", None),
-        ("decision.abstain", "0,05", 0.05),
+        ("test_size", "0,2"),
+        ("test_size", "20%"),
+        ("test_size", "1:30"),
+        ("test_size", "0x" + "f" * 3000),  # more digits than Python prints
+        ("seed", "'7'"),
+        ("seed", "2001-09-09"),
+        ("seed", "on"),
+        ("seed", "0x" + "f" * 3000),
+        ("cuda", "'yes'"),
+        ("cuda", "n"),
+        ("cuda", "0"),
+        ("gpu", "1.0"),
+        ("image.size", "224"),
+        ("image.size", "224x160"),
+        ("image.hue", "0.1,"),
+        ("hyperparameters.max_norm", "None"),
+        ("duplicate_radius", "none"),
+        ("cache_path", "None"),
+        ("cache_path", "2001-09-09"),
+        ("run", "None"),
+        ("run", "20260101"),
+        ("decision.abstain", "0,05"),
     ],
 )
-def test_a_refused_value_is_given_as_it_was_meant(settings, tmp_path, key, written, right):
-    name = key.rpartition(".")[2]
-    path = tmp_path / "config.yml"
+def test_a_value_of_another_type_is_refused_not_converted(settings, tmp_path, key, written):
     text = yaml.safe_dump(changed(settings, {key: "PLACE"}), default_flow_style=False)
-    path.write_text(text.replace("PLACE", written))
-    with pytest.raises(ConfigError) as caught:
-        load_config(path)
-    said = str(caught.value)
-    assert said.startswith(f"{path}: {key}: ")
-    cure = re.search(r"; write `(.*)`$", said)[1]
-    path.write_text(text.replace(f"{name}: PLACE", cure))
-    value = load_config(path)
-    for part in key.split("."):
-        value = getattr(value, part)
-    assert value == right
-    assert type(value) is type(right)
+    assert refusal(tmp_path, text.replace("PLACE", written)).startswith(f"{key}: ")
 
 
-def test_no_cure_is_named_where_none_is_known(settings, tmp_path):
-    for key, value in {"seed": -1, "cuda": 2, "hyperparameters.epochs": "ten", "test_size": "1,5"}.items():
-        assert "write `" not in refusal(tmp_path, yaml.safe_dump(changed(settings, {key: value})))
+def test_the_spellings_of_yaml_are_read(settings, tmp_path):
+    spellings = {"cuda": "on", "duplicate_radius": "~", "seed": "1_000", "gpu": "010", "test_size": "1e-1"}
+    text = yaml.safe_dump(settings | {key: f"PLACE_{key}" for key in spellings})
+    for key, written in spellings.items():
+        text = text.replace(f"PLACE_{key}", written)
+    (tmp_path / "config.yml").write_text(text)
+    config = load_config(tmp_path / "config.yml")
+    assert (config.cuda, config.duplicate_radius, config.seed, config.gpu, config.test_size) == (
+        True,
+        None,
+        1000,
+        8,
+        0.1,
+    )
 
 
 def test_normalisation_is_the_backbones_own_unless_it_is_given(settings, make_config):

@@ -1,12 +1,8 @@
-"""YAML as config.yml needs it: what is ambiguous or monstrous is refused by a YAMLError that names line and cure."""
+"""The settings of config.yml: which keys there are, what each may hold, and how the file is read."""
 
-import codecs
-import copy
 import difflib
-import json
 import os
 import re
-import unicodedata
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -22,228 +18,26 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from yaml.constructor import ConstructorError
-from yaml.reader import ReaderError
 
 from .files import UserError, printable, shortened
-
-DEEPEST = 30  # lists and sections inside one another
-LONGEST = 4096  # characters of a value
-MOST_DIGITS = 40  # of a whole number
-SHOWN = 100  # characters of a line, and lines of an error
-SEARCHED = 30_000  # characters of a text in which changes are tried, each by reading it once more
-ABOVE = 2  # lines above the one where an error is noticed in which it may lie
-BYTE_ORDER_MARKS = {  # at the start of a file
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-    codecs.BOM_UTF8: "utf-8-sig",
-}
-SAVE_AS = "Save the file as UTF-8 (Notepad: Save as, Encoding: UTF-8)"
-LAYOUT = (
-    "Each line should be `key: value`, the keys of a section should start in the same column, and each bracket and "
-    "quote should be closed"
-)
-CLOSING = {"[": "]", "{": "}"}
-LETTER_ESCAPE = re.compile(r"\\[0abtnvfeNLP_]")  # in double quotes: \t is a tab, \P ends a paragraph
-PAIR = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)\s*:\s*(?P<value>\S.*?)(?:\s+#.*)?")
-KEY_AND_VALUE = re.compile(r"(?P<start>\s*[A-Za-z_]\w*)(?:\s*[:=\uff1a]\s*|\s+)(?P<value>[^\s:=\uff1a].*)")
-
-
-class PlainLoader(yaml.SafeLoader):
-    """PyYAML's safe loader; a key that stands twice in a section is an error, not the last one's value.
-
-    So is a value that is not what it looks like: a Windows path in double quotes, a word in typographic quotes.
-    """
-
-    depth = 0
-
-    def compose_node(self, parent, index):
-        if self.depth > DEEPEST:
-            raise ConstructorError(None, None, f"nested deeper than {DEEPEST}", self.peek_event().start_mark)
-        self.depth += 1
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-    def construct_mapping(self, node, deep=False):
-        lines = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                cause = f"{key.value} stands in line {lines[key.value]} and in line {line}: delete one of the two"
-                raise ConstructorError(None, None, cause)
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-    def construct_object(self, node, deep=False):
-        if isinstance(node, yaml.ScalarNode):
-            _check_length(node)
-            _check_quotes(node)
-        try:
-            return super().construct_object(node, deep)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # as in !!int ""
-            raise ConstructorError(None, None, f"no value of the kind {node.tag}: {error}", node.start_mark) from error
-
-    def construct_yaml_int(self, node):
-        if len(node.value) > MOST_DIGITS:
-            raise ConstructorError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
-        return super().construct_yaml_int(node)
-
-
-PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_int)
-
-
-def load_yaml(text: str):
-    """Read nested dicts, lists and plain values.
-
-    Raises:
-        yaml.YAMLError: The text is no YAML, or is refused. The message names the line, the cause and, where a change of
-            that line ends the error, the changed line.
-    """
-    try:
-        return yaml.load(text, PlainLoader)
-    except yaml.YAMLError as error:
-        raise yaml.YAMLError(_explained(error, text)) from error
-
-
-def decoded(content: bytes) -> str:
-    """Return the text of a file: UTF-8, or what the byte order mark at its start names, as Windows writes it.
-
-    Raises:
-        yaml.YAMLError: The bytes are no text in this encoding.
-    """
-    encoding = "utf-8"
-    for mark, name in BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            encoding = name
-            break
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = len(content[: error.start].splitlines() or [b""])
-        cause = f"line {line}: the byte 0x{content[error.start]:02x} is no {encoding.upper()}"
-        raise yaml.YAMLError(f"{cause}, so the file was saved in another encoding. {SAVE_AS}") from error
-    if "\0" in text:
-        raise yaml.YAMLError(f"it holds zero bytes: UTF-16 without a byte order mark, UTF-32, or no text. {SAVE_AS}")
-    return text
-
-
-def _check_length(node):
-    if len(node.value) > LONGEST:
-        raise ConstructorError(None, None, f"a value of {len(node.value)} characters", node.start_mark)
-
-
-def _check_quotes(node):
-    """Raises ConstructorError for a value that YAML reads as another one than a reader does."""
-    if node.style == '"':
-        written = node.start_mark.buffer[node.start_mark.pointer : node.end_mark.pointer]
-        escapes = LETTER_ESCAPE.search(written.replace(r"\\", "  "))
-        if escapes:
-            cause = f"{escapes[0]} in double quotes is one special character: write {_single_quoted(written)}"
-            raise ConstructorError(None, None, cause, node.start_mark)
-    value = node.value
-    if "\0" in value:  # as \x00 and \u0000 say it; no file can have such a name
-        raise ConstructorError(None, None, "the character U+0000 is not allowed: delete it", node.start_mark)
-    if node.style is None and len(value) > 1 and _is_typographic(value[0]) and _is_typographic(value[-1]):
-        cause = f"typographic quotes are part of the value: write {_single_quoted(value)}"
-        raise ConstructorError(None, None, cause, node.start_mark)
-
-
-def _is_typographic(character):
-    """Whether this is a quote that is part of the value for YAML."""
-    return not character.isascii() and "QUOTATION MARK" in unicodedata.name(character, "")
-
-
-def _explained(error, text):
-    """What is wrong in which line, and what to change."""
-    if isinstance(error, ReaderError):
-        line = len(text[: error.position].splitlines() or [""])
-        return f"line {line}: the character U+{error.character:04X} is not allowed: delete it"
-    mark = error.problem_mark or error.context_mark
-    if mark is None:
-        return error.problem
-    lines = text.splitlines()
-    if "'\\t'" in error.problem:
-        numbers = [str(number) for number, line in enumerate(lines, 1) if "\t" in line]
-        return f"line {', '.join(numbers[:SHOWN])}: tabs are not allowed here: replace each by four spaces"
-    shown = f", `{lines[mark.line].strip()[:SHOWN]}`" if mark.line < len(lines) else ""
-    if isinstance(error, ConstructorError):
-        return f"line {mark.line + 1}{shown}: {error.problem}"
-    if len(text) <= SEARCHED:
-        for number in _suspects(error, mark, lines):
-            for cause, line in _corrections(lines, number):
-                changed = [*lines[:number], line, *lines[number + 1 :]]
-                if _reads_beyond("\n".join(changed), mark):
-                    return f"line {number + 1}: {cause}: write `{line[:SHOWN]}`"
-    cause = f"line {mark.line + 1}{shown}: {error.problem}"
-    if error.context and error.context_mark:
-        cause += f", {error.context} that began in line {error.context_mark.line + 1}"
-    return f"{cause}. {LAYOUT}"
-
-
-def _suspects(error, mark, lines):
-    """The numbers of lines in which the error may lie, the likeliest first."""
-    near = list(range(mark.line, mark.line - ABOVE - 1, -1))
-    began = error.context_mark.line if error.context_mark else mark.line
-    numbers = near if began in near else [began, *near]
-    return [number for number in numbers if 0 <= number < len(lines) and len(lines[number]) <= LONGEST]
-
-
-def _corrections(lines, number):
-    """What may be wrong in a line, and the line without it."""
-    line = lines[number].rstrip()
-    if line == "---":
-        yield "it begins a second document, and one is read", "#"
-    pair = PAIR.fullmatch(line)
-    if pair and pair["value"].startswith('"') and "\\" in pair["value"]:
-        cause = "a backslash in double quotes begins a special character"
-        yield cause, f"{pair['start']}: {_single_quoted(pair['value'])}"
-    if KEY_AND_VALUE.fullmatch(line):
-        yield "a colon and a space should follow the key", KEY_AND_VALUE.sub(r"\g<start>: \g<value>", line)
-    if pair and pair["value"][0] in CLOSING:
-        cause = "a bracket is not closed"
-        yield cause, f"{pair['start']}: {pair['value']}{CLOSING[pair['value'][0]]}"
-    if pair:
-        quoted = pair["value"].strip("'\"").replace("'", "''")
-        yield "this value needs quotes", f"{pair['start']}: '{quoted}'"
-    above = [other for other in lines[:number] if other.strip() and not other.lstrip().startswith("#")]
-    if above:
-        margin = above[-1][: len(above[-1]) - len(above[-1].lstrip())]
-        shift = f"it should start in column {len(margin) + 1}, as the line above"
-        yield shift, margin + line.lstrip()
-
-
-def _reads_beyond(text, mark):
-    """Whether the text is YAML up to the line of a mark, and that line too."""
-    try:
-        yaml.load(text, PlainLoader)
-    except yaml.MarkedYAMLError as error:
-        place = error.problem_mark or error.context_mark
-        return place is not None and place.line > mark.line
-    except yaml.YAMLError:
-        return False
-    return True
-
-
-def _single_quoted(written):
-    """A quoted value in single quotes, where each backslash stands for itself."""
-    plain = written[1:].removesuffix('"') if written.startswith('"') else written[1:-1]
-    return "'" + plain.replace(r"\\", "\\").replace("'", "''") + "'"
-
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 CONFIG_FILE = "config.yml"  # without it
-PROJECT = Path(__file__).parent.parent  # the folder to start in
-LARGEST = 1_000_000  # bytes of a config file
-SHOWN_ERRORS = 12  # errors of one file
+PROJECT = Path(__file__).parent.parent  # the folder with config.yml and the notebooks
+MOST = 100_000  # steps or epochs to wait
+LONGEST = 3500  # characters of a value in YAML; Python prints no integer of 4301 digits
 WIDEST = 120  # characters of a value in an error
-WORDS = {
+ESCAPES = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[0abtnvfeNLP_]|x00|u0000)")  # in double quotes: \t is a tab
+# quotes that YAML takes for a part of the value
+TYPOGRAPHIC = set("\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2039\u203a\u00ab\u00bb")
+YAML_CURE = (
+    "Write each line as `key: value`, indent the keys of a section equally and by spaces, and put values with special "
+    "characters in single quotes"
+)
+MESSAGES = {
     "path_type": "should be a path",
     "missing": "missing; add it",
     "model_type": "should hold `key: value` lines, with a space after the colon",
@@ -254,25 +48,70 @@ class ConfigError(UserError, ValueError):
     """config.yml cannot be used; the message names each key, its value and what is allowed."""
 
 
+class ConfigLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, which refuses a key that is given twice and a value that is not what it looks like."""
+
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(f"{key.value} is given in line {lines[key.value]} and in line {line}: delete one")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node):
+        value = node.value
+        line = f"line {node.start_mark.line + 1}"
+        if len(value) > LONGEST:
+            raise yaml.YAMLError(f"{line}: a value of {len(value)} characters is too long")
+        written = node.start_mark.buffer[node.start_mark.pointer : node.end_mark.pointer]
+        if node.style == '"' and ESCAPES.search(written):
+            raise yaml.YAMLError(f"{line}: a backslash in double quotes starts a special character: use single quotes")
+        if node.style is None and {value[:1], value[-1:]} <= TYPOGRAPHIC:
+            raise yaml.YAMLError(f"{line}: typographic quotes would be part of the value: use straight single quotes")
+        return super().construct_scalar(node)
+
+
+def load_yaml(content: bytes | str):
+    """Read nested dicts, lists and plain values from YAML.
+
+    Args:
+        content: Text, or the bytes of a file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Raises:
+        yaml.YAMLError: The message names the line, the cause and the cure.
+    """
+    try:
+        return yaml.load(content, ConfigLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        message = f"line {mark.line + 1}: {error.problem}"
+        if error.context_mark:
+            message += f" ({error.context} from line {error.context_mark.line + 1})"
+        raise yaml.YAMLError(f"{message}. {YAML_CURE}") from error
+    except yaml.reader.ReaderError as error:
+        cause = " ".join(str(error).split())
+        raise yaml.YAMLError(f"{cause}. Save the file as UTF-8 (Notepad: Save as, Encoding: UTF-8)") from error
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # as PyYAML raises them for `!!int ""` and 2001-99-99
+        raise yaml.YAMLError(f"a value cannot be read ({error}). {YAML_CURE}") from error
+
+
 def _number(value):
-    """YAML 1.1 reads 5e-6 (no dot) as text; any other text is left to the type check, which names the key."""
-    return float(value) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.lower()) else value
+    """Read 5e-6 (no dot), which YAML 1.1 takes for text; other text is left to the type check, which names the key."""
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", value.lower()):
+        return float(value)
+    return value
 
 
 def _auto(value):
-    """`auto` is the same as no key: the backbone's own."""
-    if isinstance(value, str) and value != "auto":
-        raise ValueError("should be auto, or hold mean and std")
-    return None if value == "auto" else value
-
-
-def _by_type(value):
-    """`auto` is the same as no key: the range of the type of each file."""
-    if isinstance(value, list | tuple | None):
-        return value
+    """Read `auto` as None, like a missing key."""
     if value == AUTO:
         return None
-    raise ValueError("should be auto or [low, high]")
+    if isinstance(value, str):
+        raise ValueError("should be auto or the values themselves")
+    return value
 
 
 def _rising(limits):
@@ -281,32 +120,33 @@ def _rising(limits):
     return limits
 
 
-def _at_home(path) -> Path:
-    """The path, with a leading ~ spelt out; as it stands where there is no such user."""
+def _expand_home(path) -> Path:
     return Path(os.path.expanduser(path))
 
 
 def _no_none(value):
-    """Python's None is a word for YAML, and would name a folder."""
+    """Refuse Python's None, which is text in YAML and would name a folder."""
     if str(value) == "None":
         raise ValueError("None is text in YAML; null stands for no value")
     return value
 
 
 def _pretrained(value):
-    if isinstance(value, bool | str):
-        return _at_home(Path(value)) if isinstance(value, str) else value
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _expand_home(value)
     raise ValueError("should be True, False or the path of a file of weights")
 
 
 def _count_or_auto(value, least=1):
-    if value == AUTO or (isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST):
+    if value == AUTO or (type(value) is int and least <= value <= MOST):
         return value
     raise ValueError(f"should be auto or a whole number from {least} to {MOST}")
 
 
 def _decision(value):
-    """`decision: eer` and `decision: {fmr: 0.01}` are short for a rule."""
+    """Expand the short forms `decision: eer` and `decision: {fmr: 0.01}`."""
     if isinstance(value, str):
         return {"rule": value}
     if isinstance(value, dict) and "fmr" in value and "rule" not in value:
@@ -328,7 +168,7 @@ def _pattern(value):
     except (re.error, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"should be a regular expression: {error}") from error
     if groups != 1:
-        raise ValueError("should hold one group in parentheses: what it catches names the group of a file")
+        raise ValueError("should hold one group in parentheses, which names the group of a file")
     return value
 
 
@@ -338,36 +178,37 @@ Factor = Annotated[Number, Field(ge=0, le=10)]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=32, le=4096)]
 Between = Annotated[Number, Field(gt=0, lt=1)]
-FilePath = Annotated[Path, Field(strict=False), AfterValidator(_at_home), AfterValidator(_no_none)]
+FilePath = Annotated[Path, Field(strict=False), AfterValidator(_expand_home), AfterValidator(_no_none)]
 Method = Literal[
     "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
 ]
-Limits = Annotated[
-    tuple[Number, Number] | None, Field(strict=False), BeforeValidator(_by_type), AfterValidator(_rising)
-]
+Limits = Annotated[tuple[Number, Number] | None, Field(strict=False), BeforeValidator(_auto), AfterValidator(_rising)]
 Mean = Annotated[Number, Field(ge=-10, le=10)]
 Deviation = Annotated[Number, Field(ge=1e-4, le=100)]
-MOST = 100_000  # steps or epochs to wait
 
 
 class Section(BaseModel):
-    """A frozen group of keys that takes no unknown key and converts no type silently."""
+    """A frozen group of keys, which refuses unknown keys and converts no type silently."""
 
     model_config = {"frozen": True, "extra": "forbid", "strict": True}
 
     def changed(self, **changes):
-        """A copy with some keys changed. Raises ConfigError that names each unknown key and each refused value."""
+        """Return a copy with some keys changed.
+
+        Raises:
+            ConfigError: The message names each unknown key and each refused value.
+        """
         try:
             return type(self).model_validate(self.model_dump() | changes)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(problem, type(self)) for problem in error.errors())) from error
+            raise ConfigError("\n".join(_messages(error, type(self)))) from error
 
     def __str__(self):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None).strip()
 
 
 class Normalization(Section):
-    """What each channel of images, in [0, 1], was normalised with: (image - mean) / std."""
+    """Mean and std with which each channel of images, in [0, 1], was normalised: (image - mean) / std."""
 
     mean: Annotated[tuple[Mean, ...], Field(strict=False, min_length=1)]
     std: Annotated[tuple[Annotated[Number, Field(gt=0)], ...], Field(strict=False, min_length=1)]
@@ -380,7 +221,7 @@ class Normalization(Section):
 
 
 class ColourNormalization(Normalization):
-    """The same of images in colour, as the networks of config.yml take them."""
+    """The normalisation of images in colour, which the networks of config.yml take."""
 
     mean: Annotated[tuple[Mean, Mean, Mean], Field(strict=False)]
     std: Annotated[tuple[Deviation, Deviation, Deviation], Field(strict=False)]
@@ -447,7 +288,7 @@ class Inference(Section):
 
 
 class Config(Section):
-    """The whole of config.yml; what each key does is said in the comments of the file itself."""
+    """The settings of config.yml; the comments of that file say what each key does."""
 
     data_path: FilePath
     number_of_iterations: Annotated[int, Field(ge=1, le=10_000)]
@@ -489,22 +330,25 @@ class Config(Section):
 
     @property
     def source(self) -> str | None:
-        """The file that the settings were loaded from, and what was changed in it; None where there is no file."""
+        """The file that the settings were loaded from, with the changes to it; None without a file."""
         return self._source
 
     def from_source(self, source: str | None) -> "Config":
-        """A copy that names another source."""
+        """Return a copy with another source."""
         copy = self.model_copy()
         copy._source = source
         return copy
 
     def absolute(self) -> "Config":
-        """A copy whose paths hold in any folder."""
+        """Return a copy whose paths are absolute."""
         content = _below(Path.cwd(), self.model_dump(mode="json"))
         return Config.model_validate(content).from_source(self.source)
 
     def __str__(self):
-        return f"# {self.source}\n{super().__str__()}" if self.source else super().__str__()
+        settings = super().__str__()
+        if self.source:
+            return f"# {self.source}\n{settings}"
+        return settings
 
     @model_validator(mode="after")
     def _fits_together(self):
@@ -527,130 +371,88 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _own_normalization(self):
-        """Normalisation belongs to the weights: where the config gives none, it is the backbone's."""
+        """Set the normalisation that belongs to the backbone's weights where the config gives none."""
         if self.image.normalization is not None:
             return self
-        from .vision import normalization_of
+        from .vision import normalization_of  # imports timm
 
         own = ColourNormalization(**normalization_of(self.backbone_model))
         return self.model_copy(update={"image": self.image.model_copy(update={"normalization": own})})
 
 
 def load_config(path=None, changes=()) -> Config:
-    """Read and check a config file; without `path`, the one that SIAMESE_CONFIG names, else config.yml.
+    """Read and check a config file.
 
-    changes: settings that replace those of the file, as on a command line: "image.size=[224, 224]", values in YAML.
-    Relative paths are relative to the folder of the file; those in `changes` to the current folder.
-    Raises ConfigError, naming the file and every key at fault, for a file that is missing or no YAML and any bad key.
-    The file may be UTF-8, or begin with a byte order mark that says UTF-16.
+    Args:
+        path: The file, by default the one that the environment variable SIAMESE_CONFIG names, else config.yml. Relative
+            paths in it are relative to its folder.
+        changes: Settings that replace those of the file, as on a command line: "image.size=[224, 224]", with values in
+            YAML. Relative paths in them are relative to the current folder.
+
+    Raises:
+        ConfigError: The file is missing or not YAML, or keys are refused. The message names the file and every key.
     """
-    path = _at_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
+    path = _expand_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     content = _below(path.parent, _read(path))
+    source = str(path)
+    if changes:
+        source += f" with {', '.join(changes)}"
     for change in changes:
-        if isinstance(content, dict) and "decision" in content:
-            content["decision"] = _decision(content["decision"])  # so that a change of one key leaves the others
         _change(content, *change.partition("=")[::2])
     try:
-        return Config.model_validate(content).from_source(_source(path, changes))
+        return Config.model_validate(content).from_source(printable(" ".join(source.split())))
     except ValidationError as error:
-        lines = [f"{path}: {_explain(problem)}{_hint(problem, content)}" for problem in error.errors()[:SHOWN_ERRORS]]
-        more = error.error_count() - len(lines)
-        raise ConfigError("\n".join(lines + [f"and {more} more"] * (more > 0))) from error
+        messages = _messages(error)
+        raise ConfigError("\n".join(f"{path}: {message}" for message in messages)) from error
 
 
 def _read(path):
-    """What a config file holds: nested dicts, lists and plain values."""
     try:
-        if not path.exists():
-            raise ConfigError(_missing(path))
         if not path.is_file():
-            raise ConfigError(f"{path}: is no file: name the config file itself")
-        if path.stat().st_size > LARGEST:
-            raise ConfigError(f"{path}: is larger than {LARGEST} bytes, so it is no config file: name another one")
-        return load_yaml(decoded(path.read_bytes()))
+            raise ConfigError(_missing(path))
+        return load_yaml(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {shortened(str(error), 500)}") from error
 
 
-def _hint(problem, content):
-    """What to write instead of a refused value, where a likely meaning of it is accepted; else nothing."""
-    for meant in _meanings(problem["input"]):
-        changed = copy.deepcopy(content)
-        section = changed
-        *sections, key = problem["loc"] or ("",)
-        for name in sections:
-            section = section[name] if isinstance(section, dict) and name in section else None
-        if not isinstance(section, dict) or key not in section:
-            continue
-        section[key] = meant
-        try:
-            Config.model_validate(changed)
-        except ValidationError as error:
-            if any(other["loc"][: len(problem["loc"])] == problem["loc"] for other in error.errors()):
-                continue
-        return f"; write `{key}: {json.dumps(meant)}`"
-    return ""
-
-
-def _meanings(value):
-    """What a refused value may have been meant to be: 0,2 and 20% are 0.2, "42" is 42, None is null, 96 is [96, 96]."""
-    if isinstance(value, float) and value.is_integer():
-        return [int(value)]
-    if isinstance(value, int):
-        return [[value, value], *([bool(value)] if value in (0, 1) else [])]
-    if not isinstance(value, str) or len(value) > WIDEST:
-        return []
-    text = value.strip().rstrip(",")
-    if re.fullmatch(r"-?\d+,\d+", text):
-        return [float(text.replace(",", "."))]
-    if re.fullmatch(r"\d+(\.\d+)? ?%", text):
-        return [float(text.rstrip("% ")) / 100]
-    if re.fullmatch(r"\(?\d+ ?[x, ] ?\d+\)?", text):
-        return [[int(number) for number in re.findall(r"\d+", text)]]
-    words = {"none": None, "nil": None, "y": True, "n": False}
-    if text.lower() in words:
-        return [words[text.lower()]]
-    try:
-        return [load_yaml(text)]  # as without quotes
-    except yaml.YAMLError:
-        return []
-
-
 def _missing(path):
-    """Where a config file was looked for, and what to do."""
-    cause = f"{path}: no such file" if path.is_absolute() else f"{path}: no such file in {Path.cwd()}"
+    message = f"{path.absolute()}: no such file"
     if os.environ.get(CONFIG_VARIABLE) == str(path):
-        cause += f", and the environment variable {CONFIG_VARIABLE} names it"
-    own = PROJECT / path  # an absolute path stays as it is
-    if own.is_file():
-        return f"{cause}. The project has it: start in {PROJECT}, or name {own}"
-    return f"{cause}. Name a config file that exists, such as {PROJECT / CONFIG_FILE}"
+        message += f", which the environment variable {CONFIG_VARIABLE} names"
+    message += ". Name a config file that exists"
+    shipped = PROJECT / CONFIG_FILE
+    if shipped.is_file():
+        message += f", such as {shipped}"
+    return message
 
 
 def _below(folder, content):
-    """Nested settings whose relative paths, those that stand for missing keys too, lie below a folder."""
+    """Join a folder and the relative paths of settings, including those that missing keys stand for."""
     if not isinstance(content, dict):
-        return content  # no settings at all: refused when they are checked
-    defaults = {key: str(Config.model_fields[key].default) for key in ("results_path", "cache_path")}
-    content = defaults | content
-    for section, keys in ((content, PATHS), (content.get("inference"), ("image1", "image2"))):
-        if isinstance(section, dict):
-            given = [key for key in keys if isinstance(section.get(key), str) and section[key] != "None"]
-            section |= {key: os.path.normpath(folder / _at_home(section[key])) for key in given}
+        return content  # not settings at all: refused by the check
+    for key in ("results_path", "cache_path"):
+        content.setdefault(key, str(Config.model_fields[key].default))
+    _join(folder, content, PATHS)
+    if isinstance(content.get("inference"), dict):
+        _join(folder, content["inference"], Inference.model_fields)
     return content
 
 
-def _source(path, changes):
-    """The file and the changes to it, in one line."""
-    return printable(" ".join(f"{path}{' with ' if changes else ''}{', '.join(changes)}".split()))
+def _join(folder, section, keys):
+    for key in keys:
+        value = section.get(key)
+        if isinstance(value, str) and value != "None":
+            section[key] = os.path.normpath(folder / _expand_home(value))
 
 
 def _change(content, key, value):
-    """Set a key, by its dotted name, of nested settings."""
+    """Set a key, given by its dotted name, in nested settings."""
     if not isinstance(content, dict):
-        return  # no settings at all: refused when they are checked
+        return  # not settings at all: refused by the check
     if not any(name == key or name.startswith(f"{key}.") for name in key_names()):
         raise ConfigError(f"{shortened(key, WIDEST)}: unknown key; known are {', '.join(key_names())}")
+    if "decision" in content:
+        content["decision"] = _decision(content["decision"])  # so that a change of one key keeps the others
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(content.get(section), dict):
@@ -659,30 +461,41 @@ def _change(content, key, value):
     try:
         content[name] = load_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{'.'.join([*sections, name])}: its value cannot be read as YAML: {shortened(str(error), 500)}"
-        ) from error
+        raise ConfigError(f"{key}: its value cannot be read as YAML: {shortened(str(error), 500)}") from error
 
 
 def key_names(section=Config, prefix="") -> list[str]:
-    """The full path of every key: data_path, ..., image.size, ..., image.normalization.mean, ..."""
+    """Return the full name of every key: data_path, ..., image.size, ..., image.normalization.mean, ..."""
     names = []
     for name, field in section.model_fields.items():
-        kinds = [field.annotation, *get_args(field.annotation)]  # the section itself, or the section and None
-        nested = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
-        names += key_names(nested[0], f"{prefix}{name}.") if nested else [prefix + name]
+        for kind in (field.annotation, *get_args(field.annotation)):  # the section itself, or the section and None
+            if isinstance(kind, type) and issubclass(kind, Section):
+                names += key_names(kind, f"{prefix}{name}.")
+                break
+        else:
+            names.append(prefix + name)
     return names
 
 
-def _explain(problem: dict, section=Config) -> str:
-    """One line for one pydantic error: key path, value, what is allowed."""
-    key = shortened(".".join(map(str, problem["loc"])) or "settings", WIDEST)
-    message = WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, [*key_names(section), *section.model_fields], n=1, cutoff=0.5)
-        hint = f"did you mean {near[0].removeprefix(key.rpartition('.')[0] + '.')}?" if near else None
-        return f"{key}: unknown key; {hint or 'known are ' + ', '.join(key_names(section))}"
-    value = (
-        "" if isinstance(problem["input"], dict | list) else f" {shortened(repr(problem['input']), WIDEST)} is refused:"
-    )
-    return f"{key}:{value} {message}"
+def _messages(error: ValidationError, section=Config) -> list[str]:
+    """Return a line for each error of pydantic: the key, its value and what is allowed."""
+    messages = []
+    for problem in error.errors():
+        key = shortened(".".join(map(str, problem["loc"])) or "settings", WIDEST)
+        if problem["type"] == "extra_forbidden":
+            messages.append(f"{key}: unknown key; {_suggestion(key, section)}")
+            continue
+        allowed = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        allowed = MESSAGES.get(problem["type"], allowed)
+        value = ""
+        if not isinstance(problem["input"], dict | list):
+            value = f" {shortened(repr(problem['input']), WIDEST)} is refused:"
+        messages.append(f"{key}:{value} {allowed}")
+    return messages
+
+
+def _suggestion(key, section):
+    similar = difflib.get_close_matches(key, [*key_names(section), *section.model_fields], n=1, cutoff=0.5)
+    if similar:
+        return f"did you mean {similar[0].removeprefix(key.rpartition('.')[0] + '.')}?"
+    return f"known are {', '.join(key_names(section))}"
