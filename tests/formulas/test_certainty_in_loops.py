@@ -8,7 +8,7 @@ import torch
 
 from utils.data.splits import Pairs
 from utils.score.calibration import Calibration, calibration_error, fit_calibration
-from utils.score.intervals import interval_of_mean, intervals, mean_interval, share_interval, standard_errors
+from utils.score.intervals import independent_mean, intervals, mean_interval, standard_errors
 
 Z = 1.96
 
@@ -28,14 +28,14 @@ def test_wilson_interval(share, trials):
     that are given. Written without reading the implementation.
     """
     right = (share, *wilson(share, trials))
-    independent = interval_of_mean(np.full(trials, float(share)))
+    independent = independent_mean(np.full(trials, float(share)))
     assert (independent.value, independent.low, independent.high) == pytest.approx(right, abs=1e-9)
     ring = np.arange(trials)
     pairs = Pairs(ring, (ring + 1) % trials, np.zeros(trials, dtype=int))
-    of_pairs = share_interval(np.full(trials, bool(share)), pairs)
+    of_pairs = mean_interval(np.full(trials, bool(share)), pairs, rate=True)
     assert (of_pairs.value, of_pairs.low, of_pairs.high) == pytest.approx(right, abs=1e-9)
-    given = intervals(lambda weights: np.array([float(share)]), pairs, trials=7)
-    assert [float(end[0]) for end in given] == pytest.approx((share, *wilson(share, 7)), abs=1e-9)
+    (given,) = intervals(lambda weights: float(share), pairs, trials=[7])
+    assert (given.value, given.low, given.high) == pytest.approx((share, *wilson(share, 7)), abs=1e-9)
 
 
 def test_interval_in_log_odds():
@@ -51,7 +51,7 @@ def test_interval_in_log_odds():
         variance += (value - mean) ** 2 / 200
     middle = math.log(mean / (1 - mean))
     reach = Z * math.sqrt(variance / 200) / (mean * (1 - mean))
-    found = interval_of_mean(values)
+    found = independent_mean(values)
     assert found.value == pytest.approx(mean)
     assert found.low == pytest.approx(1 / (1 + math.exp(reach - middle)), abs=2e-4)
     assert found.high == pytest.approx(1 / (1 + math.exp(-reach - middle)), abs=2e-4)
@@ -69,7 +69,7 @@ def test_standard_error_of_pairs_that_come_twice():
     second = np.concatenate([(ring + 1) % 120, ring])
     values = np.concatenate([once, once])
     pairs = Pairs(first, second, np.zeros(240, dtype=int))
-    _, errors = standard_errors(lambda weights: np.array([np.average(values, weights=weights)]), pairs, draws=2000)
+    _, errors = standard_errors(lambda weights: np.average(values, weights=weights), pairs, draws=2000)
     right = sandwich(values.tolist(), first.tolist(), second.tolist())
     assert errors.item() == pytest.approx(right, rel=0.08)
 
@@ -106,12 +106,12 @@ def test_standard_error_of_pairs(images_matter):
     second = [other for _, other in sorted(drawn)]
     values = of_images[first] + of_images[second] + random.normal(size=250)
     pairs = Pairs(np.array(first), np.array(second), np.zeros(250, dtype=int))
-    found, errors = standard_errors(lambda weights: np.array([np.average(values, weights=weights)]), pairs, draws=2000)
+    found, errors = standard_errors(lambda weights: np.average(values, weights=weights), pairs, draws=2000)
     right = sandwich(values.tolist(), first, second)
     assert found.item() == pytest.approx(values.mean())
     assert errors.item() == pytest.approx(right, rel=0.08)
     interval = mean_interval(values, pairs, seed=3)
-    _, errors = standard_errors(lambda weights: np.array([np.average(values, weights=weights)]), pairs, seed=3)
+    _, errors = standard_errors(lambda weights: np.average(values, weights=weights), pairs, seed=3)
     assert interval.value == pytest.approx(values.mean())
     assert interval.high == pytest.approx(values.mean() + Z * errors.item())
     assert interval.low == pytest.approx(values.mean() - Z * errors.item())
@@ -121,14 +121,14 @@ def plain_calibration_error(probabilities, same, weights):
     """Guo et al. 2017, equation 3, for the probability of "same" in ten bins; every pair with its weight."""
     total = 0.0
     for number in range(10):
-        weight, said, found = 0.0, 0.0, 0.0
+        weight, predicted, same_weight = 0.0, 0.0, 0.0
         for probability, is_same, of_pair in zip(probabilities, same, weights, strict=True):
             if number / 10 < probability <= (number + 1) / 10:
                 weight += of_pair
-                said += of_pair * probability
-                found += of_pair * is_same
+                predicted += of_pair * probability
+                same_weight += of_pair * is_same
         if weight:
-            total += weight / sum(weights) * abs(found / weight - said / weight)
+            total += weight / sum(weights) * abs(same_weight / weight - predicted / weight)
     return total
 
 

@@ -13,12 +13,12 @@ from sklearn.linear_model import LogisticRegression
 from utils.data.splits import Pairs, draw_pairs
 from utils.score import calibration
 from utils.score.calibration import (
-    SHAPES,
     Calibration,
     calibration_error,
     chance_calibration_error,
     choose_shape,
     fit_calibration,
+    fit_shape,
     reliability,
 )
 from utils.score.intervals import standard_errors
@@ -44,7 +44,7 @@ def draw(truth, count, seed=0):
     return distances, Pairs(images[0], images[1], different.astype(int))
 
 
-def said(calibration, distances):
+def probabilities_of(calibration, distances):
     return calibration(torch.from_numpy(distances))[:, 0].numpy()
 
 
@@ -59,9 +59,9 @@ def drawn_less(monkeypatch):
 def test_probabilities_are_those_of_a_known_world(truth, count):
     distances, pairs = draw(truth, count)
     places = np.array([0.3, 0.7, 0.9, 1.4])
-    assert said(fit_calibration(distances, pairs), places) == pytest.approx(truth(places), abs=0.08)
+    assert probabilities_of(fit_calibration(distances, pairs), places) == pytest.approx(truth(places), abs=0.08)
     others, other_pairs = draw(truth, 20000, seed=1)
-    assert calibration_error(said(fit_calibration(distances, pairs), others), other_pairs.labels) < 0.04
+    assert calibration_error(probabilities_of(fit_calibration(distances, pairs), others), other_pairs.labels) < 0.04
 
 
 @pytest.mark.usefixtures("drawn_less")
@@ -70,7 +70,7 @@ def test_few_pairs_follow_a_step_too():
     distances, pairs = draw(stepped_truth, 990)
     assert choose_shape(distances, pairs) == "isotonic"
     others, other_pairs = draw(stepped_truth, 6000, seed=1)
-    assert calibration_error(said(fit_calibration(distances, pairs), others), other_pairs.labels) < 0.05
+    assert calibration_error(probabilities_of(fit_calibration(distances, pairs), others), other_pairs.labels) < 0.05
 
 
 def unlike_images(power, count, random):
@@ -93,8 +93,9 @@ def unlike_images(power, count, random):
 
 
 def bins_within(calibration, distances, labels):
-    """Whether the share of same pairs lies within the interval said, for each filled bin: bool (K,). The kinds weigh
-    alike.
+    """Whether the share of same pairs lies within the predicted interval, for each filled bin: bool (K,).
+
+    Both kinds have the same weight.
     """
     found = calibration(torch.from_numpy(distances)).numpy()
     weights = np.where(labels == 0, 1 / (labels == 0).sum(), 1 / (labels == 1).sum())
@@ -129,7 +130,7 @@ def test_probabilities_fit_other_images(power):
         pairs = draw_pairs(images[:126], classes, 3, random)
         fitted = fit_calibration(distances_of(pairs), pairs, seed)
         others = draw_pairs(images[126:], classes, 3, random)
-        probabilities = said(fitted, distances_of(others))
+        probabilities = probabilities_of(fitted, distances_of(others))
         errors.append(calibration_error(probabilities, others.labels))
         chances.append(chance_calibration_error(probabilities, draws=50))
         within.extend(bins_within(fitted, distances_of(others), others.labels))
@@ -146,9 +147,9 @@ def test_a_pair_is_scored_once_by_pairs_of_other_images(monkeypatch):
     distances = random.uniform(0, 2, len(pairs))  # a distance names its pair
     scored = []
 
-    def fit(_, labels, weights, places):
+    def fit(fitted_distances, targets, weights, places):
         rows = np.flatnonzero(np.isin(distances, places))
-        fitted = weights > 0
+        fitted = np.isin(distances, fitted_distances)
         of_fit = np.concatenate([pairs.first[fitted], pairs.second[fitted]])
         assert fitted.sum() > len(pairs) / 2
         assert not np.isin(np.concatenate([pairs.first[rows], pairs.second[rows]]), of_fit).any()
@@ -218,7 +219,7 @@ def test_the_sigmoid_is_that_of_scikit_learn():
     any_slope = FrozenEstimator(LogisticRegression().fit(inputs, labels == 0))
     expected = CalibratedClassifierCV(any_slope, method="sigmoid").fit(inputs, labels == 0)
     grid = np.linspace(0, 2, 21)
-    found = SHAPES["sigmoid"](distances, labels, np.ones(400), grid)
+    found = fit_shape("sigmoid", distances, labels, np.ones(400), grid)
     assert 1 / (1 + np.exp(-found)) == pytest.approx(expected.predict_proba(grid[:, None])[:, 1], abs=1e-4)
 
 
@@ -240,7 +241,7 @@ def test_the_isotonic_curve_is_that_of_scikit_learn():
     distances, labels, weights, targets, balanced = weighted()
     model = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(distances, targets, balanced)
     grid = np.linspace(0, 2, 201)
-    found = 1 / (1 + np.exp(-SHAPES["isotonic"](distances, labels, weights, grid)))
+    found = 1 / (1 + np.exp(-fit_shape("isotonic", distances, labels, weights, grid)))
     assert found == pytest.approx(model.predict(grid), abs=1e-9)
 
 
@@ -252,8 +253,8 @@ def beta_of_the_paper(distances, targets, weights):
 
     def loss(parameters):
         a, b, c = parameters
-        chances = 1 / (1 + 1 / (np.exp(c) * score**a / (1 - score) ** b))
-        return -(weights * (targets * np.log(chances) + (1 - targets) * np.log(1 - chances))).sum()
+        odds = np.exp(c) * score**a / (1 - score) ** b
+        return (weights * (targets * np.log1p(1 / odds) + (1 - targets) * np.log1p(odds))).sum()
 
     return minimize(loss, (1, 1, 0), bounds=[(0, None), (0, None), (None, None)], tol=1e-12).x
 
@@ -274,7 +275,7 @@ def test_beta_calibration_is_that_of_the_paper(bound):
         assert (a, b)[bound] == 0
     score = 1 - np.array([0.1, 0.4, 0.8, 1.2, 1.5]) / 2
     expected = c + a * np.log(score) - b * np.log(1 - score)
-    assert SHAPES["beta"](distances, labels, weights, 2 - 2 * score) == pytest.approx(expected, abs=0.01)
+    assert fit_shape("beta", distances, labels, weights, 2 - 2 * score) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.usefixtures("drawn_less")
@@ -285,11 +286,13 @@ def test_both_kinds_weigh_alike_and_nothing_is_certain():
     rows = np.concatenate([np.arange(len(pairs)), different, different])
     more = Pairs(pairs.first[rows], pairs.second[rows], pairs.labels[rows])
     grid = np.linspace(0, 2, 11)
-    expected = said(fit_calibration(distances, pairs), grid)
-    assert said(fit_calibration(distances[rows], more), grid) == pytest.approx(expected, abs=0.02)  # softer labels
+    expected = probabilities_of(fit_calibration(distances, pairs), grid)
+    assert probabilities_of(fit_calibration(distances[rows], more), grid) == pytest.approx(
+        expected, abs=0.02
+    )  # softer labels
     apart = np.array([0.1] * 10 + [1.5] * 10)
     split = Pairs(np.arange(20), np.arange(20, 40), np.arange(20) // 10)
-    low, high = said(fit_calibration(apart, split), np.array([1.5, 0.1]))
+    low, high = probabilities_of(fit_calibration(apart, split), np.array([1.5, 0.1]))
     assert (low, high) == pytest.approx((1 / 12, 11 / 12), abs=0.01)
 
 
@@ -338,17 +341,17 @@ def test_between_the_knots_it_is_linear_and_beyond_them_flat():
 
 
 def test_the_calibration_error_by_hand():
-    """Two same pairs weigh 3/4 each and one different pair 3/2. Bin [0.2, 0.3): 0.25 is said twice, of one same and one
-    different pair; bin [0.9, 1]: 0.95 of a same pair.
+    """Two same pairs weigh 3/4 each and one different pair 3/2. Bin [0.2, 0.3): 0.25 is predicted twice, of one same and
+    one different pair; bin [0.9, 1]: 0.95 of a same pair.
     """
-    said_of = np.array([0.25, 0.25, 0.95])
+    predicted = np.array([0.25, 0.25, 0.95])
     labels = np.array([0, 1, 0])
     gaps = abs(0.75 * (0.25 - 1) + 1.5 * 0.25), 0.75 * 0.05
-    assert calibration_error(said_of, labels) == pytest.approx(sum(gaps) / 3)
+    assert calibration_error(predicted, labels) == pytest.approx(sum(gaps) / 3)
     assert calibration_error(np.array([1.0, 0.0, 1.0]), labels) == 0
     weights = np.array([0.0, 2.0, 1.0])  # 1.5 for each kind
-    assert calibration_error(said_of, labels, weights) == pytest.approx((1.5 * 0.25 + 1.5 * 0.05) / 3)
-    assert np.isnan(calibration_error(said_of, np.zeros(3, int)))
+    assert calibration_error(predicted, labels, weights) == pytest.approx((1.5 * 0.25 + 1.5 * 0.05) / 3)
+    assert np.isnan(calibration_error(predicted, np.zeros(3, int)))
 
 
 def test_the_calibration_error_is_that_of_the_calibration_curve():
@@ -374,10 +377,10 @@ def test_reliability_tells_right_probabilities_from_overconfident_ones():
     distances, pairs = draw(sigmoid_truth, 3000)
     right = reliability(sigmoid_truth(distances), pairs)
     bold = reliability(1 / (1 + np.exp(20 * (distances - 0.8))), pairs)
-    covered = (right.low <= right.said) & (right.said <= right.high)
+    covered = (right.low <= right.predicted) & (right.predicted <= right.high)
     assert covered.mean() >= 0.8
     assert right.counts.sum() == len(pairs)
-    assert right.error.value < 2 * right.by_chance
+    assert right.error.value < 2 * right.error_by_chance
     assert bold.error.low > right.error.high
 
 

@@ -299,7 +299,7 @@ def test_labels_the_other_way_round_are_refused(count, rule):
     settings = DecisionSettings(rule=rule, fmr=0.2)
     assert 0 < choose_threshold(distances, labels, settings) < 2
     for wrong in ((distances, 1 - labels), (1 - distances / 2, labels)):  # and similarities in place of distances
-        with pytest.raises(ValueError, match=r"farther apart.*pass 0 for the same class and 1 for different classes"):
+        with pytest.raises(ValueError, match=r"larger distances.*0 for the same class and 1 for different classes"):
             choose_threshold(*wrong, settings)
 
 

@@ -1,3 +1,4 @@
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -7,24 +8,28 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from utils.data.splits import Pairs, draw_pairs
-from utils.score.intervals import auc_interval, interval, interval_of_mean, intervals, mean_interval, standard_errors
+from utils.score.intervals import (
+    Interval,
+    auc_interval,
+    independent_mean,
+    intervals,
+    mean_interval,
+    standard_errors,
+    weighted_mean,
+)
 
 CLASSES = 5
 IMAGES = 60
 
 
 def draw_world(random, classes=CLASSES, iterations=1):
-    """Pairs of images of a world where images differ in how hard they are, and whether each is decided wrongly."""
+    """Pairs of images of a world where images differ in how hard they are, and whether its decision is incorrect."""
     labels = np.arange(IMAGES) % classes
     hardness = random.normal(0, 1, IMAGES)
     pairs = draw_pairs(np.arange(IMAGES), labels, iterations, random)
     own = np.tril(random.normal(0, 1, (IMAGES, IMAGES)))  # of each pair of images, in whatever order it stands
     strain = hardness[pairs.first] + hardness[pairs.second] + (own + own.T)[pairs.first, pairs.second]
     return pairs, strain > 1.5
-
-
-def share_of(wrong):
-    return lambda weights: (weights @ wrong) / weights.sum()
 
 
 def test_intervals_cover_the_truth_where_pairs_share_images():
@@ -35,7 +40,7 @@ def test_intervals_cover_the_truth_where_pairs_share_images():
     by_pairs = []
     for seed in range(500):
         pairs, wrong = draw_world(random)
-        found = interval(share_of(wrong), pairs, seed, draws=120)
+        (found,) = intervals(partial(weighted_mean, wrong), pairs, seed, draws=120)
         covered.append(found.low <= truth <= found.high)
         rows = random.integers(0, len(pairs), (200, len(pairs)))
         low, high = np.percentile(wrong[rows].mean(axis=1), (2.5, 97.5))
@@ -55,28 +60,28 @@ def test_the_variance_is_that_of_sums_over_shared_images(classes, iterations):
     ends = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     value = wrong.mean()
     variance = 0.0
-    for one, residual in zip(ends, wrong - value, strict=True):
-        for other, second in zip(ends, wrong - value, strict=True):
-            if set(one) & set(other):
+    for pair, residual in zip(ends, wrong - value, strict=True):
+        for another, second in zip(ends, wrong - value, strict=True):
+            if set(pair) & set(another):
                 variance += residual * second / len(ends) ** 2
     numbers = 100 * wrong - 30.0  # of any range: the interval is symmetric
     mean = mean_interval(numbers, pairs)
     assert (mean.value, mean.high - mean.value) == pytest.approx((numbers.mean(), mean.value - mean.low))
     assert (mean.high - mean.low) / (2 * 1.96) == pytest.approx(100 * np.sqrt(variance), rel=0.15)
-    found = interval(share_of(wrong), pairs, draws=10_000)
+    (found,) = intervals(partial(weighted_mean, wrong), pairs, draws=10_000)
     odds = np.log([end / (1 - end) for end in (found.low, found.high)])
     error = (odds[1] - odds[0]) / (2 * 1.96) * value * (1 - value)
     assert error == pytest.approx(np.sqrt(variance), rel=0.1)
 
 
-def test_pairs_that_stand_twice_tell_nothing_more():
+def test_repeated_pairs_add_no_information():
     pairs, wrong = draw_world(np.random.default_rng(0))
     seen = np.unique(np.sort([pairs.first, pairs.second], axis=0), axis=1, return_index=True)[1]
     first, second, labels, wrong = (part[seen] for part in (pairs.first, pairs.second, pairs.labels, wrong))
     once = Pairs(first, second, labels)
     twice = Pairs(np.append(first, second), np.append(second, first), np.append(labels, labels))
-    expected = interval(share_of(wrong), once)
-    assert str(interval(share_of(np.append(wrong, wrong)), twice)) == str(expected)
+    expected = mean_interval(wrong, once, rate=True)
+    assert str(mean_interval(np.append(wrong, wrong), twice, rate=True)) == str(expected)
 
 
 @pytest.mark.parametrize(("size", "iterations"), [(2, 1), (2, 3), (3, 3), (10, 1)])
@@ -96,7 +101,7 @@ def test_standard_errors_of_an_auc_where_the_pair_rule_repeats_pairs(size, itera
 
         def area(weights):
             total = weights[same].sum() * weights[~same].sum()
-            return np.array([weights[same] @ wins @ weights[~same] / total if total else np.nan])
+            return weights[same] @ wins @ weights[~same] / total if total else np.nan
 
         return area, pairs
 
@@ -104,7 +109,7 @@ def test_standard_errors_of_an_auc_where_the_pair_rule_repeats_pairs(size, itera
     errors = []
     for number in range(1500):
         area, pairs = draw()
-        found.append(area(np.ones(len(pairs)))[0])
+        found.append(area(np.ones(len(pairs))))
         if number < 60:
             errors.append(standard_errors(area, pairs, number, draws=150)[1][0])
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=0.12)
@@ -113,22 +118,23 @@ def test_standard_errors_of_an_auc_where_the_pair_rule_repeats_pairs(size, itera
 def test_rates_at_the_ends_get_wilsons_interval():
     """20 of 20: from 20 / (20 + 1.96^2) = 0.839 on."""
     pairs = Pairs(np.arange(0, 20), np.arange(20, 40) % 40, np.arange(20) % 2)
-    never = interval(lambda weights: 0.0, pairs)
+    (never,) = intervals(lambda weights: 0.0, pairs)
     assert (never.value, never.low) == (0, 0)
     assert never.high == pytest.approx(3.8416 / (40 + 3.8416))
-    _, low, high = intervals(lambda weights: np.array([1.0]), pairs, trials=np.array([20]))
-    assert low[0] == pytest.approx(20 / 23.8416)
-    assert high[0] == 1
+    (always,) = intervals(lambda weights: 1.0, pairs, trials=[20])
+    assert (always.low, always.high) == pytest.approx((20 / 23.8416, 1))
 
 
-def test_what_hardly_any_draw_can_measure_is_not_known():
+def test_what_hardly_any_draw_can_measure_is_unknown():
     pairs, _ = draw_world(np.random.default_rng(0))
 
     def measure(weights):
         return 0.5 if (weights == 1).all() else np.nan
 
-    found = interval(measure, pairs)
-    assert (found.value, round(found.low, 3), round(found.high, 3)) == (0.5, 0, 1)
+    (rate,) = intervals(measure, pairs)
+    assert rate == Interval(0.5, 0.0, 1.0)
+    (number,) = intervals(measure, pairs, rates=False)
+    assert str(number) == "0.500 (interval unknown)"
 
 
 @settings(deadline=None)
@@ -143,7 +149,7 @@ def test_the_auc_against_sklearn(scored, seed):
     else:
         assert found.value == pytest.approx(roc_auc_score(labels, distances))
         weights = np.random.default_rng(seed).integers(1, 4, len(labels))
-        with patch.dict(auc_interval.__globals__, interval=lambda measure, *others: measure):
+        with patch.dict(auc_interval.__globals__, intervals=lambda measure, *others: [measure]):
             measure = auc_interval(distances / 4, Pairs(images[0], images[1], labels))
         assert measure(weights) == pytest.approx(roc_auc_score(labels, distances, sample_weight=weights))
 
@@ -153,7 +159,7 @@ def test_the_auc_and_the_mean():
     found = auc_interval(np.array([0.1, 0.6, 0.5, 0.9]), pairs)
     assert found.value == 0.75
     assert found.low < 0.75 < found.high
-    mean = interval_of_mean(np.array([0.0, 1.0] * 50))
+    mean = independent_mean(np.array([0.0, 1.0] * 50))
     assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.4033, 0.5967), abs=1e-3)
     assert str(mean) == "0.500 (0.403 to 0.597)"
 
@@ -176,18 +182,12 @@ def test_errors_are_less_low_where_there_are_few_images():
     variances = []
     for seed in range(300):
         pairs, numbers = draw_means(random)
-        _, error = standard_errors(
-            lambda weights, numbers=numbers: np.array([mean_of(numbers, weights)]), pairs, seed, 100
-        )
+        _, error = standard_errors(partial(weighted_mean, numbers), pairs, seed, 100)
         variances.append(error[0] ** 2)
     assert 0.8 * truth < np.mean(variances) < 1.1 * truth
 
 
-def mean_of(numbers, weights):
-    return weights @ numbers / weights.sum() if weights.any() else np.nan
-
-
-def test_what_one_pair_cannot_tell_has_no_interval():
+def test_a_single_pair_has_no_interval():
     pair = Pairs(np.array([0]), np.array([1]), np.array([1]))
     found = mean_interval(np.array([0.25]), pair)
     assert np.isnan(found.low)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
-from sklearn.preprocessing import StandardScaler
 
 from ..data.splits import Pairs
 from .intervals import Interval, Z, image_count, intervals, number_images, standard_errors
@@ -15,6 +14,7 @@ FOLDS = 10  # of images, over which the shape of the curve is chosen
 KNOTS = 201
 BINS = 10
 EDGE = 0.0025  # distances / 2 of beta calibration keep this distance from 0 and 1: half a step between knots
+EQUAL = 1e-9  # standard deviation below which distances are equal
 TOLERANCE = 1e-12  # of the loss of logistic regression, as a share of it
 
 
@@ -256,8 +256,10 @@ def _logistic(features, targets, weights, features_of_places):
         weights: float (P,), positive.
         features_of_places: The same features at G distances, each float (G,).
     """
-    scaler = StandardScaler().fit(np.column_stack(features))
-    inputs = scaler.transform(np.column_stack(features))
+    inputs = np.column_stack(features)
+    centre, scale = inputs.mean(axis=0), inputs.std(axis=0)
+    scale[scale < EQUAL] = 1
+    inputs = (inputs - centre) / scale
 
     def loss(coefficients):
         log_odds = coefficients[0] + inputs @ coefficients[1:]
@@ -266,4 +268,4 @@ def _logistic(features, targets, weights, features_of_places):
 
     bounds = [(None, None)] + [(0, None)] * len(features)
     coefficients = minimize(loss, np.zeros(len(bounds)), jac=True, bounds=bounds, tol=TOLERANCE).x
-    return coefficients[0] + scaler.transform(np.column_stack(features_of_places)) @ coefficients[1:]
+    return coefficients[0] + (np.column_stack(features_of_places) - centre) / scale @ coefficients[1:]

@@ -11,13 +11,13 @@ from scipy.stats import mannwhitneyu
 
 from ..config import ConfigError, DecisionSettings
 from ..data.splits import Pairs
-from .intervals import numbered_images
+from .intervals import number_images
 
 JUST_BELOW = 1e-6  # of the smallest distance
 NEVER = 1e-5  # probability that the order is chance: so low because pairs that share images are not independent
 CANDIDATES = 50  # distances of each side that are tested as its limit
-FIRST = 0.4  # of the pairs that a side decides at most: where the tests begin; fewer are rarely right enough to go on
-MISSED = 0.05  # share of validation sets in which the bound of one side may fail: of two sides, in one of ten
+FIRST = 0.4  # of the pairs that a side decides at most: where the tests begin; fewer rarely show a low error rate
+RISK = 0.05  # share of validation sets in which the bound of one side may fail: of two sides, in one of ten
 
 
 def choose_threshold(distances, labels, decision: DecisionSettings | None = None) -> float:
@@ -26,36 +26,41 @@ def choose_threshold(distances, labels, decision: DecisionSettings | None = None
     Args:
         distances: float (P,), finite; the smaller, the more similar.
         labels: int (P,), 0 for a pair of the same class, 1 for a pair of different classes; both occur.
-        decision: the rule; None is `balanced`.
+        decision: The rule; None is `balanced`.
 
     Returns:
         The threshold, as `threshold_by_rule` chooses it.
 
     Raises:
-        ValueError: The distances or labels are not as above, or are certainly the other way round: same pairs lie
-            farther apart than different pairs.
+        ValueError: The distances or labels are not as above, or are certainly reversed: same pairs have larger
+            distances than different pairs.
         ConfigError: `decision.fmr` is below what one pair can show.
     """
-    distances, labels = _checked(distances, labels)
-    _check_order(distances, labels)
+    distances, labels = np.asarray(distances), np.asarray(labels)
+    _check_labelled(distances, labels)
+    same, different = distances[labels == 0], distances[labels == 1]
+    test = mannwhitneyu(different, same, alternative="less")
+    if test.pvalue < NEVER:
+        auc = test.statistic / (len(same) * len(different))
+        raise ValueError(
+            f"labels: same pairs (0) have larger distances than different pairs (1), AUC {auc:.3f}: pass 0 for the "
+            "same class and 1 for different classes, and distances, not similarities"
+        )
     return threshold_by_rule(distances, labels, decision)
 
 
 def threshold_by_rule(distances, labels, decision: DecisionSettings | None = None) -> float:
-    """Choose a threshold as `choose_threshold` does, also for a network whose distances say the opposite.
+    """Choose a threshold as `choose_threshold` does, also for a network whose distances are reversed.
 
-    balanced: best balanced accuracy. eer: the false match rate (FMR, different pairs decided "same") and the false
-    non-match rate (FNMR, same pairs decided "different") as near to each other as can be. fmr: the largest threshold
-    whose FMR is at most `decision.fmr`. The threshold lies midway between two observed distances; among equally good
+    balanced: best balanced accuracy. eer: the smallest difference between the false match rate (FMR, different pairs
+    decided "same") and the false non-match rate (FNMR, same pairs decided "different"). fmr: the largest threshold
+    whose FMR is at most `decision.fmr`. The threshold is midway between two observed distances; among equally good
     ones the middle one is taken.
 
     Args:
         distances: float (P,), finite.
         labels: int (P,), 0 for the same class, 1 for different classes; both occur.
-        decision: the rule; None is `balanced`.
-
-    Returns:
-        The threshold, a distance.
+        decision: The rule; None is `balanced`.
 
     Raises:
         ConfigError: `decision.fmr` is below what one pair can show.
@@ -64,35 +69,33 @@ def threshold_by_rule(distances, labels, decision: DecisionSettings | None = Non
     values = np.unique(distances)
     midway = (values[:-1] + values[1:]) / 2
     candidates = np.concatenate([values[:1] - JUST_BELOW, midway, values[-1:]])  # from nothing to all is "same"
-    positives = np.sort(distances[labels == 0])
-    negatives = np.sort(distances[labels == 1])
-    fnmr = 1 - np.searchsorted(positives, candidates, side="right") / len(positives)
-    fmr = np.searchsorted(negatives, candidates, side="right") / len(negatives)
-    if decision.rule == "balanced":
-        return _middle_of_best(candidates, -(fmr + fnmr))
-    if decision.rule == "eer":
-        return _middle_of_best(candidates, -np.abs(fmr - fnmr))
-    check_decision(labels, decision)
-    return float(candidates[fmr <= decision.fmr].max())
+    same = np.sort(distances[labels == 0])
+    different = np.sort(distances[labels == 1])
+    fnmr = 1 - np.searchsorted(same, candidates, side="right") / len(same)
+    fmr = np.searchsorted(different, candidates, side="right") / len(different)
+    if decision.rule == "fmr":
+        check_decision(labels, decision)
+        return float(candidates[fmr <= decision.fmr].max())
+    cost = fmr + fnmr if decision.rule == "balanced" else np.abs(fmr - fnmr)
+    best = np.flatnonzero(np.isclose(cost, cost.min()))
+    return float(candidates[best[len(best) // 2]])
 
 
 def check_decision(labels, decision: DecisionSettings):
-    """Raises ConfigError where `decision.fmr` is asked for and below what one of the validation pairs can show."""
+    """Raise ConfigError if `decision.fmr` is used and below what one of the validation pairs can show."""
     different = int((labels == 1).sum())
-    least = math.ceil(1 / decision.fmr)
-    if decision.rule == "fmr" and different * decision.fmr < 1:
-        higher = f"set it to {_rounded_up(1 / different):g} or more, or " if different > 1 else ""
-        times = math.ceil(1.2 * least / max(different, 1))  # how many of the pairs are different is drawn
-        raise ConfigError(
-            f"decision.fmr: {decision.fmr} cannot be estimated from {different} different validation pairs (at least "
-            f"{least} are needed): {higher}multiply number_of_iterations by {times}, or raise valid_size"
-        )
-
-
-def _rounded_up(share):
-    """The share in two significant digits, none smaller."""
-    digits = 1 - math.floor(math.log10(share))
-    return math.ceil(share * 10**digits) / 10**digits
+    if decision.rule != "fmr" or different * decision.fmr >= 1:
+        return
+    needed = math.ceil(1 / decision.fmr)
+    times = math.ceil(1.2 * needed / max(different, 1))  # how many of the pairs are different is drawn
+    cure = f"multiply number_of_iterations by {times}, or raise valid_size"
+    if different > 1:
+        digits = 1 - math.floor(math.log10(1 / different))  # two of them are significant
+        cure = f"set it to {math.ceil(10**digits / different) / 10**digits:g} or more, or {cure}"
+    raise ConfigError(
+        f"decision.fmr: {decision.fmr} cannot be estimated from {different} different validation pairs (at least "
+        f"{needed} are needed): {cure}"
+    )
 
 
 def choose_band(distances, pairs: Pairs, threshold: float, wrong: float) -> tuple[float, float]:
@@ -129,71 +132,55 @@ def images_to_decide(wrong: float) -> int:
     return math.ceil(2 * _trials_to_decide(wrong))
 
 
-def _checked(distances, labels):
-    """Distances and labels as arrays. Raises ValueError where they are not finite, or not labels of as many pairs."""
-    distances, labels = np.asarray(distances), np.asarray(labels)
+def _check_labelled(distances, labels):
+    """Raise ValueError unless these are finite distances, and labels of as many pairs of both kinds."""
     if distances.ndim != 1 or distances.shape != labels.shape:
         raise ValueError(f"distances {distances.shape} and labels {labels.shape} must both be (P,), one for each pair")
-    if not np.isfinite(distances).all():
-        count = int((~np.isfinite(distances)).sum())
+    count = np.count_nonzero(~np.isfinite(distances))
+    if count:
         raise ValueError(f"distances: {count} of {len(distances)} are not finite: leave these pairs out")
-    other = np.setdiff1d(labels, [0, 1])
-    if len(other):
-        raise ValueError(f"labels: {other[0]} is refused: 0 is a pair of the same class, 1 of different classes")
-    if len(np.unique(labels)) < 2:
-        kind = "different (1)" if (labels == 0).all() else "same (0)"
-        raise ValueError(f"labels: no pair is {kind}: a threshold needs pairs of both kinds")
-    return distances, labels
+    unknown = np.setdiff1d(labels, [0, 1])
+    if len(unknown):
+        raise ValueError(f"labels: {unknown[0]} is refused: 0 is a pair of the same class, 1 of different classes")
+    for label, kind in enumerate(("same", "different")):
+        if label not in labels:
+            raise ValueError(f"labels: no pair is {kind} ({label}): a threshold needs pairs of both kinds")
 
 
-def _check_order(distances, labels):
-    """Raises ValueError where same pairs lie farther apart than different pairs, by more than chance."""
-    same, different = distances[labels == 0], distances[labels == 1]
-    test = mannwhitneyu(different, same, alternative="less")
-    if test.pvalue < NEVER:
-        auc = test.statistic / (len(same) * len(different))
-        raise ValueError(
-            f"labels: same pairs (0) lie farther apart than different pairs (1), AUC {auc:.3f}: pass 0 for the same "
-            "class and 1 for different classes, and distances, not similarities"
-        )
-
-
-def _middle_of_best(candidates, goodness):
-    best = np.flatnonzero(np.isclose(goodness, goodness.max()))
-    return float(candidates[best[len(best) // 2]])
-
-
-def _last_safe(scores, mistaken, pairs, wrong):
+def _last_safe(scores, wrong_if_decided, pairs, wrong):
     """Find the last score up to which deciding pairs is safe.
 
     Args:
         scores: float (P,), by which pairs are decided, the lowest first.
-        mistaken: bool (P,), pairs that are wrong once they are decided.
+        wrong_if_decided: bool (P,).
         pairs: The P pairs.
         wrong: The highest error rate, in (0, 1).
 
     Returns:
         The last candidate of the first run of safe ones, midway to the next score; -inf where the first is not safe.
-        Candidates are equally many pairs apart, whatever their labels. The first decides FIRST of the pairs that the
-        last one decides, or more where even without an error so few would prove nothing.
+        Candidates are equally many pairs from each other, whatever their labels. The first decides FIRST of the pairs
+        that the last one decides, or more where even without an error so few would prove nothing.
     """
-    spoiled = _pairs_of_an_image(pairs, mistaken)
+    spoiled = _pairs_of_an_image(pairs, wrong_if_decided)
     fewest = math.ceil(_trials_to_decide(wrong) * spoiled)
-    most = min(len(scores), int((~mistaken).sum() / (1 - wrong)))  # beyond, too many are wrong in any case
+    most = min(len(scores), int((~wrong_if_decided).sum() / (1 - wrong)))  # beyond, too many are wrong in any case
     if fewest > most:
         return -math.inf
     ranked = np.sort(scores)
     candidates = ranked[np.linspace(max(fewest, FIRST * most), most, CANDIDATES).astype(int) - 1]
-    safe = _highest_rates(scores, mistaken, pairs, candidates, spoiled) <= wrong
-    if not safe[0]:
+    safe = _highest_rates(scores, wrong_if_decided, pairs, candidates, spoiled) <= wrong
+    count = len(safe) if safe.all() else int(safe.argmin())  # of the first run
+    if count == 0:
         return -math.inf
-    last = candidates[-1 if safe.all() else safe.argmin() - 1]
-    beyond = ranked[ranked > last]
-    return float((last + beyond[0]) / 2 if len(beyond) else last)
+    last = candidates[count - 1]
+    following = ranked[ranked > last]
+    if len(following):
+        return float((last + following[0]) / 2)
+    return float(last)
 
 
-def _highest_rates(scores, mistaken, pairs, candidates, spoiled):
-    """Bound from above, each with confidence 1 - MISSED, the error rates of the pairs decided up to the candidates.
+def _highest_rates(scores, wrong_if_decided, pairs, candidates, spoiled):
+    """Bound from above, each with confidence 1 - RISK, the error rates of the pairs decided up to the candidates.
 
     Clopper and Pearson's bound for as many independent trials as have the variance of pairs that share images (Korn and
     Graubard 1998). That variance is Cameron and Miller's (2014, Robust inference for dyadic data), blended with that of
@@ -201,49 +188,48 @@ def _highest_rates(scores, mistaken, pairs, candidates, spoiled):
     taken to come from an odd image, which spoils all pairs that it is in.
 
     Args:
-        scores, mistaken, pairs: As `_last_safe` takes them.
+        scores, wrong_if_decided, pairs: As `_last_safe` takes them.
         candidates: float (C,), rising; the first decides a pair at least.
         spoiled: Pairs that one odd image spoils, at least 1.
 
     Returns:
         float (C,), in (0, 1].
     """
-    count, images = numbered_images(pairs)
-    ends = np.sort(images, axis=0)
-    _, kept, repeats = np.unique(ends[0] * count + ends[1], return_index=True, return_counts=True)
-    first, second = images[:, kept]
-    mistaken = mistaken[kept]  # the same two images: one pair, weighted
-    places = np.searchsorted(candidates, scores[kept])  # of the first candidate that decides a pair
+    images = np.sort(number_images(pairs), axis=0)
+    (first, second), places, repeats = np.unique(images, axis=1, return_index=True, return_counts=True)
+    errors_of_pair = repeats * wrong_if_decided[places]  # the same two images are one pair, weighted
+    count = images.max() + 1
+    limits = np.searchsorted(candidates, scores[places])  # the first candidate that decides a pair
 
     def decided(rows, weights):
-        """Sums of weights over the pairs that each candidate decides, float (rows, C)."""
-        cells = rows * (len(candidates) + 1) + places
+        """Sums of weights over the pairs that each candidate decides, float (count, C)."""
+        cells = rows * (len(candidates) + 1) + limits
         sums = np.bincount(cells, weights, minlength=count * (len(candidates) + 1))
         return sums.reshape(count, -1)[:, :-1].cumsum(axis=1)
 
     def of_all(weights):
-        return decided(np.zeros_like(places), weights)[0]
+        return decided(np.zeros_like(limits), weights)[0]
 
-    errors, total = of_all(repeats * mistaken), of_all(repeats)
+    errors, total = of_all(errors_of_pair), of_all(repeats)
     rates = errors / total
-    errors_of_image = decided(first, repeats * mistaken) + decided(second, repeats * mistaken)
+    errors_of_image = decided(first, errors_of_pair) + decided(second, errors_of_pair)
     excess_of_image = errors_of_image - rates * (decided(first, repeats) + decided(second, repeats))
-    own = of_all(repeats**2 * mistaken) * (1 - 2 * rates) + rates**2 * of_all(repeats**2)
+    own = of_all(repeats * errors_of_pair) * (1 - 2 * rates) + rates**2 * of_all(repeats**2)
     variance = (excess_of_image**2).sum(axis=0) - own  # of the number of errors; each pair has two images
     independent = total * rates * (1 - rates)
     times = np.maximum(1, np.divide(variance, independent, out=np.ones_like(rates), where=independent > 0))
     times = (errors * times + spoiled**2) / (errors + spoiled)
     trials = total / times
-    right = np.maximum(trials * (1 - rates), np.finfo(float).tiny)
-    return betaincinv(trials * rates + 1, right, 1 - MISSED)
+    correct = np.maximum(trials * (1 - rates), np.finfo(float).tiny)
+    return betaincinv(trials * rates + 1, correct, 1 - RISK)
 
 
 def _pairs_of_an_image(pairs, chosen) -> float:
     """How many of the chosen pairs, bool (P,), an image has that has any, on average; at least 1."""
-    images = np.unique(np.stack([pairs.first, pairs.second])[:, chosen])
+    images = np.union1d(pairs.first[chosen], pairs.second[chosen])
     return max(1.0, 2 * chosen.sum() / max(1, len(images)))
 
 
 def _trials_to_decide(wrong) -> float:
     """How many independent trials without an error show an error rate of at most `wrong`."""
-    return math.log(MISSED) / math.log1p(-wrong)
+    return math.log(RISK) / math.log1p(-wrong)

@@ -45,13 +45,13 @@ def intervals(measure, pairs: Pairs, seed=0, draws=DRAWS, rates=True, trials=Non
     values, errors = standard_errors(measure, pairs, seed, draws)
     if trials is None:
         trials = np.full(len(values), image_count(pairs))
-    found = []
+    results = []
     for value, error, count in zip(values.tolist(), errors.tolist(), trials, strict=True):
         if rates:
-            found.append(_rate_interval(value, error, count))
+            results.append(_rate_interval(value, error, count))
         else:
-            found.append(Interval(value, value - Z * error, value + Z * error))
-    return found
+            results.append(Interval(value, value - Z * error, value + Z * error))
+    return results
 
 
 def mean_interval(values, pairs: Pairs, seed=0, rate=False) -> Interval:
