@@ -125,7 +125,7 @@ def test_a_sample_that_is_there_is_one_message_on_a_terminal(tmp_path):
     command = [sys.executable, "-m", "utils", "sample", str(tmp_path / "Shapes")]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.strip() == f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample anew."
+    assert run.stderr.strip() == f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample again."
 
 
 def test_of_two_threads_one_trains_in_a_folder(tmp_path):
@@ -153,11 +153,10 @@ def test_the_projects_sample_is_made_wherever_the_program_is_started(tmp_path, m
     monkeypatch.setattr(shapes, "PROJECT", tmp_path / "project")
     made = []
     monkeypatch.setattr(shapes, "make_sample", made.append)
-    monkeypatch.setattr(shapes, "make_differences", made.append)
     ensure_sample(tmp_path / "elsewhere" / "Data" / "Shapes")
     assert made == []
     ensure_sample(tmp_path / "project" / "Data" / "Shapes")
-    assert made == [tmp_path / "project" / "Data" / "Shapes"] * 2
+    assert made == [tmp_path / "project" / "Data" / "Shapes"]
 
 
 def test_a_sample_that_another_process_makes_meanwhile_is_taken(tmp_path, monkeypatch):
@@ -169,6 +168,5 @@ def test_a_sample_that_another_process_makes_meanwhile_is_taken(tmp_path, monkey
         return [np.zeros((2, 2), np.uint8)] * 2
 
     monkeypatch.setattr(shapes, "draw", draw)
-    monkeypatch.setattr(shapes, "make_differences", lambda _: None)
     ensure_sample(sample)
     assert [path.name for path in sample.iterdir()] == ["others"]

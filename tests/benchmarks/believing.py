@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from differences import load_differences, make_differences
 from peers import PEERS, integrated_jacobians, pair_x
 from side_by_side import ROOT, config, machine
 
@@ -32,7 +33,7 @@ from utils import (
     smallest_edit,
     table,
 )
-from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_differences, load_masks
+from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_masks
 from utils.data.splits import Pairs, pairs_of_files
 from utils.device import start
 from utils.network.distance import distances_of
@@ -102,6 +103,13 @@ def checked_counterfactuals(trained, pairs) -> list[str]:
     return lines
 
 
+def _joins(match, masks) -> bool:
+    """Whether the middles of both regions of a match lie on objects, masks: bool (2, H, W)."""
+    height, width = masks.shape[1:]
+    (y1, x1), (y2, x2) = match.place1, match.place2
+    return bool(masks[0, int(y1 * height), int(x1 * width)] and masks[1, int(y2 * height), int(x2 * width)])
+
+
 def _area(change) -> float:
     """The changed share, all of it where nothing flips."""
     return change.area if change.flipped else 1.0
@@ -125,7 +133,7 @@ def matches(trained, pairs) -> str:
         seconds.append(time.perf_counter() - began)
         residuals.append(abs(found.residual))
         if masks is not None:
-            joined.append(found.mutual(1)[0].joins(masks[index]))
+            joined.append(_joins(found.mutual(1)[0], masks[index]))
     if not residuals:
         return 'Matches: no pair is decided "same".'
     text = (
@@ -252,11 +260,12 @@ def right_and_wrong(trained, pairs) -> str:
 
 def planted_differences(trained, methods) -> list[str]:
     """Lines: peak and energy of the map for "different" on the one place where two images differ; that for "same"."""
-    planted = load_differences(trained.config.data_path, trained.config.image.size)
-    if planted is None:
+    if trained.config.data_path.resolve() != SAMPLE_FOLDER.resolve():
         return []
-    pairs, masks = planted
-    images = trained.load_pairs(*pairs)
+    with tempfile.TemporaryDirectory() as folder:
+        make_differences(folder)
+        pairs, masks = load_differences(folder, trained.config.image.size)
+        images = trained.load_pairs(*pairs)
     both = masks[:, None].expand(-1, 2, -1, -1)
     lines = [
         f"Planted differences, {len(pairs)} pairs alike but for one place:",

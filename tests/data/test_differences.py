@@ -1,24 +1,21 @@
+"""The pairs of the benchmark that differ in one object."""
+
 import hashlib
-import shutil
+import sys
 from itertools import permutations
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 
-from utils.data import sample as differences
-from utils.data import sample as shapes
-from utils.data.reading import DataError, read_image
-from utils.data.sample import (
-    CLASSES,
-    OBJECTS,
-    differences_folder,
-    draw_difference,
-    ensure_sample,
-    load_differences,
-    make_differences,
-)
+from utils.data.reading import read_image
+from utils.data.sample import CLASSES, draw
+
+sys.path.append(str(ROOT / "tests" / "benchmarks"))
+import differences
+from differences import OBJECTS, draw_difference, load_differences, make_differences
 
 DIGEST = "c0c35ef313dad95e8db708e1ed259a8fa2e95e246282c69342636a17a6ca7aec"  # of four pairs, in sorted order
 
@@ -30,14 +27,14 @@ def digest(folder):
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample") / "Shapes"
+    folder = tmp_path_factory.mktemp("differences")
     make_differences(folder, count=4)
     return folder
 
 
 def test_same_bytes_everywhere(few, tmp_path):
-    assert digest(differences_folder(few)) == DIGEST
-    make_differences(tmp_path / "Shapes", count=4, seed=2)
+    assert digest(few) == DIGEST
+    make_differences(tmp_path, count=4, seed=2)
     assert digest(tmp_path) != DIGEST
 
 
@@ -57,7 +54,7 @@ def test_each_image_shows_its_object_and_the_mask_covers_both():
         image1, image2, mask = draw_difference(name1, name2, np.random.RandomState(7))
         covered = np.zeros_like(mask)
         for name, image in ((name1, image1), (name2, image2)):
-            expected, object_mask = shapes.draw(name, np.random.RandomState(7))
+            expected, object_mask = draw(name, np.random.RandomState(7))
             assert np.array_equal(image, expected)
             covered |= object_mask
         assert (mask >= covered).all()
@@ -72,22 +69,21 @@ def test_all_pairs_of_classes_come_in_turn_and_clutter_is_none(monkeypatch, tmp_
         return [np.zeros((2, 2), np.uint8)] * 3
 
     monkeypatch.setattr(differences, "draw_difference", record)
-    make_differences(tmp_path / "Shapes")
+    make_differences(tmp_path)
     assert len(drawn) == 128
     objects = set(CLASSES) - {"clutter"}
-    assert set(drawn[:30]) == {(one, other) for one in objects for other in objects if one != other}
+    assert set(drawn[:30]) == set(permutations(objects, 2))
     assert drawn[30:60] == drawn[:30]
 
 
-def test_no_scene_is_one_of_the_sample(few, tmp_path):
-    image = read_image(differences_folder(few) / "image1" / "000.bmp")
-    first, _ = shapes.draw("banded_cross", np.random.RandomState(0))
+def test_no_scene_is_one_of_the_sample(few):
+    image = read_image(few / "image1" / "000.bmp")
+    first, _ = draw("banded_cross", np.random.RandomState(0))
     assert (image != first).any(axis=2).mean() > 0.9
 
 
-def test_loading(few, tmp_path):
-    assert load_differences(tmp_path / "Elsewhere") is None
-    pairs, masks = load_differences(few)
+def test_loading(few):
+    pairs, masks = load_differences(few, (96, 96))
     assert masks.shape == (4, 96, 96)
     assert masks.dtype == torch.bool
     for (path1, path2), mask in zip(pairs, masks, strict=True):
@@ -98,54 +94,3 @@ def test_loading(few, tmp_path):
         assert path1.replace("image1", "image2") == path2
     _, larger = load_differences(few, (192, 192))
     assert (larger[:, ::2, ::2] == masks).float().mean() > 0.98
-
-
-def test_nothing_is_overwritten_or_left_half_made(few, tmp_path, monkeypatch):
-    with pytest.raises(FileExistsError, match="delete or rename"):
-        make_differences(few)
-    monkeypatch.setattr(differences, "draw_difference", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        make_differences(tmp_path / "Shapes")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_sample_that_is_there_gets_its_differences_and_stays_as_it_is(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    made = []
-
-    def make(folder):
-        made.append(folder)
-        differences_folder(folder).mkdir(parents=True)
-
-    monkeypatch.setattr(shapes, "make_differences", make)
-    own = tmp_path / "Data" / "Shapes" / "a"
-    own.mkdir(parents=True)
-    (own / "1.bmp").write_bytes(b"mine")
-    ensure_sample("Data/Elsewhere")
-    assert made == []
-    ensure_sample("Data/Shapes")
-    assert made == ["Data/Shapes"]
-    assert [path.name for path in (tmp_path / "Data" / "Shapes").rglob("*")] == ["a", "1.bmp"]
-    assert (own / "1.bmp").read_bytes() == b"mine"
-    ensure_sample("Data/Shapes")
-    assert len(made) == 1
-
-
-def test_what_else_lies_beside_the_masks_is_passed_over(few, tmp_path):
-    shutil.copytree(differences_folder(few), differences_folder(tmp_path / "Shapes"))
-    folder = differences_folder(tmp_path / "Shapes") / "masks"
-    (folder / ".DS_Store").write_bytes(b"")
-    (folder / "._000.bmp").write_bytes(b"\0\5\26\7")
-    (folder / "notes.txt").write_text("")
-    pairs, masks = load_differences(tmp_path / "Shapes")
-    assert len(pairs) == len(masks) == 4
-
-
-@pytest.mark.parametrize("emptied", ["masks", ""])
-def test_differences_without_masks_are_told_to_be_renamed(tmp_path, emptied):
-    (tmp_path / "Data_differences" / emptied).mkdir(parents=True)
-    with pytest.raises(DataError, match=r"masks holds no mask: rename or delete .*Data_differences\.") as caught:
-        load_differences(tmp_path / "Data")
-    assert str(tmp_path) in str(caught.value)
-    (tmp_path / "Data_differences").rename(tmp_path / "renamed")
-    assert load_differences(tmp_path / "Data") is None

@@ -1,19 +1,23 @@
 import itertools
+import sys
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.data import duplicates as hashes
-from utils.data.cache import open_pixels
+from utils.data import duplicates
+from utils.data.cache import Decoder, open_pixels
 from utils.data.duplicates import contradictions, groups_of_several, joined, near_duplicates, pairs_within
 from utils.data.images import scan
-from utils.data.sample import CLASSES, draw, draw_difference
+from utils.data.sample import draw
 from utils.data.splits import load_splits
+
+sys.path.append(str(ROOT / "tests" / "benchmarks"))
+from differences import OBJECTS, draw_difference
 
 SIZE = (96, 96)
 
@@ -21,7 +25,7 @@ SIZE = (96, 96)
 def drawings(count, seed=0):
     """Different pictures alike: `count` images of each class of the sample, but for the empty one."""
     random = np.random.RandomState(seed)
-    return [Image.fromarray(draw(name, random)[0]) for name in CLASSES if name != "clutter" for _ in range(count)]
+    return [Image.fromarray(draw(name, random)[0]) for name in OBJECTS for _ in range(count)]
 
 
 def margins_cut(image, share=0.02):
@@ -53,7 +57,7 @@ def opened(folder, cache=None):
 
 
 def groups_found(folder, pixels, radius=6):
-    groups = groups_of_several(near_duplicates(folder, pixels, radius))
+    groups = groups_of_several(near_duplicates(pixels, radius))
     return [[folder.paths[index].rpartition("/")[2] for index in group] for group in groups]
 
 
@@ -69,14 +73,14 @@ def test_planted_copies_are_found_and_nothing_else(kind, tmp_path):
     assert all(len(group) == 2 and group[0][:2] == group[1][:2] for group in found)
     assert len(found) >= 23  # of 24
     folder, pixels = opened(tmp_path)
-    assert len(contradictions(near_duplicates(folder, pixels, 6), folder.labels)) == len(found)
+    assert len(contradictions(near_duplicates(pixels, 6), folder.labels)) == len(found)
     assert groups_found(folder, pixels, None) == []
 
 
 def test_pictures_alike_are_not_joined(tmp_path):
     """200 pairs of one scene with another object in one place, and as many pairs of one class as there are."""
     random = np.random.RandomState(3)
-    names = itertools.cycle(itertools.permutations([name for name in CLASSES if name != "clutter"], 2))
+    names = itertools.cycle(itertools.permutations(OBJECTS, 2))
     images = []
     near = 0
     for _ in range(200):
@@ -88,7 +92,7 @@ def test_pictures_alike_are_not_joined(tmp_path):
 
 
 def hash_of(pixels):
-    return np.uint64(hashes._hashes(pixels)[0])
+    return np.uint64(duplicates._hashes(pixels)[0])
 
 
 def test_noise_and_single_tones_are_not_joined(tmp_path):
@@ -130,12 +134,15 @@ def flipped(random, count):
 
 
 def test_the_search_in_small_blocks(monkeypatch):
-    """One bucket for all: what does not fit into one block comes in the next."""
-    monkeypatch.setattr(hashes, "CANDIDATES", 7)
+    monkeypatch.setattr(duplicates, "COMPARED", 47)
     same = np.full(20, 5, np.uint64)
     blocks = list(pairs_within(same, same, 0))
-    assert sum(len(one) for one, _ in blocks) == 400
-    assert max(len(one) for one, _ in blocks) <= 20
+    assert [len(first) for first, _ in blocks] == [40] * 10
+    pairs = np.concatenate([np.stack(block, axis=1) for block in blocks])
+    assert pairs.tolist() == [[first, second] for first in range(20) for second in range(20)]
+    nothing = np.zeros(0, np.uint64)
+    assert sum(len(first) for first, _ in pairs_within(same, nothing, 6)) == 0
+    assert list(pairs_within(nothing, same, 6)) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 14), st.integers(0, 14)), max_size=20))
@@ -151,16 +158,16 @@ def test_joined_against_sets(edges):
     assert groups.tolist() == [min(one) for one in sets]
 
 
-def test_hashes_are_kept_and_made_anew_when_damaged(tmp_path, monkeypatch):
+def test_hashes_are_stored_and_computed_again_when_damaged(tmp_path, monkeypatch):
     written(tmp_path / "data", drawings(1))
     computed = []
-    real = hashes._hashes
-    monkeypatch.setattr(hashes, "_hashes", lambda image: computed.append(0) or real(image))
+    real = duplicates._hashes
+    monkeypatch.setattr(duplicates, "_hashes", lambda image: computed.append(0) or real(image))
 
     def hashed():
-        folder, pixels = opened(tmp_path / "data", tmp_path / "cache")
+        _, pixels = opened(tmp_path / "data", tmp_path / "cache")
         before = len(computed)
-        return hashes.hashes_of(folder, pixels), len(computed) - before
+        return duplicates.hashes_of(pixels), len(computed) - before
 
     first, count = hashed()
     again, none = hashed()
@@ -168,50 +175,55 @@ def test_hashes_are_kept_and_made_anew_when_damaged(tmp_path, monkeypatch):
     assert first.tolist() == again.tolist()
     (file,) = (tmp_path / "cache").glob("*.hashes")
     content = file.read_bytes()
-    for damaged in (content[:-9], b"", content[:200] + b"\xff" + content[201:]):
+    for damaged in (content[:-9], b"", b"no archive"):
         file.write_bytes(damaged)
         repaired, count = hashed()
         assert count == 6
         assert repaired.tolist() == first.tolist()
+    for place in range(0, len(content), 37):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        assert hashed()[0].tolist() == first.tolist()
     drawings(1, seed=9)[0].save(tmp_path / "data" / "class_0" / "0000.png")
     changed, count = hashed()
     assert count == 6
     assert (changed[:, 0] != first[:, 0]).tolist() == [True] + [False] * 5
 
 
-def test_hashes_that_cannot_be_kept_are_told(tmp_path, monkeypatch):
+def test_hashes_that_cannot_be_stored_warn(tmp_path, monkeypatch):
     written(tmp_path / "data", drawings(1))
-    folder, pixels = opened(tmp_path / "data", tmp_path / "cache")
+    _, pixels = opened(tmp_path / "data", tmp_path / "cache")
 
-    def full(file, content):
+    def full(file):
         raise OSError("disk full")
 
-    monkeypatch.setattr(hashes, "write_sealed", full)
+    monkeypatch.setattr(duplicates, "atomic", full)
     with pytest.warns(RuntimeWarning, match=r"cache_path: .*\.hashes cannot be written \(disk full\)"):
-        assert hashes.hashes_of(folder, pixels).all()
+        assert duplicates.hashes_of(pixels).all()
 
 
-def test_without_a_cache_nothing_is_kept(tmp_path):
-    folder, pixels = written(tmp_path / "data", drawings(1))
+def test_without_a_cache_nothing_is_stored(tmp_path):
+    _, pixels = written(tmp_path / "data", drawings(1))
     with warnings.catch_warnings(action="error"):
-        hashes.hashes_of(folder, pixels)
+        duplicates.hashes_of(pixels)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_images_that_cannot_be_read_are_passed_over(tmp_path):
+def test_unreadable_images_have_no_hash_and_no_group(tmp_path):
     written(tmp_path, [*drawings(1), *drawings(1)])
     (tmp_path / "class_0" / "broken.png").write_bytes(b"no image")
     (tmp_path / "class_1" / "broken.png").write_bytes(b"none either")
-    folder, pixels = opened(tmp_path)
-    assert not hashes.hashes_of(folder, pixels)[list(pixels.unreadable)].any()
-    assert len(groups_of_several(near_duplicates(folder, pixels, 6))) == 6
+    _, pixels = opened(tmp_path)
+    assert not duplicates.hashes_of(pixels)[list(pixels.unreadable)].any()
+    assert len(groups_of_several(near_duplicates(pixels, 6))) == 6
 
 
 def test_byte_identical_files_are_one_group_without_a_look():
-    folder = SimpleNamespace(contents=np.array([0, 1, 0, 3]))
-    assert near_duplicates(folder, SimpleNamespace(unreadable={}), None).tolist() == [0, 1, 0, 3]
-    empty = SimpleNamespace(unreadable={0: "is empty", 2: "is empty"})
-    assert near_duplicates(folder, empty, None).tolist() == [0, 1, 2, 3]  # two empty files are no copies of a picture
+    pixels = Decoder(list("abcd"), (32, 40))
+    pixels.digests = ["x", "y", "x", ""]
+    pixels.unreadable = {3: "is empty"}
+    assert near_duplicates(pixels, None).tolist() == [0, 1, 0, 3]
+    pixels.unreadable = {0: "is empty", 2: "is empty"}
+    assert near_duplicates(pixels, None).tolist() == [0, 1, 2, 3]  # two empty files are not copies of a picture
 
 
 def test_copies_stay_in_one_split(make_config, tmp_path):

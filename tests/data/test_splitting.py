@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers import write_images
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +36,7 @@ def folder_of(names):
     count = len(names)
     paths = tuple(f"data/a/{name}" for name in names)
     zeros = np.zeros(count, np.int64)
-    return ImageFolder(Path("data"), ("a",), paths, zeros, np.arange(count), np.zeros((count, 2), np.int64))
+    return ImageFolder(Path("data"), ("a",), paths, zeros, np.zeros((count, 2), np.int64))
 
 
 def without_groups(labels, test_size, valid_size, seed):
@@ -166,11 +167,13 @@ def test_copies_across_held_out_classes_stay_where_they_are_trained():
     assert [part.tolist() for part in parts] == [train.tolist(), valid[1:].tolist(), test[2:].tolist()]
 
 
-def test_too_few_classes_to_hold_any_out():
-    with pytest.raises(
-        DataError, match=r"split: classes needs at least 6 classes.*there are 5\. Add classes of.*, 1 or more"
-    ):
-        split_classes(np.repeat(np.arange(5), 9), np.arange(45), 0.2, 0.2, 0)
+@pytest.mark.parametrize(("images", "cure"), [(9, "Set split: images."), (1, "Add images: at least 6 classes ")])
+def test_too_few_classes_to_hold_any_out(make_config, tmp_path, images, cure):
+    for number in range(5):
+        write_images(tmp_path / "data" / str(number), images, seed=number)
+    with pytest.raises(DataError, match=r"split: classes needs at least 6 classes.*there are 5\. ") as caught:
+        load_splits(make_config({"data_path": str(tmp_path / "data"), "split": "classes"}))
+    assert cure in str(caught.value)
 
 
 def test_groups_by_name():
@@ -238,6 +241,7 @@ TOO_SMALL = {
     "two images a class, many": ([2] * 30, {"test_size": 0.2, "valid_size": 0.1}),
     "two images a class, few classes": ([2] * 5, {}),
     "four images a class": ([4, 4], {}),
+    "four images a class, large shares": ([4, 4], {"test_size": 0.45, "valid_size": 0.45}),
     "five images a class": ([5] * 8, {}),
     "one image a class": ([1] * 8, {}),
     "one image a class, two classes": ([1, 1], {}),
@@ -287,15 +291,13 @@ def follow(cure, data, settings):
     elif "two classes need" in cure:
         for number, folder in enumerate(classes[:2]):
             add_images(folder, 6 - len(list(folder.iterdir())), 50 + number)
-    if "each class needs at least 2" in cure or "images to each class that has fewer" in cure:
+    if "at least 6 classes are needed, with 2 images or more in each" in cure:
         for number, folder in enumerate(classes):
             add_images(folder, 2 - len(list(folder.iterdir())), 100 + number)
-    wanted = re.search("Add classes of at least 2 images each, ([0-9]+) or more", cure)
-    if wanted:
-        for number in range(int(wanted[1])):
+        for number in range(len(classes), 6):
             write_images(data / f"new{number}", 2, seed=200 + number)
-    else:
-        settings.update({key: value if key == "split" else float(value) for key, value in SETTING.findall(cure)})
+    for key, value in SETTING.findall(cure):
+        settings[key] = yaml.safe_load(value)
 
 
 def add_images(folder, count, seed):
@@ -308,7 +310,7 @@ def add_images(folder, count, seed):
 
 
 @pytest.mark.parametrize("case", ["two images a class", "two images a class, many"])
-def test_no_value_is_told_where_only_another_split_helps(make_config, tmp_path, case):
+def test_no_value_is_named_where_only_another_split_helps(make_config, tmp_path, case):
     counts, _ = TOO_SMALL[case]
     for number, count in enumerate(counts):
         write_images(tmp_path / "data" / str(number), count, seed=number)
@@ -318,12 +320,12 @@ def test_no_value_is_told_where_only_another_split_helps(make_config, tmp_path, 
 
 
 @pytest.mark.parametrize(("most", "iterations"), [(20, 5), (70, 9)])
-def test_too_many_pairs_are_told_how_many_work(most, iterations, monkeypatch):
+def test_too_many_pairs_name_how_many_work(most, iterations, monkeypatch):
     monkeypatch.setattr(pairs, "MOST_PAIRS", most)
     labels = np.repeat([0, 1], 4)
     with pytest.raises(DataError, match="number_of_iterations") as caught:
         draw_pairs(np.arange(8), labels, iterations, np.random.default_rng(0))
-    told = int(re.search("set number_of_iterations: ([0-9]+) or fewer", str(caught.value))[1])
-    assert len(draw_pairs(np.arange(8), labels, told, np.random.default_rng(0))) <= most
+    largest = int(re.search("set number_of_iterations: ([0-9]+) or fewer", str(caught.value))[1])
+    assert len(draw_pairs(np.arange(8), labels, largest, np.random.default_rng(0))) <= most
     with pytest.raises(DataError):
-        draw_pairs(np.arange(8), labels, told + 1, np.random.default_rng(0))
+        draw_pairs(np.arange(8), labels, largest + 1, np.random.default_rng(0))

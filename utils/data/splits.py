@@ -3,12 +3,10 @@
 import os
 import re
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
 
 from ..config import Config
 from ..device import FIRST
@@ -20,226 +18,23 @@ from .transforms import stored_size
 
 TRAIN, VALID, TEST = range(3)
 NAMES = ("training", "validation", "test")
-SPLITTABLE = 6  # a class of so many groups or more gives at least LEAST to validation and to test
+SPLITTABLE = 6  # a class of at least so many groups gives at least LEAST to validation and to test
 LEAST = 2  # groups of a class, or classes, of a split: fewer form no positive or no negative pair
-SHUFFLES = 100  # of the classes, of which the one is kept whose shares come nearest
-FEW = 3  # files named in one message
-SIZES = (0.1, 0.2, 0.3, 0.4)  # of test and of validation, tried when a split is too small
-
-
-def split(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: float, seed: int):
-    """Indices of train, validation and test, each int64 and sorted, stratified by class as well as groups allow.
-
-    labels: int64 (N,). groups: int64 (N,), the index of the first image of each group; groups are never separated.
-    `test_size` and `valid_size` are shares of the images of each class, met to within half a group, unless two groups
-    alone are more: a class of six or more groups of its own gives at least two groups to validation and to test, so
-    that it can form a positive pair there. A group larger than the share of its class trains. Groups of several
-    classes are dealt first, where they are missed most.
-    """
-    random = np.random.default_rng(seed)
-    _, leaders, numbers, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    wanted = np.outer((1 - test_size - valid_size, valid_size, test_size), np.bincount(labels))
-    own_class = labels[leaders]
-    several = np.zeros(len(leaders), bool)
-    several[numbers[labels != own_class[numbers]]] = True
-    part_of_group, dealt = _deal_mixed(labels, numbers, several, wanted, random)
-    left = np.flatnonzero(~several)
-    by_class = left[np.argsort(own_class[left], kind="stable")]
-    ends = np.cumsum(np.bincount(own_class[left], minlength=wanted.shape[1]))
-    for label, members in enumerate(np.split(by_class, ends[:-1])):
-        least = LEAST if len(members) >= SPLITTABLE else 0
-        tests, valids = (round(wanted[part, label]) - dealt[part, label] for part in (TEST, VALID))
-        members = random.permutation(members)
-        too_large = sizes[members] > max(tests, valids, 1)
-        members = np.concatenate([members[~too_large], members[too_large]])
-        first = max(_nearest(sizes[members], tests), least)
-        second = first + max(_nearest(sizes[members[first:]], valids), least)
-        part_of_group[members[:first]] = TEST
-        part_of_group[members[first:second]] = VALID
-    return _indices(part_of_group[numbers])
-
-
-def split_classes(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: float, seed: int):
-    """Indices of train, validation and test, each int64 and sorted: no class is in two of them, and each has two.
-
-    labels, groups: as `split` takes them. Shares are of all images, as near as the best of SHUFFLES orders of the
-    classes brings them. A group of several classes that fall into different splits stays in the first of training,
-    validation and test that has one of its images; its others are in none: what is validated or tested was not trained.
-
-    Raises:
-        DataError: There are fewer than six classes.
-    """
-    random = np.random.default_rng(seed)
-    classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    if len(classes) < 3 * LEAST:
-        added = f"Add classes of at least {LEAST} images each, {3 * LEAST - len(classes)} or more"
-        if sizes.min() < LEAST:
-            added = f"{added}, and images to each class that has fewer"
-        others = "" if lacking(labels, split(labels, groups, test_size, valid_size, seed)) else ", or set split: images"
-        raise DataError(
-            f"split: classes needs at least {3 * LEAST} classes, two to train, two to validate and two to test: there "
-            f"are {len(classes)}. {added}{others}."
-        )
-    tests, valids = test_size * len(labels), valid_size * len(labels)
-    best = np.inf
-    for _ in range(SHUFFLES):
-        order = random.permutation(len(classes))
-        first = np.clip(_nearest(sizes[order], tests), LEAST, len(order) - 2 * LEAST)
-        second = first + np.clip(_nearest(sizes[order[first:]], valids), LEAST, len(order) - first - LEAST)
-        missed = abs(sizes[order[:first]].sum() - tests) + abs(sizes[order[first:second]].sum() - valids)
-        if missed < best:
-            best = missed
-            part_of_class = np.full(len(order), TRAIN)
-            part_of_class[order[:first]] = TEST
-            part_of_class[order[first:second]] = VALID
-    part = part_of_class[numbers]
-    _, groups = np.unique(groups, return_inverse=True)
-    part_of_group = np.full(groups.max() + 1, TEST)
-    np.minimum.at(part_of_group, groups, part)
-    part[part != part_of_group[groups]] = -1
-    return _indices(part)
-
-
-def lacking(labels: np.ndarray, parts) -> str:
-    """What keeps a split from training, validating or testing, in words; "" where each forms pairs of both kinds.
-
-    Args:
-        labels: int64 (N,).
-        parts: Indices of train, validation and test, as `split` returns them.
-    """
-    for name, part in zip(NAMES, parts, strict=True):
-        counts = np.bincount(labels[part])
-        if counts.max(initial=0) < LEAST:
-            return f"the {name} split has no two images of one class"
-        if np.count_nonzero(counts) < LEAST:
-            return f"the {name} split has images of one class alone"
-    return ""
-
-
-def cure(labels: np.ndarray, groups: np.ndarray, key: str, sizes: tuple[float, float], seed: int) -> str:
-    """What makes all splits large enough, in words: settings that were tried on these images, or images to add.
-
-    Args:
-        labels: int64 (N,).
-        groups: What is never separated with this value of `split`, int64 (N,).
-        key: The value of `split`: images, classes or groups.
-        sizes: test_size and valid_size.
-        seed: Of the splits.
-    """
-    keys = [key] if key == "groups" else [key, "images" if key == "classes" else "classes"]
-    settings = _settings_that_work(labels, groups, keys, sizes, seed)
-    if settings:
-        return f"Set {settings}."
-    needed = {
-        "images": f"Add images: two classes need at least {SPLITTABLE} different ones each",
-        "groups": f"Change group_pattern or add images: two classes need {SPLITTABLE} groups or more of their own each",
-        "classes": f"Add images: each class needs at least {LEAST}",
-    }[key]
-    settings = _settings_that_work(*_with_more(labels, groups, key), [key], sizes, seed)
-    return f"{needed}{f'. Then set {settings}' if settings else ''}."
-
-
-def groups_by_name(folder: ImageFolder, pattern: str) -> np.ndarray:
-    """int64 (N,): the index of the first image whose file name has the same text caught by `pattern`, of any class.
-
-    Raises DataError that names some of the files that the pattern does not match.
-    """
-    caught = [_caught(pattern, os.path.basename(path)) for path in folder.paths]
-    missed = [path for path, text in zip(folder.paths, caught, strict=True) if text is None]
-    if missed:
-        names = listed([os.path.relpath(path, folder.root) for path in missed], shown=FEW)
-        raise DataError(
-            f"group_pattern: {pattern!r} is not found in {len(missed)} of {len(caught)} file names, say "
-            f"{names}. Change it or rename the files, or set split: images."
-        )
-    _, leaders, numbers = np.unique(caught, return_index=True, return_inverse=True)
-    return leaders[numbers]
-
-
-def _settings_that_work(labels, groups, keys, sizes, seed) -> str:
-    """The first settings, the nearest sizes first, whose splits all form both kinds of pairs: those that differ from
-    the present ones, as config.yml has them. "" where none do, or where the present ones do.
-    """
-    nearest = sorted(product(SIZES, SIZES), key=lambda pair: abs(pair[0] - sizes[0]) + abs(pair[1] - sizes[1]))
-    for key in keys:
-        if key == "classes" and len(np.unique(labels)) < 3 * LEAST:
-            continue
-        deal = split_classes if key == "classes" else split
-        for test_size, valid_size in (sizes, *nearest):
-            if lacking(labels, deal(labels, groups, test_size, valid_size, seed)):
-                continue
-            settings = [
-                ("split", keys[0], key),
-                ("test_size", sizes[0], test_size),
-                ("valid_size", sizes[1], valid_size),
-            ]
-            return " and ".join(f"{name}: {value}" for name, present, value in settings if value != present)
-    return ""
-
-
-def _with_more(labels, groups, key):
-    """Labels and groups of the images with those that are said to be needed: each new one alone in its group."""
-    if key == "classes":
-        counts = np.bincount(labels)
-        added = np.repeat(np.arange(len(counts)), np.maximum(LEAST - counts, 0) * (counts > 0))
-    else:
-        _, leaders, numbers = np.unique(groups, return_index=True, return_inverse=True)
-        mixed = np.zeros(len(leaders), bool)
-        mixed[numbers[labels != labels[leaders][numbers]]] = True
-        counts = np.bincount(labels[leaders[~mixed]], minlength=labels.max() + 1)
-        largest = np.argsort(-counts, kind="stable")[:2]
-        added = np.repeat(largest, np.maximum(SPLITTABLE - counts[largest], 0))
-    new_groups = groups.max() + 1 + np.arange(len(added))
-    return np.concatenate([labels, added]), np.concatenate([groups, new_groups])
-
-
-def _caught(pattern, name):
-    """What the group of a pattern catches in a file name, in one Unicode form; None where there is nothing of it."""
-    found = re.search(one_form(pattern), one_form(name))
-    return found[1] if found else None
-
-
-def _deal_mixed(labels, numbers, several, wanted, random):
-    """The part of every group, those of one class being TRAIN as yet, and how many images of each class were dealt.
-
-    Each group of several classes goes where the squared distance to what is wanted, relative to it, grows least.
-    """
-    part_of_group = np.full(len(several), TRAIN)
-    dealt = np.zeros(wanted.shape, np.int64)
-    rows = np.flatnonzero(several)
-    images = np.flatnonzero(several[numbers])
-    places = np.searchsorted(rows, numbers[images]), labels[images]
-    counts = csr_array((np.ones(len(images), np.int64), places), shape=(len(rows), wanted.shape[1]))
-    for row in random.permutation(len(rows)):
-        inside = slice(counts.indptr[row], counts.indptr[row + 1])
-        classes, added = counts.indices[inside], counts.data[inside]
-        missing = wanted[:, classes] - dealt[:, classes]
-        growth = (((missing - added) ** 2 - missing**2) / wanted[:, classes]).sum(axis=1)
-        part = growth.argmin()
-        part_of_group[rows[row]] = part
-        dealt[part, classes] += added
-    return part_of_group, dealt
-
-
-def _nearest(sizes, wanted):
-    """How many of the leading groups together come nearest to the number of images that is wanted."""
-    return np.abs(np.append(0, np.cumsum(sizes)) - wanted).argmin()
-
-
-def _indices(part):
-    return tuple(np.flatnonzero(part == number) for number in (TRAIN, VALID, TEST))
-
-
-MOST_PAIRS = 20_000_000  # of a split: more would take gigabytes, and hours
+SHUFFLES = 100  # of the classes, the best of which is used
+SIZES = ((0.2, 0.2), (0.3, 0.3))  # test_size and valid_size that are tried when a split is too small
+MOST_PAIRS = 20_000_000  # of a split: more take gigabytes, and hours
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """first, second: int64 (P,), image indices; labels: int64 (P,), 0 same class, 1 different classes."""
+    """P pairs of images."""
 
     first: np.ndarray
+    """int64 (P,), indices of images."""
     second: np.ndarray
+    """int64 (P,), indices of images."""
     labels: np.ndarray
+    """int64 (P,): 0 for the same class, 1 for different classes."""
 
     def __len__(self):
         return len(self.labels)
@@ -247,42 +42,81 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Splits:
-    """Indices into `folder` and `pixels` of the three splits, and the validation and test pairs, fixed for a run.
-
-    duplicates, groups: int64 (N,), the index of the first image of the near-duplicates that an image belongs to, and of
-    all that stays together with it in one split.
-    """
+    """Images for training, validation and test, and the validation and test pairs, which are fixed for a run."""
 
     folder: ImageFolder
     pixels: Decoder
     train: np.ndarray
+    """int64, indices into `folder` and `pixels`, sorted."""
     valid: np.ndarray
+    """The same of validation."""
     test: np.ndarray
+    """The same of the test."""
     valid_pairs: Pairs
     test_pairs: Pairs
     duplicates: np.ndarray
+    """int64 (N,), the index of the first of the near-duplicates of each image."""
     groups: np.ndarray
+    """int64 (N,), the index of the first image of those that stay in one split."""
+    unreadable: pd.DataFrame
+    """The images that cannot be read, in columns file and cause (`list_unreadable`)."""
 
     def files(self, pairs: Pairs, count: int, seed=0) -> list[tuple[str, str]]:
-        """The image files of `count` of the pairs, or of all, drawn from `seed`."""
+        """Return the image files of `count` of the pairs at most, drawn from `seed`."""
         paths = self.folder.paths
         chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
         return [(paths[pairs.first[index]], paths[pairs.second[index]]) for index in chosen]
 
     def table(self) -> pd.DataFrame:
-        """Images of each class, and validation and test pairs, by split."""
-        parts = (self.train, self.valid, self.test)
-        counts = [np.bincount(self.folder.labels[part], minlength=len(self.folder.classes)) for part in parts]
-        rows = list(zip(self.folder.classes, *counts, strict=True))
-        rows.append(("all images", *map(len, parts)))
-        rows.append(("pairs", "drawn anew", len(self.valid_pairs), len(self.test_pairs)))
-        return pd.DataFrame(rows, columns=["class", "train", "validation", "test"]).set_index("class")
+        """Count the images of each class, and the validation and test pairs, by split."""
+        classes = pd.Index(self.folder.classes, name="class")
+        counts = pd.DataFrame(index=classes, dtype=object)
+        for name, part in (("train", self.train), ("validation", self.valid), ("test", self.test)):
+            counts[name] = np.bincount(self.folder.labels[part], minlength=len(classes)).astype(object)
+        counts.loc["all images"] = [len(self.train), len(self.valid), len(self.test)]
+        counts.loc["pairs"] = ["drawn in each epoch", len(self.valid_pairs), len(self.test_pairs)]
+        return counts
+
+
+def load_splits(config: Config) -> Splits:
+    """Scan `data_path`, open the pixels of its images, split, and draw the validation and test pairs.
+
+    The same config and files give the same splits and pairs. Images that cannot be read are in no split. With `split:
+    classes`, near-duplicates of images of another split are in none either, and their number is printed.
+
+    Raises:
+        DataError: The folder cannot be used, a split can form no positive or no negative pair, or `group_pattern` does
+            not match all file names.
+    """
+    folder, pixels, duplicates = load_images(config)
+    unreadable = list_unreadable(folder, pixels.unreadable)
+    groups = duplicates
+    if config.split == "groups":
+        named = groups_by_name(folder, config.group_pattern)
+        groups = joined(duplicates, np.arange(len(named)), named)
+    readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
+    images = folder.labels[readable], groups[readable]
+    sizes = config.test_size, config.valid_size
+    parts, problem = try_split(*images, config.split, *sizes, config.seed)
+    if problem:
+        raise DataError(f"{config.data_path}: {problem}. {cure(*images, config.split, *sizes, config.seed)}")
+    parts = [readable[part] for part in parts]
+    left_out = np.setdiff1d(readable, np.concatenate(parts))
+    if len(left_out) and FIRST:
+        print(f"{len(left_out)} near-duplicates of images of another split are left out: {names_of(folder, left_out)}")
+    pairs = []
+    for number, part in enumerate(parts):
+        random = np.random.default_rng((config.seed, number))
+        pairs.append(draw_pairs(part, folder.labels, config.number_of_iterations, random))
+    _, valid_pairs, test_pairs = pairs  # training draws its own in each epoch
+    return Splits(folder, pixels, *parts, valid_pairs, test_pairs, duplicates, groups, unreadable)
 
 
 def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
-    """The images of `data_path`, their pixels, and the groups of near-duplicates (`near_duplicates`): int64 (N,).
+    """Return the images of `data_path`, their pixels, and the groups of `near_duplicates`, int64 (N,).
 
-    Raises DataError for a folder that cannot be used.
+    Raises:
+        DataError: The folder cannot be used.
     """
     folder = scan(config.data_path)
     show = config.hyperparameters.verbose
@@ -296,99 +130,249 @@ def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
         config.max_megapixels,
         config.image.value_range,
     )
-    return folder, pixels, near_duplicates(folder, pixels, config.duplicate_radius, show)
+    return folder, pixels, near_duplicates(pixels, config.duplicate_radius, show)
 
 
-def load_splits(config: Config) -> Splits:
-    """Scan `data_path`, open the pixels of its images, split, and draw the validation and test pairs.
+def try_split(labels, groups, key: str, test_size: float, valid_size: float, seed: int):
+    """Split images as the value of `split` says: images, classes or groups.
 
-    The same config and files give the same splits and pairs. Images that cannot be read are in no split; nor, with
-    `split: classes`, are near-duplicates of images of another split, whose number is printed.
+    Args:
+        labels, groups, test_size, valid_size, seed: As `split` takes them.
+        key: The value of `split`.
 
-    Raises DataError for a folder that cannot be used, when a split can form no positive or no negative pair, and when
-    there are too few classes, or file names without a group, for the key `split`.
+    Returns:
+        Indices of train, validation and test, and what keeps them from forming pairs of both kinds, "" if nothing does.
     """
-    folder, pixels, duplicates = load_images(config)
-    list_unreadable(folder, pixels.unreadable, config.results_path)
-    groups = duplicates
-    if config.split == "groups":
-        named = groups_by_name(folder, config.group_pattern)
-        groups = joined(duplicates, np.arange(len(named)), named)
-    readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
-    deal = split_classes if config.split == "classes" else split
-    parts = deal(folder.labels[readable], groups[readable], config.test_size, config.valid_size, config.seed)
-    sizes = config.test_size, config.valid_size
-    problem = lacking(folder.labels[readable], parts)
-    if problem:
-        remedy = cure(folder.labels[readable], groups[readable], config.split, sizes, config.seed)
-        raise DataError(f"{config.data_path}: {problem}. {remedy}{_what_stays_together(groups)}")
-    parts = [readable[part] for part in parts]
-    left_out = np.setdiff1d(readable, np.concatenate(parts))
-    if len(left_out) and FIRST:
-        print(f"{len(left_out)} near-duplicates of images of another split are left out: {names_of(folder, left_out)}")
-    pairs = []
-    for number, part in enumerate(parts):
-        random = np.random.default_rng((config.seed, number))
-        pairs.append(draw_pairs(part, folder.labels, config.number_of_iterations, random))
-    _, valid_pairs, test_pairs = pairs  # training draws its own in each epoch
-    return Splits(folder, pixels, *parts, valid_pairs, test_pairs, duplicates, groups)
+    deal = split
+    if key == "classes":
+        deal = split_classes
+        present = len(np.unique(labels))
+        if present < 3 * LEAST:
+            return None, f"split: classes needs at least {3 * LEAST} classes, two for each split: there are {present}"
+    parts = deal(labels, groups, test_size, valid_size, seed)
+    for name, part in zip(NAMES, parts, strict=True):
+        counts = np.bincount(labels[part])
+        if counts.max(initial=0) < LEAST:
+            return parts, f"the {name} split has no two images of one class"
+        if np.count_nonzero(counts) < LEAST:
+            return parts, f"the {name} split has images of one class only"
+    return parts, ""
+
+
+def cure(labels, groups, key: str, test_size: float, valid_size: float, seed: int) -> str:
+    """Say how to make all splits large enough: settings that were tried on these images, or images to add.
+
+    Args: As `try_split` takes them.
+    """
+    sizes = (test_size, valid_size)
+    alternatives = {"images": ("images", "classes"), "classes": ("classes", "images"), "groups": ("groups",)}
+    for value in alternatives[key]:
+        for tried in (sizes, *SIZES):
+            _, problem = try_split(labels, groups, value, *tried, seed)
+            if problem:
+                continue
+            changes = []
+            if value != key:
+                changes.append(f"split: {value}")
+            if tried != sizes:
+                changes.append(f"test_size: {tried[0]} and valid_size: {tried[1]}")
+            return f"Set {' and '.join(changes)}."
+    if key == "classes":
+        return f"Add images: at least {3 * LEAST} classes are needed, with {LEAST} images or more in each."
+    needed = "Add images: two classes need at least 6 each that are no near-duplicates (duplicate_radius)."
+    if key == "groups":
+        needed = "Change group_pattern or add images: two classes need 6 groups or more of their own each."
+    if max(sizes) > 0.25:  # of six groups too few would train
+        needed += f" Then set test_size: {SIZES[0][0]} and valid_size: {SIZES[0][1]}."
+    return needed
+
+
+def split(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: float, seed: int):
+    """Split images into training, validation and test, stratified by class as well as groups allow.
+
+    A share is met to within half a group, unless two groups are more: a class of six or more groups of its own gives
+    at least two groups to validation and to test, so that it can form a positive pair there. A group larger than the
+    share of its class trains. Groups of several classes are dealt first, each where most of its images are missing.
+
+    Args:
+        labels: int64 (N,).
+        groups: int64 (N,), the index of the first image of each group; groups are never separated.
+        test_size: Share of the images of each class, in (0, 1).
+        valid_size: The same for validation.
+        seed: Of the shuffling.
+
+    Returns:
+        Indices of train, validation and test, each int64 and sorted.
+    """
+    random = np.random.default_rng(seed)
+    _, leaders, numbers, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    wanted = np.outer((1 - test_size - valid_size, valid_size, test_size), np.bincount(labels))
+    own_class = labels[leaders]
+    mixed = np.zeros(len(leaders), bool)
+    mixed[numbers[labels != own_class[numbers]]] = True
+    part_of_group, dealt = _deal_mixed(labels, numbers, mixed, wanted, random)
+    unmixed = np.flatnonzero(~mixed)
+    unmixed = unmixed[np.argsort(own_class[unmixed], kind="stable")]
+    ends = np.cumsum(np.bincount(own_class[unmixed], minlength=wanted.shape[1]))
+    for label, members in enumerate(np.split(unmixed, ends[:-1])):
+        least = 0
+        if len(members) >= SPLITTABLE:
+            least = LEAST
+        tests = round(wanted[TEST, label]) - dealt[TEST, label]
+        valids = round(wanted[VALID, label]) - dealt[VALID, label]
+        members = random.permutation(members)
+        too_large = sizes[members] > max(tests, valids, 1)
+        members = np.concatenate([members[~too_large], members[too_large]])
+        first = max(_nearest(sizes[members], tests), least)
+        second = first + max(_nearest(sizes[members[first:]], valids), least)
+        part_of_group[members[:first]] = TEST
+        part_of_group[members[first:second]] = VALID
+    return _indices(part_of_group[numbers])
+
+
+def split_classes(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: float, seed: int):
+    """Split whole classes into training, validation and test: each has two or more, and no class is in two of them.
+
+    Shares are of all images, as near as the best of SHUFFLES orders of the classes brings them. A group of several
+    classes that fall into different splits stays in the first of training, validation and test that has one of its
+    images; its others are in none.
+
+    Args:
+        labels: int64 (N,), of six classes or more.
+        groups, test_size, valid_size, seed: As `split` takes them.
+
+    Returns:
+        Indices of train, validation and test, each int64 and sorted.
+    """
+    random = np.random.default_rng(seed)
+    classes, numbers, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    tests = test_size * len(labels)
+    valids = valid_size * len(labels)
+    least_missed = np.inf
+    for _ in range(SHUFFLES):
+        order = random.permutation(len(classes))
+        first = np.clip(_nearest(sizes[order], tests), LEAST, len(order) - 2 * LEAST)
+        second = first + np.clip(_nearest(sizes[order[first:]], valids), LEAST, len(order) - first - LEAST)
+        missed = abs(sizes[order[:first]].sum() - tests) + abs(sizes[order[first:second]].sum() - valids)
+        if missed < least_missed:
+            least_missed = missed
+            part_of_class = np.full(len(order), TRAIN)
+            part_of_class[order[:first]] = TEST
+            part_of_class[order[first:second]] = VALID
+    part = part_of_class[numbers]
+    _, groups = np.unique(groups, return_inverse=True)
+    part_of_group = np.full(groups.max() + 1, TEST)
+    np.minimum.at(part_of_group, groups, part)
+    part[part != part_of_group[groups]] = -1
+    return _indices(part)
+
+
+def groups_by_name(folder: ImageFolder, pattern: str) -> np.ndarray:
+    """Group images by the text that the group of `pattern` catches in their file names, whatever their class.
+
+    Names and pattern are compared in one Unicode form.
+
+    Returns:
+        int64 (N,), the index of the first image of each group.
+
+    Raises:
+        DataError: The pattern does not match some of the names.
+    """
+    pattern = one_form(pattern)
+    caught = []
+    missed = []
+    for path in folder.paths:
+        match = re.search(pattern, one_form(os.path.basename(path)))
+        if match is None or match[1] is None:
+            missed.append(os.path.relpath(path, folder.root))
+        else:
+            caught.append(match[1])
+    if missed:
+        raise DataError(
+            f"group_pattern: {pattern!r} is not found in {len(missed)} of {len(folder.paths)} file names: "
+            f"{listed(missed, shown=3)}. Change it or rename the files, or set split: images."
+        )
+    _, leaders, numbers = np.unique(caught, return_index=True, return_inverse=True)
+    return leaders[numbers]
 
 
 def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random: np.random.Generator) -> Pairs:
-    """The pair rule of Livieris et al. 2023, `iterations` times over.
+    """Draw pairs by the rule of Livieris et al. 2023, `iterations` times.
 
     For each image of each class, one image from the same class is randomly selected and this pair is assigned with
     label zero (0); next, another image from a different class is randomly selected and this pair is assigned with
-    label one (1). An anchor is never its own positive; the only image of its class forms a negative pair alone.
+    label one (1). An anchor is never its own positive; the only image of its class forms a negative pair only.
 
-    indices: int64 (N,), the images to pair; labels: the class of every image of the folder. Raises DataError for more
-    pairs than MOST_PAIRS.
+    Args:
+        indices: int64 (N,), the images to pair.
+        labels: int64, the class of every image of the folder.
+        iterations: How often.
+        random: Of the draws.
+
+    Raises:
+        DataError: There would be more pairs than MOST_PAIRS.
     """
-    order = indices[np.argsort(labels[indices], kind="stable")]  # classes lie in contiguous blocks
+    order = indices[np.argsort(labels[indices], kind="stable")]  # each class is one block
     _, block, counts = np.unique(labels[order], return_inverse=True, return_counts=True)
     starts = np.cumsum(counts) - counts
     start = starts[block]  # (N,): where the block of each anchor begins
     size = counts[block]  # (N,): and how long it is
     position = np.arange(len(order))
     exists = np.stack([size > 1, size < len(order)], axis=1)  # (N, 2): which of its two pairs an anchor can form
-    kinds = np.broadcast_to([0, 1], exists.shape)
-    count = iterations * exists.sum()
-    if count > MOST_PAIRS:
-        most = MOST_PAIRS // exists.sum()
-        remedy = f"set number_of_iterations: {most} or fewer" if most else "use fewer images"
-        raise DataError(f"number_of_iterations: {iterations} gives {count:,} pairs, above {MOST_PAIRS:,}: {remedy}.")
-    first = []
-    second = []
-    drawn = []
+    once = exists.sum()
+    if iterations * once > MOST_PAIRS:
+        remedy = "use fewer images"
+        if once <= MOST_PAIRS:
+            remedy = f"set number_of_iterations: {MOST_PAIRS // once} or fewer"
+        total = iterations * once
+        raise DataError(f"number_of_iterations: {iterations} gives {total:,} pairs, above {MOST_PAIRS:,}: {remedy}.")
+    first = np.stack([order, order], axis=1)[exists]
+    seconds = []
     for _ in range(iterations):
         step = 1 + (random.random(len(order)) * (size - 1)).astype(np.int64)  # 1 .. size-1: never back to the anchor
         positive = start + (position - start + step) % size
         negative = (random.random(len(order)) * (len(order) - size)).astype(np.int64)
-        negative = np.where(negative < start, negative, negative + size)  # jump over the anchor's own block
+        negative = np.where(negative < start, negative, negative + size)  # skip the anchor's own block
         negative = np.minimum(negative, len(order) - 1)  # where there is no other class, and no pair
-        partners = np.stack([order[positive], order[negative]], axis=1)
-        first.append(np.stack([order, order], axis=1)[exists])
-        second.append(partners[exists])
-        drawn.append(kinds[exists])
-    return Pairs(np.concatenate(first), np.concatenate(second), np.concatenate(drawn))
+        seconds.append(np.stack([order[positive], order[negative]], axis=1)[exists])
+    kinds = np.broadcast_to([0, 1], exists.shape)[exists]
+    return Pairs(np.tile(first, iterations), np.concatenate(seconds), np.tile(kinds, iterations))
 
 
 def pairs_of_files(files) -> Pairs:
-    """P pairs of image files as Pairs: an image has one index wherever it stands, a class is a folder.
-
-    Args:
-        files: P tuples of two paths.
-    """
-    _, rows = np.unique(np.array(files, str).reshape(-1, 2), return_inverse=True)
+    """Turn P pairs of image files, tuples of two paths, into Pairs: equal paths have one index, a class is a folder."""
+    paths = np.array(files, str).reshape(-1, 2)
+    _, rows = np.unique(paths, return_inverse=True)
     first, second = rows.reshape(-1, 2).T
-    folders = [(Path(path1).parent, Path(path2).parent) for path1, path2 in files]
-    labels = [int(folder1 != folder2) for folder1, folder2 in folders]
+    labels = [Path(path1).parent != Path(path2).parent for path1, path2 in paths]
     return Pairs(first, second, np.array(labels, np.int64))
 
 
-def _what_stays_together(groups):
-    """A sentence on the largest group, where there is one of several images: it may be why a split is small."""
-    largest = np.bincount(groups).max()
-    if largest == 1:
-        return ""
-    return f" The largest group that is never separated has {largest} images: see duplicate_radius and group_pattern."
+def _deal_mixed(labels, numbers, mixed, wanted, random):
+    """The part of every group, TRAIN for those of one class, and how many images of each class were dealt, (3, C).
+
+    Each group of several classes goes where the squared distance to what is wanted, relative to it, grows least.
+    """
+    part_of_group = np.full(len(mixed), TRAIN)
+    dealt = np.zeros(wanted.shape, np.int64)
+    images = np.flatnonzero(mixed[numbers])
+    images = images[np.argsort(numbers[images], kind="stable")]
+    starts = np.flatnonzero(np.diff(numbers[images], prepend=-1))
+    members = np.split(images, starts)[1:]
+    for row in random.permutation(len(members)):
+        classes, added = np.unique(labels[members[row]], return_counts=True)
+        missing = wanted[:, classes] - dealt[:, classes]
+        growth = (((missing - added) ** 2 - missing**2) / wanted[:, classes]).sum(axis=1)
+        part = growth.argmin()
+        part_of_group[numbers[members[row][0]]] = part
+        dealt[part, classes] += added
+    return part_of_group, dealt
+
+
+def _nearest(sizes, wanted):
+    """How many of the leading groups together come nearest to the number of images that is wanted."""
+    return np.abs(np.append(0, np.cumsum(sizes)) - wanted).argmin()
+
+
+def _indices(part):
+    return tuple(np.flatnonzero(part == number) for number in (TRAIN, VALID, TEST))
