@@ -341,7 +341,7 @@ def test_between_the_knots_it_is_linear_and_beyond_them_flat():
 
 
 def test_the_calibration_error_by_hand():
-    """Two same pairs weigh 3/4 each and one different pair 3/2. Bin [0.2, 0.3): 0.25 is predicted twice, of one same and
+    """Two same pairs weigh 3/4 each and one different pair 3/2. Bin [0.2, 0.3): 0.25 is predicted of one same and of
     one different pair; bin [0.9, 1]: 0.95 of a same pair.
     """
     predicted = np.array([0.25, 0.25, 0.95])

@@ -124,7 +124,7 @@ def fit_shape(shape: str, distances, labels, weights, places) -> np.ndarray:
         float (G,), never rising with distance; NaN where a kind of pairs is missing.
     """
     counted = weights > 0
-    distances, labels, weights = distances[counted], labels[counted], weights[counted]
+    distances, labels, weights = distances[counted].astype(float), labels[counted], weights[counted]
     if len(np.unique(labels)) < 2:
         return np.full(len(places), np.nan)
     same, different = np.bincount(labels, weights)
