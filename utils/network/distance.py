@@ -13,7 +13,6 @@ from .hooks import copy_without_hooks
 from .inputs import pairs_for
 
 EPSILON = 1e-12  # under the root of the distance: identical images keep a finite gradient
-TOLERANCE = 1e-3  # of the values of an embedding of length 1, computed in two ways; bfloat16 rounds more coarsely
 
 _lock = threading.Lock()  # around both of these
 _inside = Counter()  # by module: how many blocks of `evaluating` it is in
@@ -21,41 +20,40 @@ _before = {}  # by module: the mode that it had before the first of them
 
 
 class Explainable(Protocol):
-    """A torch module that can be read, and continued, at a feature map. `SiameseNetwork` is one; `Cut` makes one.
-
-    layers: names of the feature maps that can be read, from the image to the last one; "last" means the last of them.
-    """
+    """A torch module that can be read, and continued, at a feature map. `SiameseNetwork` is one; `Cut` makes one."""
 
     layers: list[str]
+    """Names of the feature maps that can be read, from the image to the last one; "last" means the last of them."""
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """images (N, 3, H, W) to embeddings, float (N, D), of length 1."""
+        """Return the embeddings of images (N, C, H, W), float (N, D), of length 1."""
 
     def features(self, images: torch.Tensor, layer: str = LAST) -> torch.Tensor:
-        """images (N, 3, H, W) to the feature map (N, C, h, w) of a layer."""
+        """Return the feature map of images (N, C, H, W) at a layer, (N, channels, h, w)."""
 
     def features_and_vectors(self, images: torch.Tensor, layer: str = LAST) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and what the network makes of the images, (N, D), before it is brought to length 1. Where gradients
-        are recorded they flow from the vectors to the map.
+        """Return the same, and the vectors (N, D) that become embeddings when they are brought to length 1.
+
+        Where gradients are recorded, they flow from the vectors to the map.
         """
 
-    def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
-        """Feature map (N, C, h, w) of a layer to embeddings, float (N, D), of length 1."""
-
     def project_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
-        """The same before they are brought to length 1."""
+        """Return the vectors (N, D) of a feature map (N, channels, h, w) at a layer, of any length."""
+
+    def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
+        """Return the embeddings of a feature map, float (N, D), of length 1."""
 
     def modules(self):
-        """All submodules, as torch.nn.Module has them."""
+        """Return all submodules, as torch.nn.Module does."""
 
     def eval(self):
-        """Evaluation mode, as torch.nn.Module has it."""
+        """Set evaluation mode, as torch.nn.Module does."""
 
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors over the last dimension at length 1; NaN where the length is 0, or too small or large to be computed.
+    """Scale vectors over the last dimension to length 1; NaN where the length is 0, or too small or large to compute.
 
-    Such a vector has no direction: torch's `normalize` makes nothing of it, which would pass as equal to another.
+    Such a vector has no direction: torch's `normalize` would return zeros, equal to any other such vector.
     """
     lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     has_direction = (lengths > EPSILON) & lengths.isfinite()
@@ -63,34 +61,28 @@ def unit(vectors: torch.Tensor) -> torch.Tensor:
 
 
 def distance(embeddings1, embeddings2):
-    """Euclidean distance ||e1 - e2|| over the last dimension, in [0, 2] for embeddings of length 1."""
+    """Return the Euclidean distance over the last dimension, in [0, 2] for embeddings of length 1."""
     return ((embeddings1 - embeddings2).square().sum(dim=-1) + EPSILON).sqrt()
 
 
 def similarity(distances):
-    """Similarity score 1 - distance / 2 in [0, 1]; rounding beyond the ends is cut off."""
+    """Return the similarity score 1 - distance / 2, in [0, 1]; rounding beyond the ends is cut off."""
     return (1 - distances / 2).clamp(0, 1)
 
 
-def same_embeddings(one, two, dtype) -> bool:
-    """Whether embeddings (N, D) of length 1 are equal up to rounding in computations of this dtype."""
-    tolerance = max(TOLERANCE, torch.finfo(dtype).eps)
-    return torch.allclose(one, two.to(one), rtol=0, atol=tolerance, equal_nan=True)
-
-
 def paired(rows: torch.Tensor) -> torch.Tensor:
-    """Rows of B pairs, one image after the other, (2B, ...), to (B, 2, ...): the opposite of `flatten(0, 1)`."""
+    """Turn rows of B pairs, one image after the other, (2B, ...), into (B, 2, ...): the opposite of `flatten(0, 1)`."""
     return rows.unflatten(0, (-1, 2))
 
 
 def embed_pairs(network: Explainable, images: torch.Tensor) -> torch.Tensor:
-    """Embeddings (B, 2, D) of both images of B pairs (B, 2, 3, H, W)."""
+    """Return the embeddings (B, 2, D) of both images of B pairs (B, 2, C, H, W)."""
     return paired(network(images.flatten(0, 1)))
 
 
 @torch.no_grad()
 def distances_of(network: Explainable, images: torch.Tensor) -> torch.Tensor:
-    """Distances (B,) of B pairs of images (B, 2, C, H, W), as `pairs_for` takes them, in evaluation mode."""
+    """Return the distances (B,) of B pairs of images, as `pairs_for` takes them, in evaluation mode."""
     with evaluating(network):
         embeddings = embed_pairs(network, pairs_for(network, images))
     return distance(*embeddings.unbind(1))
@@ -98,9 +90,9 @@ def distances_of(network: Explainable, images: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def evaluating(network: nn.Module):
-    """Evaluation mode inside the block; afterwards every submodule is back in the mode that it had.
+    """Set evaluation mode inside the block; afterwards every submodule is back in the mode that it had.
 
-    Threads may be inside at once, also with networks that share modules: the last one to leave puts the modes back. The
+    Threads may be inside at once, also with networks that share modules: the last one to leave restores the modes. The
     block is outside of `torch.inference_mode`, which records no gradients. A thread that trains the same modules
     meanwhile would train them in evaluation mode.
     """
@@ -123,7 +115,7 @@ def evaluating(network: nn.Module):
 
 
 def copy_of(network: nn.Module, shared=()) -> nn.Module:
-    """Copy a network, in the modes that it has outside of `evaluating`. shared: its tensors that both keep."""
+    """Copy a network, in the modes that it has outside of `evaluating`. shared: tensors that are not copied."""
     copied = copy_without_hooks(network, shared)
     with _lock:
         for module, twin in zip(network.modules(), copied.modules(), strict=True):

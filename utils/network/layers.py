@@ -1,224 +1,230 @@
-"""The feature maps of a backbone: which there are, how each is read, and how the network goes on from it."""
+"""The layers of a module: each is found by its name, measured, read and replaced as a feature map."""
 
 import difflib
-from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
 
-from ..config import LAST, ConfigError
-from .distance import evaluating
-from .hooks import NotRun, example_of, read, resume, watched
-from .places import Layout, PlacesError, close, likely_layout, measure_layout
+from .distance import unit
+from .hooks import hooked, watched
+from .inputs import place_of
+from .places import Layout, PlacesError, changed, close, likely_layout, measure_layout
 
-RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
-STEM_STRIDE = 4
+NAMED = 12  # layers, the last ones, in an error
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A feature map that can be read: the path of its module in the backbone, its layout, its channels, its stride."""
+class FailsError(ValueError):
+    """The module fails on images."""
 
-    module: str
+
+class _Reached(BaseException):
+    """The layer has been reached; the rest of the pass is not needed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How maps of a layer are read and replaced."""
+
+    name: str
+    """Of the layer, in `named_modules`."""
     layout: Layout
-    channels: int
-    stride: int
+    """Of its output."""
+    image: torch.Tensor
+    """(1, C, H, W): what runs through the layers in front while maps are put in the place of theirs."""
+    repeated: bool
+    """Whether it must run as often as there are maps, for a module that counts its images."""
 
 
 class Layers:
-    """The layers of a timm model for images of (height, width).
+    """The layers of a module, read and replaced as feature maps while it runs.
 
-    Those that timm names, and at last the map that is pooled: what its `forward_features` gives, as a map of places.
-    Raises ConfigError for a backbone that gives no such map. Parameters on which that map does not depend (a norm
-    before the classifier, for one) are marked as not trained.
+    Hooks are there for one call and one thread only; weights, gradients, modes and hooks of the module do not change.
+
+    Args:
+        module: The module; its submodules are the layers.
+        run: Function from images (N, C, H, W) to what the module makes of them.
+        vectors: Function from what `run` returns, and the number of images, to vectors, float (N, D).
     """
 
-    def __init__(self, backbone: nn.Module, image_size):
-        self.backbone = backbone
-        self.image_size = tuple(image_size)
-        self.known = _known_layers(backbone, self.image_size)
-        self.last = list(self.known)[-1]
-        self._tried = {self.last: self.known[self.last]}
+    def __init__(self, module: nn.Module, run, vectors):
+        self.module = module
+        self.run = run
+        self.vectors = vectors
 
     @property
-    def names(self) -> list[str]:
-        """From the image to the last map."""
-        return list(self.known)
+    def kind(self) -> str:
+        """Name of the module's class, for errors."""
+        return type(self.module).__name__
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights, and so of the maps."""
-        return next(self.backbone.parameters()).dtype
+    def find(self, layer: str | nn.Module) -> str:
+        """Return the name in `named_modules` of a layer, given by its name or as itself.
 
-    def read(self, images, layer=LAST) -> torch.Tensor:
-        """images (B, 3, H, W) to the map (B, C, h, w) of a layer."""
-        name, found = self.find(layer)
-        images = images.to(self.dtype)  # bfloat16 in the copy that `folded` makes
-        if name == self.last:
-            output = self.backbone.forward_features(images)
-            return found.layout.without_placeless(found.layout.to_map(output))
-        output = read(self.backbone.forward_features, self.backbone.get_submodule(found.module), images)
-        return found.layout.to_map(output)
-
-    def resume(self, features, layer=LAST) -> torch.Tensor:
-        """The map (B, C, h, w) of a layer to the last one; in evaluation mode, for its way begins at a blank image."""
-        name, found = self.find(layer)
-        return features if name == self.last else self._resume(features, found)
-
-    def find(self, layer) -> tuple[str, Layer]:
-        """The name of a layer and where it is; tried with two images before it is used for the first time.
-
-        Raises ConfigError when `layer` is neither "last", nor one of `names`, `stride4`, `stride8`, ..., nor the path
-        of another module of the backbone whose output is a map that the last one depends on alone.
+        Raises:
+            ValueError: The module has no such layer.
         """
-        strides = {f"stride{known.stride}": name for name, known in self.known.items()}  # the last one of each
-        name = self.last if layer == LAST else strides.get(layer, layer)
-        if name in self._tried:
-            return name, self._tried[name]
-        found = self.known.get(name) or self._module(name)
-        measured = found and self._measured(found)
-        if measured is not None:
-            self._tried = self._tried | {name: measured}  # another one, for threads that read or copy it now
-            return name, measured
-        known = list(dict.fromkeys([LAST, *self.names, *strides]))
-        others = [path for path, _ in self.backbone.named_modules() if path not in (*known, layer)]
-        near = difflib.get_close_matches(layer, others, n=1) if found is None else []
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        why = "" if found is None else ": other layers go around it, or its places are not those of the image"
-        raise ConfigError(f"explanation.layer: {layer!r} is refused{why}; {hint}should be {', '.join(known)}")
+        parts = dict(self.module.named_modules())
+        del parts[""]
+        for name, part in parts.items():
+            if part is layer or name == layer:
+                return name
+        if isinstance(layer, nn.Module):
+            raise ValueError(
+                f"layer: this {type(layer).__name__} is no part of {self.kind}: pass a part of the same module"
+            )
+        hint = f"it has {', '.join(list(parts)[:20])}"
+        for near in difflib.get_close_matches(str(layer), parts, n=1):
+            hint = f"did you mean {near!r}?"
+        raise ValueError(f"{self.kind} has no layer {layer!r}: {hint}")
 
-    def stages(self) -> dict[str, list[nn.Module]]:
-        """The modules of the backbone that lead to each layer from the one before it, in the order of their making.
+    def __call__(self, images) -> torch.Tensor:
+        """Return the vectors (N, D) of images (N, C, H, W).
 
-        A module stands without its children, which have places of their own.
+        Raises:
+            FailsError: The module fails on them.
         """
-        paths = [path for path, _ in self.backbone.named_modules()]
-        ends = []  # of each layer: the place of its last module
-        for layer in self.known.values():
-            inside = [place for place, path in enumerate(paths) if f"{path}.".startswith(f"{layer.module}.")]
-            ends.append(max([*inside, *ends[-1:]]))
-        ends[-1] = len(paths)
-        stages = {name: [] for name in self.known}
-        for place, module in enumerate(self.backbone.modules()):
-            stages[self.names[bisect_left(ends, place)]].append(module)
-        return stages
+        return self.vectors(self._run(images), len(images))
 
-    def _resume(self, features, layer):
-        blank = torch.zeros(1, 3, *self.image_size, dtype=self.dtype, device=features.device)
-        output = layer.layout.to_output(features.clone())  # the backbone may go on in place
-        module = self.backbone.get_submodule(layer.module)
-        output = resume(self.backbone.forward_features, module, blank, output)
-        last = self.known[self.last].layout
-        return last.without_placeless(last.to_map(output))
+    def output(self, name, images):
+        """Return what a layer gives for images. The module runs no further than this layer."""
 
-    def _examples(self):
-        return example_of(self.image_size).to(next(self.backbone.parameters()))
+        def stop(module, inputs, output):
+            raise _Reached(output)
 
-    def _run(self, layer):
-        """The function from images to what the module of a layer gives."""
-        module = self.backbone.get_submodule(layer.module)
-        return partial(read, self.backbone.forward_features, module)
-
-    @torch.no_grad()
-    def _module(self, path) -> Layer | None:
-        """Any other module of the backbone, where its output is a map."""
-        if not path or path not in dict(self.backbone.named_modules()):
-            return None
-        try:
-            with evaluating(self.backbone):
-                output = read(self.backbone.forward_features, self.backbone.get_submodule(path), self._examples())
-        except NotRun:
-            return None
-        return _layer(self.backbone, path, output, self.image_size)
-
-    @torch.no_grad()
-    def _measured(self, layer) -> Layer | None:
-        """The layer with its places as they are measured; None where they are not those of the image, or where other
-        layers go around it.
-        """
-        images = self._examples()
-        run = self._run(layer)
-        with evaluating(self.backbone):
-            layer = _with_places(layer, run, images)
-            if layer is None:
-                return None
-            expected = self.read(images)
+        with self._hooked(name, stop):
             try:
-                found = self._resume(layer.layout.to_map(run(images)), layer)
-            except (AssertionError, RuntimeError, ValueError):
-                return None  # it runs twice, or something remembers the blank image
-        return layer if close(expected, found) else None
+                self._run(images)
+            except _Reached as reached:
+                return reached.args[0]
+        raise self._runs(name, 0)
 
+    def read(self, reading, images) -> torch.Tensor:
+        """Return the feature map of images at a layer, (N, channels, h, w)."""
+        return reading.layout.to_map(self.output(reading.name, images))
 
-def _known_layers(backbone, image_size) -> dict[str, Layer]:
-    """The layers that timm names, by name, and the last one."""
-    images = example_of(image_size).to(next(backbone.parameters()))
-    outputs, last = _outputs(backbone, images)
-    modules = dict(backbone.named_modules())
-    layers = {}
-    stride = None
-    for info in backbone.feature_info:
-        name = module = info["module"]
-        if name in RESNET_STEM and "maxpool" in modules:
-            name, module = RESNET_STEM[name]
-            info = info | {"reduction": STEM_STRIDE}
-        layer = _layer(backbone, module, outputs.get(module), image_size, info["reduction"])
-        if layer is not None:
-            layers[name] = layer
-            stride = layer.stride
-    final = _layer(backbone, "", last, image_size, stride)
-    with evaluating(backbone):
-        final = final and _with_places(final, backbone.forward_features, images)
-    if final is None:
-        kind = type(backbone).__name__
-        raise ConfigError(f"backbone_model: {kind} is refused: it gives no feature map for images of {image_size}")
-    if final.layout.placeless or not layers or outputs[list(layers.values())[-1].module] is not last:
-        layers[LAST] = final  # a norm, a convolution or the loss of tokens stands behind the last that timm names
-    else:
-        name = list(layers)[-1]
-        layers[name] = replace(layers[name], layout=final.layout)
-    return layers
+    def read_with_vectors(self, reading, images) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the feature map of images at a layer and their vectors.
 
+        Raises:
+            ValueError: The layer runs more or less than once.
+        """
+        outputs = []
 
-def _outputs(backbone, images):
-    """What each module gives for these images, by path, and the last map; unused parameters are marked."""
-    outputs = {}
+        def keep(module, inputs, output):
+            outputs.append(output.clone())  # the module may go on in place
 
-    def keep(path, module, inputs, output):
-        outputs[path] = output
+        with self._hooked(reading.name, keep):
+            vectors = self(images)
+        if len(outputs) != 1:
+            raise self._runs(reading.name, len(outputs))
+        return reading.layout.to_map(outputs[0]), vectors
 
-    with evaluating(backbone), watched(backbone, keep), torch.enable_grad():
-        last = backbone.forward_features(images)
-    if not isinstance(last, torch.Tensor):
-        raise ConfigError(f"backbone_model: {type(backbone).__name__} is refused: it gives several maps, not one")
-    weights = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
-    for weight, gradient in zip(weights, torch.autograd.grad(last.sum(), weights, allow_unused=True), strict=True):
-        if gradient is None:
-            weight.requires_grad_(False)
-    return outputs, last
+    def resume(self, reading, features) -> torch.Tensor:
+        """Return the vectors (N, D) that the module makes of feature maps (N, channels, h, w) at a layer.
 
+        Gradients are recorded behind the layer as they are where this is called, also where the module stops that
+        around the layer, as frozen backbones do.
+        """
+        recording = torch.is_grad_enabled()
+        output = reading.layout.to_output(features.clone())  # the module may go on in place
+        images = reading.image.to(features.device)
+        if reading.repeated:
+            images = images.expand(len(features), -1, -1, -1)
 
-def _layer(backbone, module, output, image_size, stride=None) -> Layer | None:
-    """A layer from what its module gives; None where that has no shape of a map. stride: where timm knows it."""
-    layout = likely_layout(output, image_size, getattr(backbone, "output_fmt", "NCHW"))
-    if layout is None:
-        return None
-    channels = layout.without_placeless(layout.to_map(output)).shape[1]
-    return Layer(module, layout, channels, stride or round(image_size[0] / layout.grid[0]))
+        def replace(module, inputs, unused):
+            torch.set_grad_enabled(recording)
+            return output
 
+        try:
+            with self._hooked(reading.name, replace):
+                result = self._run(images)
+        finally:
+            torch.set_grad_enabled(recording)
+        return self.vectors(result, len(features))
 
-def _with_places(layer, run, images) -> Layer | None:
-    """The layer with its places as they are measured, where its shape allows others than those of a convolution; None
-    where they are not those of the image. run: from images to what its module gives.
-    """
-    if layer.layout.tokens is None and not layer.layout.channels_last and layer.channels not in layer.layout.grid:
-        return layer
-    try:
-        layout = measure_layout(run, images)
-    except PlacesError:
-        return None
-    if layout.grid == (1, 1) and layout.tokens is not None:
-        return None  # a class token alone
-    return replace(layer, layout=layout)
+    @torch.no_grad()
+    def measure(self, name, image, layout=None) -> Reading:
+        """Measure how maps of a layer are read and replaced; the module is in evaluation mode.
+
+        Args:
+            name: Of the layer, as `find` returns it.
+            image: (1, C, H, W), not of one colour.
+            layout: Of the layer's output; None where it is to be measured.
+
+        Raises:
+            FailsError: The module fails on changed copies of the image.
+            ValueError: The layer runs more or less than once, has no places that can be measured, or other layers go
+                around it; or the module returns vectors that are not finite, or others at each call.
+        """
+        layer = f"layer {name!r} of {self.kind}"
+        both = torch.cat([image, changed(image)])
+        embeddings = unit(self(both))
+        if not embeddings.isfinite().all():
+            raise ValueError(f"{self.kind} gives embeddings that are not finite, or all zeros")
+        if not close(embeddings, unit(self(both)), image.dtype):
+            raise ValueError(
+                f"{self.kind} is random at each call: the same images gave other embeddings, in evaluation mode. "
+                "Dropout as a function needs training=self.training"
+            )
+        if layout is None:
+            try:
+                layout = measure_layout(partial(self.output, name), image)
+            except PlacesError as error:
+                raise ValueError(f"{layer} {error}. {self._with_places(name, image)}") from error
+        for repeated in (False, True):
+            reading = Reading(name, layout, image, repeated)
+            features, _ = self.read_with_vectors(reading, both)
+            try:
+                resumed = self.resume(reading, features)
+            except ValueError:  # the module counts its images
+                continue
+            if close(embeddings, unit(resumed), features.dtype):
+                return reading
+        raise ValueError(
+            f"{layer} is not all that the embedding depends on: other layers go around it. Name one behind the place "
+            "where they meet."
+        )
+
+    def _hooked(self, name, function):
+        return hooked(self.module.get_submodule(name), function)
+
+    def _run(self, images):
+        try:
+            return self.run(images)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a module of the user's raises
+            low, high = images.aminmax()
+            shape = f"images {tuple(images.shape)} of {images.dtype}, values from {low:.4g} to {high:.4g}"
+            cause = str(error).partition("\n")[0]
+            hint = "It is called with images only: a Cut takes another function of images as forward="
+            place = place_of(self.module)
+            if place and place[1] != images.dtype:
+                hint = f"Its weights are {place[1]}: pass images.to({place[1]})"
+            raise FailsError(f"{self.kind} fails on {shape}: {type(error).__name__}: {cause}. {hint}") from error
+
+    def _runs(self, name, count) -> ValueError:
+        return ValueError(
+            f"layer {name!r} of {self.kind} runs {count} times: name one that runs once, of this module itself. "
+            "Compiled modules hide their layers, and forward= may call a copy"
+        )
+
+    def _with_places(self, name, image) -> str:
+        """Name the outermost layers whose output has the shape of a map of several places, in the order they run."""
+        paths = []
+        order = getattr(self.module, "output_fmt", "NCHW")
+
+        def see(path, module, inputs, output):
+            layout = likely_layout(output, image.shape[2:], order)
+            if path not in ("", name, *paths) and layout is not None and layout.grid != (1, 1):
+                paths.append(path)
+
+        with watched(self.module, see):
+            self._run(image)
+        outermost = []
+        for path in paths:
+            if not any(path.startswith(f"{around}.") for around in paths):
+                outermost.append(path)
+        named = ", ".join(outermost[-NAMED:]) or "none: pass larger images"
+        return f"Layers whose maps have places: {named}"

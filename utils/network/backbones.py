@@ -1,0 +1,261 @@
+"""Backbones by name: timm's models without their classifiers, their weights, and the layers that timm names."""
+
+import pickle
+import sys
+import zipfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..config import LAST, ConfigError
+from ..files import check_archive
+from ..vision import timm, weights_config, weights_name
+from .distance import evaluating
+from .hooks import example_of, watched
+from .places import Layout, PlacesError, likely_layout, measure_layout
+
+UNUSED_BUFFER = "num_batches_tracked"  # many published weights lack it, and nothing here reads it
+RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
+STEM_STRIDE = 4
+
+
+def build_backbone(name: str, image_size) -> nn.Module:
+    """Build a timm model of random weights without its classifier.
+
+    Args:
+        name: Of the model, as timm has it.
+        image_size: Height and width of the images.
+
+    Raises:
+        ConfigError: The model cannot take images of this size.
+    """
+    config = weights_config(name)
+    settings = {"num_classes": 0}
+    if config.fixed_input_size:
+        settings["img_size"] = tuple(image_size)
+    try:
+        model = timm.create_model(name, **settings)
+        with evaluating(model), torch.no_grad():
+            model.forward_features(example_of(image_size).to(next(model.parameters()).device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        cause = str(error).partition("\n")[0] or "its layers do not fit them"
+        raise ConfigError(
+            f"image.size: {list(image_size)} is refused for {name}: {cause}. The size that it was made for is "
+            f"{list(config.input_size[1:])}."
+        ) from error
+    _check_patches(model, name, image_size)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
+            nn.init.ones_(module.weight)  # timm's residual branches are nothing at first: too slow for short training
+    return model
+
+
+def _check_patches(model, name, image_size):
+    """Raise ConfigError where the patches of a transformer would leave out a margin of the images."""
+    patches = getattr(getattr(model, "patch_embed", None), "proj", None)
+    if not isinstance(patches, nn.Conv2d) or patches.kernel_size != patches.stride:
+        return
+    height, width = patches.stride
+    if image_size[0] % height or image_size[1] % width:
+        raise ConfigError(
+            f"image.size: {list(image_size)} is refused for {name}: its patches of {height} x {width} pixels would "
+            f"leave out a margin. Set a multiple of {height} and one of {width}."
+        )
+
+
+def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
+    """Load the weights that a name means (True), or those of a safetensors or state dict file (a path).
+
+    All weights that are trained (`requires_grad`) and all statistics must be there.
+
+    Raises:
+        ConfigError: They cannot be loaded. Code in a file is refused, not run.
+    """
+    path = _fetch(name) if pretrained is True else Path(pretrained)
+    weights = _read(path)
+    wanted = model.state_dict()
+    unused = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
+    for key in list(wanted):
+        if key in unused or key.endswith(UNUSED_BUFFER):
+            del wanted[key]
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert and _misfit(weights, wanted):  # from another image size, or with the names of the first publication
+        with suppress(AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # a file of another family
+            weights = convert(weights, model)
+    misfit = _misfit(weights, wanted)
+    if misfit:
+        raise ConfigError(
+            f"pretrained: the weights in {path} are not those of {name}: keys or shapes differ, {misfit} for example."
+        )
+    for key in wanted:
+        if not weights[key].isfinite().all():
+            raise ConfigError(f"pretrained: {path} holds values that are not finite, in {key} for example.")
+        wanted[key] = weights[key]
+    model.load_state_dict(wanted, strict=False)
+
+
+def _misfit(weights, wanted) -> str:
+    """Return the first key that is missing, of another shape, or of whole in place of real numbers; "" without."""
+    for key, value in wanted.items():
+        given = weights.get(key)
+        if not isinstance(given, torch.Tensor) or given.shape != value.shape:
+            return key
+        if given.is_floating_point() != value.is_floating_point():
+            return key
+    return ""
+
+
+def _fetch(name) -> Path:
+    """Return the file of a backbone's weights, from the cache of timm's hub or from the hub itself."""
+    config = weights_config(name)
+    if not config.hf_hub_id:
+        raise ConfigError(f"pretrained: True, but timm has no weights for {name}: name another backbone, or set False.")
+    file = config.hf_hub_filename or "model.safetensors"
+    try:
+        return Path(hf_hub_download(config.hf_hub_id, file))
+    except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
+        cause = str(error).partition(". ")[0]
+        raise ConfigError(
+            f"pretrained: True, but the weights of {weights_name(name)} cannot be fetched ({cause}). "
+            f"Download https://huggingface.co/{config.hf_hub_id}/resolve/main/{file} elsewhere and set `pretrained` to "
+            "the path of that file, or to False to train from scratch."
+        ) from error
+
+
+def _read(path) -> dict:
+    """Read a safetensors or state dict file; code inside it is refused, not run."""
+    if not path.is_file():
+        cause = "is no file" if path.exists() else "does not exist"
+        raise ConfigError(f"pretrained: {path} {cause}. Name a file of weights, True or False.")
+    wrong = f"pretrained: {path} is not a safetensors or state dict file"
+    try:
+        if zipfile.is_zipfile(path):
+            check_archive(path)
+        weights = timm.models.load_state_dict(str(path), weights_only=True)
+    except pickle.UnpicklingError as error:  # whose own message advises to load it all the same
+        raise ConfigError(f"{wrong}: it holds more than tensors, or is damaged.") from error
+    except Exception as error:  # whatever torch and safetensors raise for damaged files
+        raise ConfigError(f"{wrong}, holds more than tensors, or is damaged ({type(error).__name__}).") from error
+    if not isinstance(weights, dict):
+        raise ConfigError(f"{wrong}: it holds a {type(weights).__name__}.")
+    return weights
+
+
+@dataclass(frozen=True)
+class NamedLayer:
+    """A feature map of a backbone that has a name of its own."""
+
+    path: str
+    """Of its module in the backbone; "" for what `forward_features` gives."""
+    layout: Layout
+    """Of what the module gives."""
+    channels: int
+    """Of the map."""
+    stride: int
+    """Pixels of the image from one cell of the map to the next."""
+
+
+def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
+    """Return the layers that timm names, from the image on, and at last the map that is pooled.
+
+    Parameters on which that map does not depend (a norm before the classifier, for example) are set to not trained.
+
+    Raises:
+        ConfigError: The backbone gives no map for images of (height, width).
+    """
+    images = example_of(image_size).to(next(backbone.parameters()))
+    outputs, last = _outputs(backbone, images)
+    layers = {}
+    stride = None
+    for info in backbone.feature_info:
+        name = path = info["module"]
+        stride = info["reduction"]
+        if name in RESNET_STEM and "maxpool" in outputs:
+            name, path = RESNET_STEM[name]
+            stride = STEM_STRIDE
+        layout = likely_layout(outputs.get(path), image_size, order_of(backbone))
+        if layout is not None:
+            layers[name] = _named(path, layout, outputs[path], stride)
+    try:
+        with evaluating(backbone):
+            layout = layout_of(last, backbone, images) or measure_layout(backbone.forward_features, images)
+    except PlacesError as error:
+        raise ConfigError(
+            f"backbone_model: {type(backbone).__name__} is refused: it gives no feature map for images of {image_size}"
+        ) from error
+    if layers and not layout.placeless:
+        name, named = list(layers.items())[-1]
+        if outputs[named.path] is last:
+            layers[name] = replace(named, layout=layout)
+            return layers
+    stride = round(image_size[0] / layout.grid[0])
+    for named in layers.values():
+        stride = named.stride  # that of the last one
+    layers[LAST] = _named("", layout, last, stride)  # a norm, a convolution or the loss of tokens stands behind
+    return layers
+
+
+def layout_of(output, backbone, images) -> Layout | None:
+    """Return the layout of an output of a backbone; None where its shape allows others, which must be measured."""
+    layout = likely_layout(output, images.shape[2:], order_of(backbone))
+    if layout is None or layout.tokens is not None:
+        return None
+    if layout.grid == (1, 1):
+        return layout
+    if layout.channels_last or output.shape[1] in layout.grid:
+        return None
+    return layout
+
+
+def order_of(backbone) -> str:
+    """Return the order of a backbone's axes, "NCHW" or "NHWC", where a shape allows both."""
+    return getattr(backbone, "output_fmt", "NCHW")
+
+
+def _named(path, layout, output, stride) -> NamedLayer:
+    channels = layout.without_placeless(layout.to_map(output)).shape[1]
+    return NamedLayer(path, layout, channels, stride)
+
+
+def _outputs(backbone, images):
+    """Return what each module gives, by path, and the last map; parameters that it does not need are not trained."""
+    outputs = {}
+
+    def keep(path, module, inputs, output):
+        outputs[path] = output
+
+    with evaluating(backbone), watched(backbone, keep), torch.enable_grad():
+        last = backbone.forward_features(images)
+    if not isinstance(last, torch.Tensor):
+        raise ConfigError(f"backbone_model: {type(backbone).__name__} is refused: it gives several maps, not one")
+    weights = [parameter for parameter in backbone.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(last.sum(), weights, allow_unused=True)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is None:
+            weight.requires_grad_(False)
+    return outputs, last
+
+
+def stages_of(backbone: nn.Module, layers: dict[str, NamedLayer]) -> dict[str, list[nn.Module]]:
+    """Return the modules of a backbone that lead to each layer from the one before it, in the order of their making.
+
+    A module stands without its children, which are listed themselves.
+    """
+    paths, modules = zip(*backbone.named_modules(), strict=True)
+    stages = {}
+    start = 0
+    for name, layer in layers.items():
+        end = start
+        for place in range(start, len(paths)):
+            if f"{paths[place]}.".startswith(f"{layer.path}."):
+                end = place + 1
+        stages[name] = list(modules[start:end])
+        start = end
+    stages[name] += modules[start:]
+    return stages
