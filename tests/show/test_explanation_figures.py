@@ -10,7 +10,7 @@ from utils import figure, images_figure, methods_figure, overlay, sanity_figure
 from utils.data.reading import read_image
 from utils.explanations.explanation import Explanation, Source
 from utils.show.drawing import COLORMAP, file_name, photos
-from utils.trust.faithfulness import PARTS, Chance, Effect, Verdict
+from utils.trust.faithfulness import Chance, Effect, Verdict
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -42,7 +42,8 @@ def explanation_of(evidence, paths=None, **source):
 
 def verdict_on(explanation, gap=0.4):
     count = len(explanation)
-    chance = Chance(dict.fromkeys(PARTS, torch.zeros(20, count)), dict.fromkeys(PARTS, torch.zeros(count)))
+    random_maps = Effect(*torch.zeros(3, 20, count), explanation.different)
+    chance = Chance(random_maps, Effect(*torch.zeros(3, count), explanation.different))
     gaps, spans = (Effect(*torch.full((3, count), value), explanation.different) for value in (gap, 0.5))
     return Verdict(explanation, gaps, spans, chance)
 
@@ -175,7 +176,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
     verdict = verdict_on(explanation)
     shown = texts(figure(explanation[1], verdict[1]))
     assert "both images changed: faithful. Insertion minus deletion +0.400 of 0.500, 80%" in shown
-    assert "Image 2 alone: faithful" in shown
+    assert "Image 2: faithful" in shown
     other = explanation_of(torch.randn(2, 2, 8, 8), paths)
     with pytest.raises(ValueError, match="the verdict is of another explanation"):
         figure(other, verdict)

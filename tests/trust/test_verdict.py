@@ -43,11 +43,11 @@ def test_the_right_map_noise_and_a_blank_map():
     for part in PARTS:
         assert verdicts["right"].words(part).count(FAITHFUL) >= 19  # one object lies in the middle: so does the centre
         assert verdicts["noise"].words(part).count(FAITHFUL) <= 1
-        assert verdicts["blank"].words(part).count(FAITHFUL) <= 3  # its order of pixels, from top to bottom, is luck
+        assert verdicts["blank"].words(part).count(FAITHFUL) <= 3  # its order of pixels, from top to bottom, is chance
     assert (verdicts["right"].share() > 0.9).all()
 
 
-def test_at_most_one_in_twenty_that_know_nothing_is_called_faithful():
+def test_at_most_one_in_twenty_that_ignore_the_network_is_called_faithful():
     """Random maps of a network that has much to explain, and the maps of an untrained one: 200 pairs each."""
     network = Chequered()
     images, _ = different_pairs(200)
@@ -70,7 +70,7 @@ def test_a_map_that_is_false_on_one_image_is_not_called_faithful_there():
     verdict = judge(network, explanation_of(network, images, half))
     assert verdict.words("image 1").count(FAITHFUL) >= 4
     assert set(verdict.words("image 2")) == {CHANCE}
-    assert "Image 2 alone: not better than chance" in verdict.sentence()
+    assert "Image 2: not better than chance" in verdict.sentence()
 
 
 def test_random_maps_depend_on_the_seed_alone_and_the_centre_is_in_the_middle():
@@ -89,19 +89,17 @@ def test_chance_against_one_random_map_after_another():
     explanation = explanation_of(network, images, right)
     chance = measure_chance(network, explanation, seed=5)
     maps = [explain_at_random(network, images, 0.5, seed=5 + draw).towards_different for draw in range(DRAWS)]
-    maps += [1 - one for one in maps]  # the same places in the opposite order; ties at a border are broken anew
-    for row, one in enumerate(maps):
-        for column, other in enumerate(maps):
-            beside = explanation_of(network, images, torch.stack([one[:, 0], other[:, 1]], dim=1))
-            gap = insertion_deletion(network, beside)
-            torch.testing.assert_close(
-                chance.random["pair"][row * RANDOM_MAPS + column], gap.decisive, atol=1e-3, rtol=0
-            )
-            torch.testing.assert_close(chance.random["image 1"][row], gap.image1, atol=1e-3, rtol=0)
-            torch.testing.assert_close(chance.random["image 2"][column], gap.image2, atol=1e-3, rtol=0)
+    maps += [1 - drawn for drawn in maps]  # the same places in the opposite order; ties at a border are broken again
+    for row, first in enumerate(maps):
+        for column, second in enumerate(maps):
+            combined = explanation_of(network, images, torch.stack([first[:, 0], second[:, 1]], dim=1))
+            gap = insertion_deletion(network, combined)
+            for part in PARTS:
+                measured = chance.random.of(part)[row * RANDOM_MAPS + column]
+                torch.testing.assert_close(measured, gap.of(part), atol=1e-3, rtol=0)
     centre = insertion_deletion(network, explain_by_centre(network, images, 0.5))
-    torch.testing.assert_close(chance.centre["pair"], centre.decisive)
-    torch.testing.assert_close(chance.centre["image 2"], centre.image2)
+    for part in PARTS:
+        torch.testing.assert_close(chance.centre.of(part), centre.of(part))
 
 
 def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
@@ -116,7 +114,7 @@ def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
     assert together[1].explanation.same_as(explanation[1])
     assert together[1].sentence() == together.sentence(1)
     alone = judge(network, explanation[1])  # random maps are those of the pair, whatever stands beside it
-    torch.testing.assert_close(alone.chance.random["pair"], together[1].chance.random["pair"])
+    torch.testing.assert_close(alone.chance.random.both, together[1].chance.random.both)
 
 
 def test_several_explanations_are_judged_as_one_by_one():
@@ -161,22 +159,23 @@ def test_what_the_rank_alone_proves():
     own = torch.randn(2, count, generator=random)
     drawn = torch.randn(2, DRAWS, count, generator=random)
     drawn = torch.cat([drawn, -drawn], dim=1)  # (2, RANDOM_MAPS, B)
-    pairs = (drawn[0][:, None] + drawn[1][None]).flatten(0, 1) / 2
-    gaps = {"pair": own.mean(dim=0), "image 1": own[0], "image 2": own[1]}
     decided = torch.zeros(count, dtype=torch.bool)
+    image1 = drawn[0].repeat_interleave(RANDOM_MAPS, dim=0)  # each beside each of image 2
+    image2 = drawn[1].repeat(RANDOM_MAPS, 1)
+    random_maps = Effect(torch.zeros_like(image1), image1, image2, decided)
     nothing = torch.zeros(count, 2, 1, 1)
     explanation = Explanation(torch.zeros(count, 2, 3, 1, 1), torch.full((count,), 0.1), 0.5, nothing, nothing)
     span = Effect(*torch.full((3, count), LEAST_SPAN), decided)  # so small that the share is no hurdle
-    no_centre = dict.fromkeys(PARTS, torch.full((count,), -10.0))
-    chance = Chance({"pair": pairs, "image 1": drawn[0], "image 2": drawn[1]}, no_centre)
-    verdict = Verdict(explanation, Effect(torch.zeros(count), gaps["image 1"], gaps["image 2"], decided), span, chance)
+    chance = Chance(random_maps, Effect(*torch.full((3, count), -10.0), decided))
+    gap = Effect(torch.zeros(count), *own, decided)
+    verdict = Verdict(explanation, gap, span, chance)
     for part, all_beaten, weak_or_better in (
         ("pair", 1 / 20, 1 / 5),
         ("image 1", 1 / 8, 1 / 4),
         ("image 2", 1 / 8, 1 / 4),
     ):
         words = verdict.words(part)
-        above_all = (gaps[part] > chance.random[part].amax(dim=0)).float().mean()
+        above_all = (gap.of(part) > random_maps.of(part).amax(dim=0)).float().mean()
         assert above_all.item() == pytest.approx(all_beaten, abs=0.02)
         assert 1 - words.count(CHANCE) / count == pytest.approx(weak_or_better, abs=0.03)
 
@@ -191,15 +190,15 @@ def verdict_of(gap, beaten, centre=0.0, span=1.0, different=True):
     spans = Effect(*torch.full((3, 1), span), decided)
     random = torch.full((10, 1), gap + 1)
     random[:beaten] = gap - 1
-    chance = Chance(dict.fromkeys(PARTS, random), dict.fromkeys(PARTS, torch.tensor([centre])))
+    chance = Chance(Effect(random, random, random, decided), Effect(*torch.full((3, 1), centre), decided))
     return Verdict(explanation, gaps, spans, chance)
 
 
 def test_words_by_random_maps_centre_share_and_span():
     assert verdict_of(0.5, 10).word() == FAITHFUL
-    assert verdict_of(0.5, 10, centre=0.6).word() == "weak"  # one who looks at the middle does better
+    assert verdict_of(0.5, 10, centre=0.6).word() == "weak"  # the centre prior does better
     assert verdict_of(0.5, 9).word() == "weak"
-    assert verdict_of(LEAST_SHARE - 0.01, 10).word() == "weak"  # most of what could be had is missed
+    assert verdict_of(LEAST_SHARE - 0.01, 10).word() == "weak"  # most of the span is missed
     assert verdict_of(0.5, 7).word() == verdict_of(-0.1, 10).word() == CHANCE
     small = verdict_of(0.02, 10, span=LEAST_SPAN - 0.001)
     assert small.word() == HARDLY
@@ -212,8 +211,8 @@ def test_the_sentence_says_what_was_judged(different, words):
     sentence = verdict_of(0.5, 10, different=different).sentence()
     drawn = "above all of the 10 combinations of 3 random maps an image and their opposites"
     assert f"{words}: faithful. Insertion minus deletion +0.500 of 1.000, 50%, {drawn}." in sentence
-    assert "Image 1 alone: faithful, +0.700 of 1.000, 70%." in sentence
-    assert "Image 2 alone: " in sentence
+    assert "Image 1: faithful, +0.700 of 1.000, 70%." in sentence
+    assert "Image 2: " in sentence
 
 
 def test_another_network_than_the_explained_one_is_refused():
