@@ -38,8 +38,8 @@ def look(make_config, folder):
     return look
 
 
-def told(found):
-    return {(one.property, one.name) for one in found.told}
+def cues(audit):
+    return {(cue.property, cue.name) for cue in audit.cues}
 
 
 def changed(folder, name, change):
@@ -50,30 +50,30 @@ def changed(folder, name, change):
         change(image).save(path)
 
 
-def test_nothing_stands_out(look, folder):
-    assert str(look()).splitlines() == [f"72 images of 3 classes in {folder}", "Nothing stands out."]
+def test_no_problems_found(look, folder):
+    assert str(look()).splitlines() == [f"72 images of 3 classes in {folder}", "No problems found."]
 
 
 def test_a_class_told_by_its_brightness(look, folder):
     changed(folder, "b", lambda image: image.point(lambda value: value // 3))
-    found = look()
-    assert told(found) == {("brightness", "b")}
-    assert "Told by brightness alone: b (AUC 1.00: darker than others)" in str(found)
-    assert "image.brightness" in str(found)
+    audit = look()
+    assert cues(audit) == {("brightness", "b")}
+    assert "Revealed by brightness: b (AUC 1.00: darker than others)" in str(audit)
+    assert "image.brightness" in str(audit)
 
 
 def test_a_class_told_by_its_size(look, folder):
     changed(folder, "a", lambda image: image.resize((2 * image.width, 2 * image.height)))
-    found = look()
-    assert told(found) == {("size in pixels", "a")}
-    assert "a (AUC 1.00: larger than others)" in str(found)
+    audit = look()
+    assert cues(audit) == {("size in pixels", "a")}
+    assert "a (AUC 1.00: larger than others)" in str(audit)
 
 
 def test_a_class_told_by_its_aspect_and_the_one_size_of_all_its_images(look, folder):
-    """No larger and no smaller than others on the whole, but all alike."""
+    """No larger and no smaller than others on the whole, but all similar."""
     changed(folder, "c", lambda image: image.resize((96, 24)))
-    assert told(look()) == {("aspect ratio", "c"), ("size in pixels", "c")}
-    assert {one.how for one in look().told} == {"wider than others", "alike in all of its images"}
+    assert cues(look()) == {("aspect ratio", "c"), ("size in pixels", "c")}
+    assert {cue.difference for cue in look().cues} == {"wider than others", "similar in all of its images"}
 
 
 def test_images_that_exif_turns_are_measured_upright(look, folder):
@@ -83,8 +83,8 @@ def test_images_that_exif_turns_are_measured_upright(look, folder):
     for number, path in enumerate(sorted((folder / "a").iterdir())):
         upright = Image.new("RGB", (30, 60)) if number % 2 else Image.new("RGB", (60, 30))
         upright.save(path, exif=Image.Exif() if number % 2 else exif)
-    assert ("aspect ratio", "a") in told(look())
-    assert any("higher than others" in str(one) for one in look().told)
+    assert ("aspect ratio", "a") in cues(look())
+    assert any("higher than others" in str(cue) for cue in look().cues)
 
 
 def test_a_class_told_by_its_format(look, folder):
@@ -92,9 +92,9 @@ def test_a_class_told_by_its_format(look, folder):
         with Image.open(path) as image:
             image.save(path.with_suffix(".webp"))
         path.unlink()
-    found = look()
-    assert told(found) == {("file format", "b")}
-    assert "100% WEBP, 0% of the others" in str(found)
+    audit = look()
+    assert cues(audit) == {("file format", "b")}
+    assert "100% WEBP, 0% of the others" in str(audit)
 
 
 def test_few_images_tell_nothing(make_config, tmp_path):
@@ -102,9 +102,9 @@ def test_few_images_tell_nothing(make_config, tmp_path):
     for number, name in enumerate(("a", "b")):
         write_images(tmp_path / "data" / name, 3, seed=number)
     Image.new("RGB", (30, 30)).save(tmp_path / "data" / "a" / "0.png")
-    found = audit_images(*load_images(make_config({"data_path": str(tmp_path / "data")})))
-    assert found.told == []
-    assert found.small_classes() == {"a": 3, "b": 3}
+    audit = audit_images(*load_images(make_config({"data_path": str(tmp_path / "data")})))
+    assert audit.cues == []
+    assert audit.small_classes() == {"a": 3, "b": 3}
 
 
 def test_copies_contradictions_and_unreadable_files(look, folder):
@@ -120,7 +120,7 @@ def test_copies_contradictions_and_unreadable_files(look, folder):
     assert "Cannot be read: 1 of 77 images: c/broken.png (" in text
     assert "Byte-identical: 1 group of 2 images: c/z1.png = c/z2.png. They stay in one split" in text
     assert "Near-duplicates: 1 group of 2 images: a/x.png = b/y.jpg." in text
-    assert "Contradictions: 1 group of 2 images stand under several classes: a/x.png = b/y.jpg." in text
+    assert "Contradictions: 1 group of 2 images have several classes: a/x.png = b/y.jpg." in text
 
 
 def test_small_and_unequal_classes(look, folder):
@@ -137,14 +137,14 @@ def test_small_and_unequal_classes(look, folder):
 
 
 def test_the_command(folder, tmp_path, monkeypatch, capsys):
-    run(monkeypatch, "--set", f"data_path={folder}", "cache_path=null", "hyperparameters.verbose=False")
-    assert capsys.readouterr().out == f"72 images of 3 classes in {folder}\nNothing stands out.\n"
-    run(monkeypatch, "--sample", str(tmp_path / "sample"))
+    run(monkeypatch, "audit", "--set", f"data_path={folder}", "cache_path=null", "hyperparameters.verbose=False")
+    assert capsys.readouterr().out == f"72 images of 3 classes in {folder}\nNo problems found.\n"
+    run(monkeypatch, "sample", str(tmp_path / "sample"))
     assert len(list((tmp_path / "sample").iterdir())) == 7
     with pytest.raises(SystemExit, match="data_path: nowhere is not a folder"):
-        run(monkeypatch, "--set", "data_path=nowhere")
+        run(monkeypatch, "audit", "--set", "data_path=nowhere")
 
 
 def run(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["utils.data", *options])
+    monkeypatch.setattr(sys, "argv", ["utils", *options])
     main()

@@ -194,7 +194,7 @@ def test_jpegs_of_phones_are_no_format_of_their_own(tmp_path, make_config):
             else:
                 images[0].save(file)
     config = make_config({"data_path": str(tmp_path / "data"), "hyperparameters.verbose": False})
-    assert not [told for told in audit_images(*load_images(config)).told if told.property == "file format"]
+    assert not [cue for cue in audit_images(*load_images(config)).cues if cue.property == "file format"]
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -361,7 +361,7 @@ def test_the_range_is_that_of_every_reader(deep_folder, make_config, tmp_path, t
         np.testing.assert_array_equal(splits.pixels[np.array([0])][0], expected)
         np.testing.assert_array_equal(decode(folder.paths[0], (32, 40), value_range=(0, most)), expected)
         np.testing.assert_array_equal(photo(folder.paths[0], splits.pixels.value_range), expected)
-    assert len(list(twelve.cache_path.glob("*.pixels"))) == 2
+    assert len(list(twelve.cache_path.glob("*.json"))) == 2
     shown = pairs_figure(splits=load_splits(twelve), pairs=load_splits(twelve).test_pairs, count=1)
     assert max(image.get_array().max() for axes in shown.axes for image in axes.images) == 255
 

@@ -12,51 +12,63 @@ from ..device import Runtime
 from .cache import Decoder
 from .splits import Splits, draw_pairs
 
-BLOCK = 1024  # images copied at once
+BLOCK = 1024  # images copied at a time
+AHEAD = 2  # batches that are read while the device computes
 
 
 def draw_epoch(splits: Splits, config: Config, number: int) -> list[np.ndarray]:
-    """The training batches of epoch `number`, as int64 arrays of image indices.
+    """Draw the training batches of epoch `number`: int64 arrays of image indices.
 
-    With `pairs: batch`, those of `draw_batches`; with `pairs: paper`, up to batch_size pairs of the rule, drawn anew:
-    an anchor, its partner, the next anchor, its partner, and so on.
+    With `pairs: batch` these are those of `draw_batches`. With `pairs: paper` they are up to batch_size pairs of the
+    pair rule, drawn again in each epoch: an anchor, its partner, the next anchor, its partner, and so on.
     """
     random = np.random.default_rng((config.seed, 3, number))
     size = config.hyperparameters.batch_size
     if config.pairs == "batch":
         return draw_batches(splits.train, splits.folder.labels, size, random)
     pairs = draw_pairs(splits.train, splits.folder.labels, config.number_of_iterations, random)
-    images = np.stack([pairs.first, pairs.second], axis=1)  # (P, 2)
-    count = math.ceil(len(pairs) / size)
-    chosen = np.array_split(random.permutation(len(pairs)), count)
-    return [images[batch].flatten() for batch in chosen]
+    images = np.stack([pairs.first, pairs.second], axis=1)[random.permutation(len(pairs))]  # (P, 2)
+    return [batch.flatten() for batch in np.array_split(images, math.ceil(len(pairs) / size))]
 
 
 def draw_batches(indices: np.ndarray, labels: np.ndarray, batch_size: int, random: np.random.Generator):
-    """Batches for `pairs: batch`: a list of int64 arrays of at most `batch_size` image indices.
+    """Draw the batches of an epoch for `pairs: batch`: a list of int64 arrays of at most `batch_size` image indices.
 
-    Each batch holds at least two classes, and nearly every image meets another of its class: classes are dealt in
-    hands of four (of two below a batch size of eight), spread evenly over the epoch. Every image appears once, unless
-    one class so outnumbers the others that a batch would be left without a second class: then that batch gives up a
-    hand for images drawn from the other classes.
+    Each batch has at least two classes, and nearly every image meets another of its class: classes are dealt in hands
+    of four (of two below a batch size of eight), spread evenly over the epoch. Every image appears once, unless one
+    class so outnumbers the others that a batch would have no second class: then that batch gives up a hand for images
+    drawn from the other classes.
+
+    Args:
+        indices: int64 (N,), the images to deal.
+        labels: int64, the class of every image of the folder.
+        batch_size: At least 4.
+        random: Of the shuffling.
     """
-    hand = 4 if batch_size >= 8 else 2
+    hand = 4
+    if batch_size < 8:
+        hand = 2
     order = random.permutation(indices)
-    order = order[np.argsort(labels[order], kind="stable")]  # classes lie in contiguous blocks, shuffled inside
+    order = order[np.argsort(labels[order], kind="stable")]  # each class is one block, shuffled inside
     counts = np.unique(labels[order], return_counts=True)[1]
     turns = _turns(counts, hand, random)  # (N,): when each image is played
     played = np.argsort(turns, kind="stable")
-    hands = turns.max() + 1
-    batches = math.ceil(hands / (batch_size // hand))
-    lengths = [len(part) for part in np.array_split(np.arange(hands), batches)]  # in hands
-    ends = np.searchsorted(turns[played], np.cumsum(lengths)[:-1])  # in images
-    return [
-        _with_two_classes(batch, order, labels, batch_size, hand, random) for batch in np.split(order[played], ends)
-    ]
+    hands = np.arange(turns.max() + 1)
+    first_hands = [part[0] for part in np.array_split(hands, math.ceil(len(hands) / (batch_size // hand)))]
+    starts = np.searchsorted(turns[played], first_hands)  # in images
+    batches = []
+    for batch in np.split(order[played], starts[1:]):
+        label = labels[batch[0]]
+        if (labels[batch] == label).all():
+            others = order[labels[order] != label]
+            drawn = random.choice(others, min(hand, len(others)), replace=False)
+            batch = np.concatenate([batch[: max(batch_size - hand, hand)], drawn])
+        batches.append(batch)
+    return batches
 
 
 def _turns(counts, hand, random):
-    """Deals the images of each class, `counts` of them, in hands; returns when the hand of each image is played.
+    """Deal the images of each class, `counts` of them, in hands; return when the hand of each image is played.
 
     The hands of a class are spread evenly over the epoch, each at a random place within its share of it.
     """
@@ -72,19 +84,8 @@ def _turns(counts, hand, random):
     return turn[dealt]
 
 
-def _with_two_classes(batch, order, labels, batch_size, hand, random):
-    """The batch; where it holds one class alone, it gives up a hand for images drawn from the others."""
-    label = labels[batch[0]]
-    if (labels[batch] != label).any():
-        return batch
-    others = order[labels[order] != label]
-    strangers = random.choice(len(others), min(hand, len(others)), replace=False)
-    kept = batch[: max(batch_size - hand, hand)]
-    return np.concatenate([kept, others[strangers]])
-
-
 class ResidentPixels:
-    """All pixels as one tensor on the device: rows are picked there and nothing is copied from batch to batch."""
+    """All pixels as one tensor on the device: rows are picked there, and no batch is copied."""
 
     def __init__(self, pixels: Decoder, device):
         self.paths = pixels.paths
@@ -104,24 +105,26 @@ class ResidentPixels:
 
 
 def resident(pixels: Decoder, runtime: Runtime, memory_share: float):
-    """The pixels on the GPU, where they take at most `memory_share` of its free memory; else as they were."""
-    fits = len(pixels) * np.prod((*pixels.size, 3)) <= memory_share * runtime.free_memory()
-    return ResidentPixels(pixels, runtime.device) if fits else pixels
+    """Copy the pixels to the GPU, if they take at most `memory_share` of its free memory; else return them."""
+    if len(pixels) * np.prod((*pixels.size, 3)) > memory_share * runtime.free_memory():
+        return pixels
+    return ResidentPixels(pixels, runtime.device)
 
 
 def deliver(pixels, batches, runtime: Runtime):
-    """Yields the pixels of each batch of indices, uint8 (B, h, w, 3) on the device, reading two batches ahead."""
+    """Yield the pixels of each batch of indices, uint8 (B, h, w, 3) on the device, reading AHEAD batches ahead."""
 
     def read(indices):
         part = torch.as_tensor(pixels[indices])
-        # only pinned memory is copied while the GPU computes
-        return part.pin_memory() if runtime.device.type == "cuda" and part.device.type == "cpu" else part
+        if runtime.device.type == "cuda" and part.device.type == "cpu":
+            part = part.pin_memory()  # other memory is not copied while the GPU computes
+        return part
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = deque()
+        waiting = deque()
         for indices in batches:
-            ahead.append(pool.submit(read, indices))
-            if len(ahead) > 2:
-                yield ahead.popleft().result().to(runtime.device, non_blocking=True)
-        while ahead:
-            yield ahead.popleft().result().to(runtime.device, non_blocking=True)
+            waiting.append(pool.submit(read, indices))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result().to(runtime.device, non_blocking=True)
+        while waiting:
+            yield waiting.popleft().result().to(runtime.device, non_blocking=True)

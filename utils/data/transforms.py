@@ -11,8 +11,10 @@ from ..vision import functional as V
 
 
 def stored_size(settings: ImageSettings) -> tuple[int, int]:
-    """Height and width in which pixels are kept: `image.size`, and with random crops so much more that a crop of
-    average area is never enlarged; at most twice the area.
+    """Return the height and width in which pixels are stored.
+
+    That is `image.size`, and with random crops so much more, at most twice the area, that a crop of average area is
+    never enlarged.
     """
     enlarged = math.sqrt(2 / (1 + settings.RandomCropScale))
     height, width = settings.size
@@ -20,12 +22,11 @@ def stored_size(settings: ImageSettings) -> tuple[int, int]:
 
 
 def training_transform(settings: ImageSettings) -> nn.Module:
-    """uint8 (B, H, W, 3) to float32 (B, 3, h, w): augmented as `image` in config.yml says, each image for itself.
+    """Augment as `image` in config.yml says, each image differently: uint8 (B, H, W, 3) to float32 (B, 3, h, w).
 
-    What is random is drawn from torch's CPU generator, on whatever device the pixels are.
+    Random numbers come from torch's CPU generator, whatever the device of the pixels.
     """
     crop = settings.RandomCropScale
-    degrees = settings.RandomRotationDegrees
     colours = settings.brightness, settings.contrast, settings.saturation, settings.hue
     steps = [_Floats(settings.Channels)]
     if crop < 1:
@@ -37,13 +38,13 @@ def training_transform(settings: ImageSettings) -> nn.Module:
     if any(colours):
         steps.append(K.ColorJitter(*colours, p=1.0))
     steps.append(K.Normalize(settings.normalization.mean, settings.normalization.std))
-    if degrees:  # after the normalisation: turned-in corners are zero, which is the average colour
-        steps.append(K.RandomRotation(float(degrees), p=1.0))
+    if settings.RandomRotationDegrees:  # after the normalisation: corners turned in are 0, the average colour
+        steps.append(K.RandomRotation(float(settings.RandomRotationDegrees), p=1.0))
     return nn.Sequential(*steps)
 
 
 def evaluation_transform(settings: ImageSettings) -> nn.Module:
-    """uint8 (B, H, W, 3) to float32 (B, 3, h, w): brought to `image.size` and normalised, nothing random."""
+    """Resize to `image.size` and normalise, nothing random: uint8 (B, H, W, 3) to float32 (B, 3, h, w)."""
     normalize = K.Normalize(settings.normalization.mean, settings.normalization.std)
     return nn.Sequential(_Floats(settings.Channels, settings.size), normalize)
 
@@ -57,7 +58,7 @@ def to_pixels(images: torch.Tensor, normalization: Normalization) -> torch.Tenso
 
 
 class _Floats(nn.Module):
-    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1], of another size or grey where asked for."""
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1]; resized to `size`, and grey for one channel."""
 
     def __init__(self, channels, size=None):
         super().__init__()
@@ -69,4 +70,6 @@ class _Floats(nn.Module):
         if self.size and images.shape[2:] != self.size:
             images = V.resize(images, self.size, antialias=True)
         images = V.to_dtype(images, torch.float32, scale=True)
-        return V.rgb_to_grayscale(images, num_output_channels=3) if self.channels == 1 else images
+        if self.channels == 1:
+            images = V.rgb_to_grayscale(images, num_output_channels=3)
+        return images
