@@ -135,7 +135,7 @@ def near_duplicates_left(config, tmp_path):
 
 def files_of_the_cache(config):
     load_splits(config)
-    return str(next(config.cache_path.glob("*.pixels")))
+    return str(next(config.cache_path.glob("*.json")))
 
 
 def place_of_pixels(config, monkeypatch):

@@ -11,7 +11,7 @@ from helpers import write_images
 
 from utils.data.images import actual_path, images_below, list_folder, scan
 from utils.data.reading import DataError
-from utils.search.gallery import _images_below
+from utils.search.gallery import _images_of
 from utils.show.folder import pairs_of
 
 COMPOSED = "caf\u00e9"
@@ -50,7 +50,7 @@ def littered(tmp_path):
 def test_all_who_list_a_folder_list_the_same(littered, capsys):
     expected = ["A/0.png", "A/1.png", "B/0.png", "B/1.png"]
     assert below(littered, scan(littered).paths) == expected
-    assert below(littered, _images_below(littered)) == expected
+    assert below(littered, _images_of(littered)) == expected
     pairs = pairs_of((littered / "A", littered / "B"))
     assert below(littered, {path for pair in pairs for path in pair}) == expected
     assert len(pairs) == 4

@@ -110,18 +110,18 @@ def test_what_would_make_other_maps_is_noticed(module, files, paths, tmp_path):
         "warning": FromFiles(files.network, load, 0.3, source=Source(warning="BEWARE.")),
     }
     for key, other in others.items():
-        with pytest.raises(DataError, match=f"made otherwise \\({key}\\)"):
+        with pytest.raises(DataError, match=f"of other settings \\({key}\\)"):
             explain_folder(other, pairs, tmp_path / "out")
     networks = [
         FromFiles(Cut(module, "0"), load, 0.3),
         FromFiles(files.network, lambda path: load(path) / 2, 0.3),
     ]
     for other in networks:
-        with pytest.raises(DataError, match=r"made otherwise \(network\)"):
+        with pytest.raises(DataError, match=r"of other settings \(network\)"):
             explain_folder(other, pairs, tmp_path / "out")
     with torch.no_grad():
         module[0].bias.add_(1)
-    with pytest.raises(DataError, match=r"made otherwise \(network\)"):
+    with pytest.raises(DataError, match=r"of other settings \(network\)"):
         explain_folder(files, pairs, tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert json.loads(before[tmp_path / "out" / "made_by.json"])["threshold"] == 0.3

@@ -1,6 +1,7 @@
 """Any network on image files, trained here or not: paths in, explanations out."""
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 
 import cv2
@@ -10,8 +11,8 @@ import torch
 from ..config import ExplanationSettings
 from ..data.reading import DataError
 from ..explanations.explanation import UNKNOWN, Explanation, Source
-from ..explanations.methods import explain, measured
-from ..explanations.path import References
+from ..explanations.methods import explain, replace_auto
+from ..explanations.references import References
 from ..files import ExplanationError
 from ..network.distance import Explainable, paired
 from ..network.inputs import image_for, place_of
@@ -21,13 +22,14 @@ FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.err
 
 
 class FromFiles:
-    """A network, and how an image file is given to it: `explain_folder`, `gallery` and `most_similar` take it as they
-    take a Trained.
+    """A network and a function that loads image files for it.
+
+    `explain_folder`, `gallery` and `most_similar` take it as they take a Trained.
 
     Args:
         network: A `Cut` of any module, or a SiameseNetwork.
-        load: A function from the path of an image file to float (C, H, W), as the network takes it, a tensor on any
-            device or an array; of one size for all files.
+        load: A function from the path of an image file to the image as the network takes it, float (C, H, W): a tensor
+            on any device, or an array; of one size for all files.
         threshold: The distance, in [0, 2], up to which a pair is decided "same".
         references: Training images that the method `contrastive` contrasts with.
         source: What is known of any pair of files beside their values, as `explain` takes it.
@@ -47,18 +49,20 @@ class FromFiles:
         self.load = load
         self.threshold = threshold
         self.references = references
-        self.settings = measured(ExplanationSettings().changed(**settings))
+        self.settings = replace_auto(ExplanationSettings().changed(**settings))
         self.source = source
 
     def load_images(self, *paths) -> torch.Tensor:
-        """N image files as the network takes them: float (N, C, H, W) on its device.
+        """Load N image files as the network takes them: float (N, C, H, W) on its device.
 
         Raises:
             DataError: `load` could not decode a file.
             ExplanationError: `load` gives no floats (C, H, W), or images of several sizes.
         """
-        images = [self._loaded(path) for path in paths]
-        for path, image in zip(paths, images, strict=True):
+        images = []
+        for path in paths:
+            image = self._load(path)
+            images.append(image)
             if image.shape != images[0].shape:
                 sizes = f"{tuple(images[0].shape[1:])} for {paths[0]} and {tuple(image.shape[1:])} for {path}"
                 raise ExplanationError(f"load gives images of {sizes}: let it stretch or crop all to one size.")
@@ -71,17 +75,16 @@ class FromFiles:
         return explain(self.network, images, self.threshold, self.references, source, **self.settings.model_dump())
 
     def digest_of(self, path) -> str:
-        """A fingerprint of the network and of what `load` makes of a file; of the network alone where it makes nothing.
+        """Return a fingerprint of the network and of what `load` returns for a file, if it can be loaded.
 
-        `load` must make the same of a file each time: else a run that was stopped cannot go on.
+        A run that was stopped can only go on if `load` returns the same for a file each time.
         """
-        try:
-            image = [self._loaded(path)]
-        except DataError:
-            image = []
-        return tensors_digest(repr(self.network.layers), [*self.network.state_dict().values(), *image])
+        tensors = list(self.network.state_dict().values())
+        with suppress(DataError):
+            tensors.append(self._load(path))
+        return tensors_digest(repr(self.network.layers), tensors)
 
-    def _loaded(self, path) -> torch.Tensor:
+    def _load(self, path) -> torch.Tensor:
         try:
             image = self.load(path)
         except FAILURES as error:
@@ -96,7 +99,7 @@ class FromFiles:
 
 
 def tensors_digest(text: str, tensors) -> str:
-    """A fingerprint of a text and of the values of tensors, in their order."""
+    """Return a fingerprint of a text and of the values of tensors, in their order."""
     digest = hashlib.blake2b(text.encode(), digest_size=12)
     for values in tensors:
         digest.update(values.float().cpu().contiguous().numpy())
@@ -104,7 +107,11 @@ def tensors_digest(text: str, tensors) -> str:
 
 
 def check_reads_files(explainer):
-    """Raises ExplanationError for a network alone, which does not say how image files become tensors."""
+    """Refuse a network without a function that loads image files.
+
+    Raises:
+        ExplanationError: `explainer` is neither a Trained nor a FromFiles.
+    """
     if not hasattr(explainer, "load_images"):
         raise ExplanationError(
             f"{type(explainer).__name__} alone does not say how an image file becomes a tensor: "

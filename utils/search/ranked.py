@@ -1,4 +1,4 @@
-"""What the network says to pairs, as a table."""
+"""Scores of explained pairs in a table, and test pairs in the order of how certain or incorrect they are."""
 
 import numpy as np
 import pandas as pd
@@ -8,89 +8,91 @@ from ..explanations.explanation import Explanation
 from ..trained import Trained
 from ..trust.faithfulness import PARTS, Verdict
 
+RIGHT = {True: "yes", False: "no", None: None}
+
 
 def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd.DataFrame:
-    """A row for each pair, numbered from 1: names, true classes, similarity, distance, probability of one class with
-    the ends of its 95 % interval, decision and whether it is right; with a verdict, its words; the warning, if there
-    is one.
+    """Tabulate the scores of pairs, a row for each, numbered from 1.
 
-    What is known of no pair has no column.
+    The columns: names, actual classes, similarity, distance, probability of one class with the ends of its 95 %
+    interval, decision, and whether it is right; with a verdict, its words; the warning. Columns of which nothing is
+    known are left out.
     """
     rows = []
-    for index in range(len(explanation)):
-        name1, name2 = explanation.names[index]
-        classes = explanation.classes(index)
-        class1, class2 = classes or (None, None)
-        row = {"image 1": name1, "image 2": name2, "class 1": class1, "class 2": class2}
-        row |= {"similarity": explanation.similarity[index].item(), "distance": explanation.distance[index].item()}
+    for index, (name1, name2) in enumerate(explanation.names):
+        row = {"image 1": name1, "image 2": name2}
+        row["class 1"], row["class 2"] = explanation.classes(index) or (None, None)
+        row["similarity"] = explanation.similarity[index].item()
+        row["distance"] = explanation.distance[index].item()
         if explanation.source.calibration is not None:
-            columns = ("probability", "probability from", "probability to")
-            row |= dict(zip(columns, explanation.probability[index].tolist(), strict=True))
-        row |= {"decision": explanation.decision(index), "right": _words(explanation.correct(index))}
+            row["probability"], row["probability from"], row["probability to"] = explanation.probability[index].tolist()
+        row["decision"] = explanation.decision(index)
+        row["right"] = RIGHT[explanation.correct(index)]
         if verdict is not None:
-            row |= {f"map of {part}": verdict.word(index, part) for part in PARTS}
-        if explanation.source.warning:
-            row["warning"] = explanation.source.warning
+            for part in PARTS:
+                row[f"map of {part}"] = verdict.word(index, part)
+        row["warning"] = explanation.source.warning or None
         rows.append(row)
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
     return table.set_index(pd.RangeIndex(1, len(table) + 1, name="rank"))
 
 
-def _words(right):
-    return right if right is None else "yes" if right else "no"
-
-
 def worst_mistakes(trained: Trained, splits: Splits, count=6) -> Explanation:
-    """The test pairs decided wrongly that lie farthest beyond the threshold, worst first, explained.
+    """Explain the incorrectly decided test pairs that lie farthest beyond the threshold, worst first.
 
-    At most `count`, and none where no mistake was made. A pair that is left undecided is no mistake.
+    At most `count`, and none if all decisions are correct. An undecided pair is not a mistake.
     """
-    beyond, decided = _beyond(trained, splits)
-    wrong = decided & ((beyond > 0) != splits.test_pairs.labels)
-    return _explained(trained, splits, _first(splits.test_pairs, -np.abs(beyond), wrong, count))
+    pairs = _test_pairs(trained, splits)
+    mistakes = pairs[pairs["decided"] & (pairs["different"] != splits.test_pairs.labels)]
+    return _explain_first(trained, splits, mistakes.sort_values("margin", ascending=False, kind="stable"), count)
 
 
 def surest(trained: Trained, splits: Splits, count=6) -> Explanation:
-    """The test pairs that lie farthest beyond the threshold on either side, rightly decided or not, surest first."""
-    beyond, decided = _beyond(trained, splits)
-    return _explained(trained, splits, _first(splits.test_pairs, -np.abs(beyond), decided, count))
+    """Explain the decided test pairs that lie farthest beyond the threshold, on either side, surest first."""
+    pairs = _test_pairs(trained, splits)
+    decided = pairs[pairs["decided"]]
+    return _explain_first(trained, splits, decided.sort_values("margin", ascending=False, kind="stable"), count)
 
 
 def most_uncertain(trained: Trained, splits: Splits, count=6) -> Explanation:
-    """The test pairs nearest to the threshold, the nearest first."""
-    beyond, _ = _beyond(trained, splits)
-    return _explained(trained, splits, _first(splits.test_pairs, np.abs(beyond), np.ones(len(beyond), bool), count))
+    """Explain the test pairs nearest to the threshold, the nearest first."""
+    pairs = _test_pairs(trained, splits)
+    return _explain_first(trained, splits, pairs.sort_values("margin", kind="stable"), count)
 
 
-def _beyond(trained, splits):
-    """How far each test pair lies beyond the threshold, as a share of what is possible on its side: float (P,), from -1
-    (one embedding, "same") to 1 (opposite ones, "different"); and whether it is decided, bool (P,).
+def _test_pairs(trained, splits) -> pd.DataFrame:
+    """Tabulate the test pairs.
+
+    The columns: both images, the lower index first; whether the distance is above the threshold; whether the pair is
+    decided; and the margin, from the threshold to the distance, as a share of what is possible on its side, in [0, 1].
     """
     distances = trained.distances(splits, splits.test_pairs)
     threshold = trained.threshold
-    room = np.where(distances > threshold, 2 - threshold, threshold)
     same_up_to, different_from = trained.band or (threshold, threshold)
-    decided = (distances <= same_up_to) | (distances > different_from)
-    return (distances - threshold) / room, decided
+    images = np.sort(np.stack([splits.test_pairs.first, splits.test_pairs.second]), axis=0)
+    different = distances > threshold
+    room = np.where(different, 2 - threshold, threshold)
+    return pd.DataFrame(
+        {
+            "lower": images[0],
+            "upper": images[1],
+            "different": different,
+            "decided": (distances <= same_up_to) | (distances > different_from),
+            "margin": np.abs(distances - threshold) / room,
+        }
+    )
 
 
-def _first(pairs, values, chosen, count):
-    """The `count` chosen pairs of the lowest values, as indices; of two images that are a pair twice, the first."""
+def _explain_first(trained, splits, pairs, count) -> Explanation:
+    """Explain the first `count` test pairs of a table, each two images once."""
     if count < 1:
-        raise ValueError(f"count: {count} is refused: at least 1 pair is looked for")
-    found = {}
-    for index in np.argsort(values, kind="stable").tolist():
-        images = frozenset((int(pairs.first[index]), int(pairs.second[index])))
-        if chosen[index]:
-            found.setdefault(images, index)
-        if len(found) == count:
-            break
-    return list(found.values())
-
-
-def _explained(trained, splits, indices) -> Explanation:
-    pairs, paths = splits.test_pairs, splits.folder.paths
-    files = [(paths[pairs.first[index]], paths[pairs.second[index]]) for index in indices]
+        raise ValueError(f"count: {count} is refused: it must be at least 1")
+    indices = pairs.drop_duplicates(["lower", "upper"]).index[:count]
+    files = []
+    for index in indices:
+        image1, image2 = splits.test_pairs.first[index], splits.test_pairs.second[index]
+        files.append((splits.folder.paths[image1], splits.folder.paths[image2]))
     if not files:
-        return trained.explain((paths[pairs.first[0]], paths[pairs.second[0]]))[:0]
+        image = splits.folder.paths[splits.test[0]]
+        return trained.explain((image, image))[:0]
     return trained.explain(*files)
