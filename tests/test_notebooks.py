@@ -11,6 +11,7 @@ import nbformat
 import pytest
 from helpers import ROOT
 
+from utils import __main__ as commands
 from utils import notebooks
 from utils.config import load_config
 
@@ -72,7 +73,7 @@ def test_all_notebooks_run_on_any_dataset(make_config, tmp_path):
     names = {path.name for path in results.iterdir()}
     assert {path.name for path in NOTEBOOKS} | {f"{path.stem}.html" for path in NOTEBOOKS} <= names
     assert {"history.png", "roc.png", "distances.png", "sanity.png"} <= names
-    kinds = ("factual_map_", "explanation_same", "explanation_different", "methods_", "matches_", "counterfactual_same")
+    kinds = ("factual_map_", "explanation_same", "explanation_different", "methods_", "matches_", "edit_same")
     assert all(any(name.startswith(kind) for name in names) for kind in kinds)
     for path in NOTEBOOKS:
         executed = nbformat.read(results / path.name, as_version=4)
@@ -85,6 +86,14 @@ def test_bars_are_left_out_where_no_one_looks_on(capsys):
     for text in ("Epoch 1\n\rTraining:  50%", "\rTraining: 100%", "\r            \rEpoch", " 2\nEnd\n"):
         client.repeat(text)
     assert capsys.readouterr().out == "Epoch 1\nEpoch 2\nEnd\n"
+
+
+def test_widgets_are_dropped_and_the_text_beside_them_stays(tmp_path):
+    source = "from ipywidgets import IntSlider\nIntSlider()"
+    path = tmp_path / "widgets.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    (output,) = notebooks.execute(path).cells[0].outputs
+    assert list(output.data) == ["text/plain"]
 
 
 def test_lab_opens_copies_and_keeps_those_that_were_changed(tmp_path, monkeypatch):
@@ -119,7 +128,7 @@ def test_exported_pages_load_nothing(tmp_path):
 @pytest.mark.parametrize(("name", "python"), [("pytorch_siamese", "/some/where/bin/python"), ("", ".venv/bin/python")])
 def test_each_target_is_a_python_command_of_the_environment_in_use(name, python):
     environment = os.environ | {"CONDA_DEFAULT_ENV": name, "CONDA_PREFIX": "/some/where"}
-    for target, module in {"run": "utils.notebooks", "lab": "utils.notebooks", "test": "pytest"}.items():
+    for target, module in {"run": "utils run", "lab": "utils lab", "test": "pytest"}.items():
         command = ["make", "--dry-run", "--no-print-directory", "--old-file", "requirements.txt", target]
         lines = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
         assert f"{python} -m {module}" in lines
@@ -128,10 +137,10 @@ def test_each_target_is_a_python_command_of_the_environment_in_use(name, python)
 
 def test_a_failing_notebook_says_why_and_leaves_nothing(make_config, tmp_path, monkeypatch):
     make_config({"data_path": str(tmp_path / "absent")})
-    monkeypatch.setattr(sys, "argv", ["notebooks", "--config", str(tmp_path / "config.yml"), str(NOTEBOOKS[0])])
+    monkeypatch.setattr(sys, "argv", ["utils", "run", "--config", str(tmp_path / "config.yml"), str(NOTEBOOKS[0])])
     monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")  # restored afterwards
     with pytest.raises(SystemExit, match="absent is not a folder"):
-        notebooks.main()
+        commands.main()
     assert list((tmp_path / "results").iterdir()) == []
 
 
@@ -143,9 +152,9 @@ def test_in_place_refreshes_the_notebook_itself(make_config, tmp_path, monkeypat
     cell = nbformat.v4.new_code_cell("from utils.config import load_config\nload_config().seed")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")
-    arguments = ["notebooks", "--config", str(tmp_path / "config.yml"), "--inplace", str(path)]
+    arguments = ["utils", "run", "--config", str(tmp_path / "config.yml"), "--inplace", str(path)]
     monkeypatch.setattr(sys, "argv", arguments)
-    notebooks.main()
+    commands.main()
     seed = load_config(tmp_path / "config.yml").seed
     assert nbformat.read(path, as_version=4).cells[0].outputs[0].data["text/plain"] == str(seed)
 

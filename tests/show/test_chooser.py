@@ -1,6 +1,6 @@
 import pytest
 
-from utils.show.chooser import EXECUTING, PairChooser
+from utils.show.chooser import PairChooser
 
 
 @pytest.fixture
@@ -29,8 +29,7 @@ def test_the_lists_are_the_test_images_and_what_was_named(chooser, trained, tmp_
     assert paths == [splits.folder.paths[index] for index in splits.test] + [elsewhere]
 
 
-def test_where_no_one_looks_on_the_names_stand_alone(chooser, monkeypatch):
-    monkeypatch.setenv(EXECUTING, "1")
-    assert chooser._repr_mimebundle_() == {"text/plain": repr(chooser)}
-    monkeypatch.delenv(EXECUTING)
-    assert "application/vnd.jupyter.widget-view+json" in chooser._repr_mimebundle_()
+def test_a_notebook_shows_the_lists_and_its_file_the_names(chooser):
+    shown = chooser._repr_mimebundle_()
+    assert shown["text/plain"] == repr(chooser)
+    assert "application/vnd.jupyter.widget-view+json" in shown

@@ -49,7 +49,7 @@ def test_the_figure_says_what_made_it_and_of_what():
     words = texts(shown)
     for part in ("rose/0.png", "rose/1.png", 'decided "different", incorrect: both are rose', "gradcam at layer3"):
         assert part in words
-    assert shown.get_label().startswith("counterfactual_different_0_1_")
+    assert shown.get_label().startswith("edit_different_0_1_")
     assert drawn(shown).std() > 5
     assert plt.get_fignums() == []
 
@@ -118,7 +118,7 @@ def test_before_and_after_share_one_scale():
     assert (before[0, 0] != after[0, 0]).any()
 
 
-def test_a_counterfactual_shows_both_images_before_and_after():
+def test_an_edit_shows_both_images_before_and_after():
     explanation = explanation_of()
     edited = 1 - explanation.images[0]
     regions = torch.ones(2, 8, 8, dtype=torch.bool)

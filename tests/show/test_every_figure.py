@@ -34,7 +34,7 @@ from utils.audit.shortcuts import Shortcuts
 from utils.data.splits import Pairs
 from utils.score.intervals import Interval
 
-CAUTION = "BEWARE: this network may know nothing: its test AUC is 0.500 (0.400 to 0.600), and 0.5 is guessing."
+CAUTION = "CAUTION: this network may know nothing: its test AUC is 0.500 (0.400 to 0.600), and 0.5 is guessing."
 SHOWN = {name for name in utils.__all__ if getattr(getattr(utils, name), "__module__", "").startswith("utils.show")}
 OF_NO_NETWORK = {  # of data alone, or parts that other figures are made of
     "PairChooser",
@@ -161,11 +161,11 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
 
 
 def test_the_words_are_not_said_twice_and_not_without_need(blind, calibrated):
-    assert words_of(utils.figure(blind.pair)).count("BEWARE") == 1
-    assert words_of(utils.grid_figure(blind.explanation)).count("BEWARE") == 1
+    assert words_of(utils.figure(blind.pair)).count("CAUTION") == 1
+    assert words_of(utils.grid_figure(blind.explanation)).count("CAUTION") == 1
     knowing = replace(blind.explanation, source=replace(blind.explanation.source, warning=""))
     for shown in (utils.grid_figure(knowing), utils.grid(knowing), utils.images_figure(knowing[0])):
-        assert "BEWARE" not in words_of(shown)
+        assert "CAUTION" not in words_of(shown)
     assert "warning" not in scores_table(knowing)
 
 

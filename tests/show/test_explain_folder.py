@@ -82,14 +82,14 @@ def test_maps_of_other_weights_are_not_mixed(trained, pairs, tmp_path):
     other = copy.deepcopy(trained.network)
     with torch.no_grad():
         next(other.parameters()).add_(1)
-    with pytest.raises(DataError, match="made otherwise \\(network\\)"):
+    with pytest.raises(DataError, match="of other settings \\(network\\)"):
         explain_folder(replace(trained, network=other), pairs[:1], tmp_path / "out")
 
 
 def test_maps_made_otherwise_are_not_mixed(trained, pairs, tmp_path):
     explain_folder(trained, pairs[:1], tmp_path / "out")
     content = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(DataError, match="made otherwise \\(threshold\\): name another folder"):
+    with pytest.raises(DataError, match="of other settings \\(threshold\\): name another folder"):
         explain_folder(replace(trained, threshold=0.1), pairs, tmp_path / "out")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == content
 
@@ -120,11 +120,11 @@ def test_pairs_of_a_csv_file_and_of_two_folders(tmp_path):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("image1,other\na,b\n", "no column image2"),
+        ("image1,other\na,b\n", "no columns image1 and image2"),
         ("image1,image2\n", "holds no pair"),
         ("image1,image2\n\na/0.png,a/1.png\na/0.png,\n", "line 4: image2 is empty"),
         ("image1,image2\na/0.png,absent.png\n", r"line 2: image2 absent\.png is no file"),
-        ("", "no column image1"),
+        ("", "no columns image1 and image2"),
         ("image1,image2\n\0,a", "no file"),
     ],
 )
@@ -161,6 +161,14 @@ def test_names_of_a_csv_file_in_another_unicode_form(tmp_path, name, forms):
     assert pairs_of(tmp_path / "pairs.csv") == [(str(tmp_path / stored / f"{stored}.png"),) * 2]
 
 
+def test_empty_rows_and_further_columns_of_a_csv_file_are_skipped(tmp_path):
+    write_images(tmp_path / "a", 2)
+    file = tmp_path / "pairs.csv"
+    file.write_text("image2,note,image1,,\n\na/0.png,x,a/1.png,,\n,,,,\na/1.png,,a/0.png,,,\n")
+    first, second = (str(tmp_path / "a" / name) for name in ("0.png", "1.png"))
+    assert pairs_of(file) == [(second, first), (first, second)]
+
+
 def test_names_with_spaces_at_their_ends_stay_as_they_are(tmp_path):
     write_images(tmp_path, 2)
     (tmp_path / "0.png").rename(tmp_path / " 1.png")
@@ -186,7 +194,7 @@ def test_cures_of_csv_files_end_their_errors(tmp_path):
         assert repr(header) in str(caught.value)
     file.write_text(f"image1,image2\n{good}")
     assert len(pairs_of(file)) == 1
-    for line in ("absent.png,absent.png", "caf\u00e9\\0.png,caf\u00e9\\1.png", ","):
+    for line in ("absent.png,absent.png", "caf\u00e9\\0.png,caf\u00e9\\1.png", ",caf\u00e9/1.png"):
         file.write_text(f"image1,image2\n{good}{line}\n{good}")
         with pytest.raises(DataError, match=r"line 3: .* Correct or delete the line; paths are relative to"):
             pairs_of(file)
@@ -259,7 +267,7 @@ def test_command_line(make_config, checkpoints, pairs, tmp_path, monkeypatch, ca
     make_config({"checkpoints_path": str(checkpoints)})
     lines = "\n".join(f"{one},{two}" for one, two in pairs[:2])
     (tmp_path / "pairs.csv").write_text(f"image1,image2\n{lines}\n")
-    command = ["search", "--config", str(tmp_path / "config.yml"), "--pairs", str(tmp_path / "pairs.csv")]
+    command = ["utils", "explain", "--config", str(tmp_path / "config.yml"), "--pairs", str(tmp_path / "pairs.csv")]
     monkeypatch.setattr(sys, "argv", [*command, "--out", str(tmp_path / "out")])
     main()
     assert "2 pairs" in capsys.readouterr().out

@@ -10,8 +10,8 @@ import torch
 from helpers import explanation_of, network_and_images
 
 from utils import decompose, gallery, grid, grid_figure, judge, plane
-from utils.show.figures import NOTHING, caption, judgement
 from utils.show.viewer import view_content
+from utils.show.words import NOTHING, caption, details_of, judgement, title_of
 
 HOSTILE = "<img src=x onerror=alert(1)>.jpg", "</script><script>alert(1)</script>"
 
@@ -37,7 +37,7 @@ def test_each_tile_opens_the_viewer_of_its_pair(pairs):
     for index, (tile, pair) in enumerate(zip(content["pairs"], explanation, strict=True)):
         expected = view_content(pair, verdict[index], decompose(network, pair))
         assert tile["view"] == json.loads(json.dumps(expected))
-        assert tile["caption"] == f"{caption(pair).strip()} {judgement(verdict, index)}"
+        assert tile["caption"] == f"{caption(pair)} {judgement(verdict, index)}"
 
 
 def test_a_word_for_the_pair_and_for_each_image():
@@ -55,8 +55,8 @@ def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pa
         assert panel.get_suptitle().endswith("\nMaps not judged.")
     verdict = judge(network, explanation)
     for index, panel in enumerate(grid_figure(explanation, verdict).subfigs[0].subfigs[:3]):
-        title = " ".join(panel.get_suptitle().split())
-        assert judgement(verdict, index) in title
+        assert panel.get_suptitle().endswith(verdict.word(index))
+        assert judgement(verdict, index) in " ".join(panel.get_supxlabel().split())
     for shown in (grid, grid_figure):
         with pytest.raises(ValueError, match="the verdict is of another explanation"):
             shown(explanation[:2], verdict=verdict)
@@ -68,8 +68,8 @@ def test_captions_say_decision_truth_and_score(pairs):
     assert first.startswith('"different" ✗ incorrect')
     assert first.endswith("Both are a.")
     assert second.startswith('"different" ✓ correct')
-    assert second.endswith("In truth a and b.")
-    assert third == f'"different": similarity {explanation.similarity[2]:.3f}. '
+    assert second.endswith("Actual classes: a and b.")
+    assert third == f'"different": similarity {explanation.similarity[2]:.3f}.'
 
 
 def test_no_pair_is_said_in_words(pairs):
@@ -97,7 +97,8 @@ def test_the_still_grid_shows_every_pair(pairs, count):
     assert len(images) == 2 * count
     panels = drawn.subfigs[0].subfigs[:count]
     for panel, pair in zip(panels, explanation, strict=False):
-        assert panel.get_suptitle().replace("\n", " ") == f"{caption(pair).strip()} Maps not judged."
+        words = f"{panel.get_suptitle()} {panel.get_supxlabel()}"
+        assert words.split() == f"{title_of(pair)} Maps not judged. {details_of(pair)}".split()
 
 
 def test_distances_and_probabilities_of_the_map_are_those_of_the_network(calibrated):
@@ -112,7 +113,7 @@ def test_distances_and_probabilities_of_the_map_are_those_of_the_network(calibra
         assert step / content["steps"] == pytest.approx(explanation.distance.item(), abs=2e-3)
         chances = content["probabilities"][max(step - 2, 0) : step + 3]
         assert min(chances) - 1e-3 <= explanation.probability[0, 0] <= max(chances) + 1e-3
-    assert content["threshold"] == calibrated.threshold
+    assert content["band"] == pytest.approx(calibrated.band or [calibrated.threshold] * 2)
     assert [point["name"] for point in content["points"]] == list(images.names)
     places = np.array([(point["x"], point["y"]) for point in content["points"]])
     assert places.min() == 0

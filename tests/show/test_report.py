@@ -15,7 +15,7 @@ from utils import (
 )
 from utils.audit.images import audit_images
 from utils.score.intervals import Interval
-from utils.show.report import cautions
+from utils.show.report import limitations
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_it_says_what_was_measured_and_loads_nothing(measured):
     assert str(len(splits.test)) in text
     assert f"{rows[0].faithful:.0%}" in text
     headings = re.findall(r'<h2 id="([^"]+)">', text)
-    assert headings[0] == "what-to-beware-of"
+    assert headings[0] == "limitations"
     assert headings == re.findall(r'href="#([^"]+)"', text)
     assert not re.findall(r'(?:src|href)="(?!data:|#)', element.html)
     assert len(element.html) < 4_000_000
@@ -53,15 +53,15 @@ def test_cautions_come_when_they_are_due(measured):
     def said(trained=trained, auc=(0.95, 0.94, 0.96), faithful=0.9):
         others = tuple(metric for metric in metrics.metrics if metric.name != "auc")
         known = replace(metrics, metrics=(replace(metrics["auc"], interval=Interval(*auc)), *others))
-        return " ".join(cautions(trained, known, replace(row, faithful=faithful), shortcuts, found))
+        return " ".join(limitations(trained, known, replace(row, faithful=faithful), shortcuts, found))
 
-    assert "not known better" not in said()
-    assert "not known better" in said(auc=(0.8, 0.6, 0.9))
+    assert "do not determine it better" not in said()
+    assert "do not determine it better" in said(auc=(0.8, 0.6, 0.9))
     assert "faithful for" not in said()
     assert "faithful for 20%" in said(faithful=0.2)
     blind = replace(trained, measurements=replace(trained.measurements, auc=Interval(0.5, 0.4, 0.6)))
-    assert "BEWARE" in said(trained=blind)
-    assert "BEWARE" not in said(trained=replace(trained, measurements=replace(trained.measurements, auc=Interval(0.9, 0.8, 1))))
+    assert "CAUTION" in said(trained=blind)
+    assert "CAUTION" not in said(trained=replace(trained, measurements=replace(trained.measurements, auc=Interval(0.9, 0.8, 1))))
 
 
 def test_names_from_files_are_no_markup(measured):

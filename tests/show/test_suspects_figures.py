@@ -31,11 +31,11 @@ def test_each_suspect_stands_beside_its_neighbour_with_their_maps(calibrated, su
     plain = figure(explanation, judge(calibrated.network, explanation, calibrated.config.seed))
     for panel, alike, row in zip(panels, plain.subfigs, suspects.table(2).to_numpy(), strict=True):
         image, label, suggested, quality = row[:4]
-        title = panel.get_suptitle()
-        assert title.startswith(f"Suspect label: {image}\n{label}, but like {suggested} to the network")
-        assert f"{quality:.3f}" in title
-        assert title.endswith(alike.get_suptitle())
-        assert "Image 2: " in title  # the maps are judged
+        suspicion = f"Suspect label: {image}\n{label}, but similar to {suggested} (quality {quality:.3f})"
+        assert panel.get_suptitle() == suspicion
+        words = " ".join(panel.get_supxlabel().split())
+        assert words == " ".join(f"{alike.get_suptitle()} {alike.get_supxlabel()}".split())
+        assert "Image 2: " in words  # the maps are judged
         shown = [axes.images[0].get_array() for axes in panel.axes if axes.images]
         expected = [axes.images[0].get_array() for axes in alike.axes if axes.images]
         assert all(np.array_equal(one, other) for one, other in zip(shown, expected, strict=True))

@@ -69,29 +69,30 @@ def test_maps_finer_than_the_viewer_keep_their_sums():
 
 
 def test_it_says_what_the_explanation_says(pair):
-    _, explanation, verdict, matches, change = pair
-    content = view_content(explanation, verdict, matches, change)
+    _, explanation, verdict, matches, edit = pair
+    content = view_content(explanation, verdict, matches, edit)
     assert content["sentence"] == explanation.sentence()
     assert content["similarity"] == pytest.approx(explanation.similarity.item())
     assert content["matches"]["places"] == pytest.approx(sum(matches.places.flatten().tolist()), abs=1e-4)
-    assert content["least"] == pytest.approx(1 - explanation.threshold / 2)
+    assert content["same_from"] == pytest.approx(1 - explanation.threshold / 2)
     (method,) = content["methods"]
     assert "\n".join([method["verdict"], *method["verdicts"]]) == verdict.sentence()
-    assert content["change"]["sentence"] == change.sentence()
-    assert content["change"]["similarities"] == [change.before, change.after]
-    touched = change.regions.flatten(1).any(dim=1).tolist()
-    assert [after is not None for after in content["change"]["after"]] == touched
-    assert content["change"]["before"] == [None, None]  # noise of no file is shown as the network takes it
-    region = bytes_of(content["change"]["regions"][0]).reshape(64, 64).astype(bool)
-    assert np.array_equal(region, change.regions[0].numpy())
+    assert content["edit"]["sentence"] == edit.sentence()
+    assert content["edit"]["similarities"] == [edit.before, edit.after]
+    touched = edit.regions.flatten(1).any(dim=1).tolist()
+    before, after = content["edit"]["before"], content["edit"]["after"]
+    assert [after[number] != before[number] for number in range(2)] == touched
+    assert before == [image["source"] for image in content["images"]]  # noise without files, as the network takes it
+    region = bytes_of(content["edit"]["regions"][0]).reshape(64, 64).astype(bool)
+    assert np.array_equal(region, edit.regions[0].numpy())
 
 
 def test_what_is_not_known_is_not_said(pair):
     _, explanation, *_ = pair
     content = view_content(explanation)
-    assert content["right"] is None
+    assert content["correct"] is None
     assert content["matches"] is None
-    assert content["change"] is None
+    assert content["edit"] is None
     assert content["methods"][0]["verdict"] == "Maps not judged."
 
 
@@ -110,10 +111,10 @@ def test_the_method_of_the_matches_is_shown_first(pair):
 
 
 def test_parts_of_other_pairs_are_refused(pair):
-    network, _, verdict, matches, change = pair
+    network, _, verdict, matches, edit = pair
     _, images = network_and_images(count=2)
     other = explanation_of(network, images[1:], torch.rand(1, 2, 64, 64), threshold=0.01)
-    for parts in ({"verdicts": verdict}, {"matches": matches}, {"change": change}):
+    for parts in ({"verdicts": verdict}, {"matches": matches}, {"edit": edit}):
         with pytest.raises(ValueError, match="different pairs"):
             view(other, **parts)
     with pytest.raises(ValueError, match="one pair"):
@@ -163,8 +164,8 @@ def test_a_pair_of_224_pixels_by_eight_methods_stays_below_two_megabytes(pair):
     }  # noise, which nothing compresses
     explanation = methods["method 0"]
     matches = decompose(network, explanation, "layer2", steps=2)
-    change = Edit(explanation, torch.rand(2, 3, 224, 224), torch.rand(2, 224, 224) > 0.5, 0.5)
-    assert 200_000 < len(view(methods, matches=matches, change=change).html.encode()) < 2_000_000
+    edit = Edit(explanation, torch.rand(2, 3, 224, 224), torch.rand(2, 224, 224) > 0.5, 0.5)
+    assert 200_000 < len(view(methods, matches=matches, edit=edit).html.encode()) < 2_000_000
 
 
 def test_saved_it_is_a_page_that_may_load_nothing(pair, tmp_path):

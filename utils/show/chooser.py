@@ -1,50 +1,49 @@
-"""Choosing a pair in a notebook: two lists of images where a kernel runs, the names alone where none does."""
+"""Choose a pair in a notebook: two lists of images where a kernel runs, their names where none does."""
 
-import os
+from functools import partial
 from pathlib import Path
 
 from ..data.splits import Splits
 
-EXECUTING = "SIAMESE_EXECUTING"  # set where a notebook is executed with no one looking on: lists would stay behind dead
-
 
 class PairChooser:
-    """Two drop-down lists of the test images. `pair` has the two files that are chosen now.
+    """Two drop-down lists of the test images.
 
-    The cells below take `pair` when they are run: choose, then run them again.
+    Choose a pair, then run the cells below again: they use `pair`.
+
+    Attributes:
+        pair: Paths of the two chosen files.
     """
 
     def __init__(self, splits: Splits, pair: tuple[str, str]):
-        root = splits.folder.root
-        paths = [splits.folder.paths[index] for index in splits.test]
-        self.names = {path: Path(path).relative_to(root).as_posix() for path in paths}
-        for path in pair:
-            self.names.setdefault(str(path), str(path))  # of elsewhere, as `inference` in config.yml may say
-        self.pair = tuple(str(path) for path in pair)
+        self.names = {}
+        for index in splits.test:
+            path = splits.folder.paths[index]
+            self.names[path] = Path(path).relative_to(splits.folder.root).as_posix()
+        self.pair = (str(pair[0]), str(pair[1]))
+        for path in self.pair:
+            self.names.setdefault(path, path)  # from another folder, as `inference` in config.yml may name
 
     def __repr__(self):
-        name1, name2 = (self.names[path] for path in self.pair)
-        return f"image 1: {name1}\nimage 2: {name2}"
+        path1, path2 = self.pair
+        return f"image 1: {self.names[path1]}\nimage 2: {self.names[path2]}"
 
     def _repr_mimebundle_(self, **kwargs):
-        text = {"text/plain": repr(self)}
-        if os.environ.get(EXECUTING):
-            return text
-        return self.lists()._repr_mimebundle_(**kwargs) | text
+        return self.lists()._repr_mimebundle_(**kwargs) | {"text/plain": repr(self)}
 
     def lists(self):
-        """The two lists as a widget of ipywidgets."""
+        """Make the two lists, a widget of ipywidgets."""
         from ipywidgets import Dropdown, VBox
 
-        options = [(name, path) for path, name in self.names.items()]
+        options = list(zip(self.names.values(), self.names.keys(), strict=True))
         boxes = []
         for number, path in enumerate(self.pair):
             box = Dropdown(options=options, value=path, description=f"image {number + 1}", layout={"width": "32em"})
-            box.observe(lambda change, number=number: self._choose(number, change["new"]), names="value")
+            box.observe(partial(self._choose, number), names="value")
             boxes.append(box)
         return VBox(boxes)
 
-    def _choose(self, number, path):
+    def _choose(self, number, change):
         pair = list(self.pair)
-        pair[number] = path
+        pair[number] = change["new"]
         self.pair = tuple(pair)

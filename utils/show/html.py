@@ -1,4 +1,4 @@
-"""Pieces of HTML that stand by themselves: data, style and script inside, nothing loaded from anywhere."""
+"""Parts of HTML pages that hold their data, style and script, and load nothing."""
 
 import base64
 import hashlib
@@ -12,16 +12,10 @@ import cv2
 import numpy as np
 
 from ..files import write_text
+from .drawing import shrunk
 
-LOSSLESS_SIDE = 160  # pixels: smaller images are kept to the bit
+LOSSLESS_SIDE = 160  # pixels: images up to this size are stored as PNG
 JPEG_QUALITY = 88
-HERE = Path(__file__).parent
-UNPACK = """async function unpack(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).json();
-}
-"""
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -31,18 +25,35 @@ script-src 'unsafe-inline'">
 <body>{body}</body>
 </html>
 """
+COMPONENT = """<div data-view="{digest}" data-lm-suppress-shortcuts="true">{title}: this view needs \
+scripts; the figure beside it does not.</div>
+<script>(async () => {{
+{script}
+async function unpack(text) {{
+  const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).json();
+}}
+const style = {style};
+const content = await unpack('{data}');
+for (const host of document.querySelectorAll('[data-view="{digest}"]')) {{
+  if (host.shadowRoot) continue;
+  const root = host.attachShadow({{mode: 'open'}});
+  root.append(Object.assign(document.createElement('style'), {{textContent: style}}));
+  {mount}(root, content);
+}}
+}})()</script>"""
 
 
 @dataclass(frozen=True)
 class Element:
-    """A piece of a page, shown by a notebook cell, kept in its HTML export, and at work without a kernel.
-
-    html: with its data, style and script. name: of its file, without ending. title: of its page, plain text.
-    """
+    """A part of a page. A notebook cell shows it, and its HTML export holds it; it works without a kernel."""
 
     html: str
+    """With its data, style and script."""
     name: str
+    """Of its file, without ending."""
     title: str
+    """Of its page, plain text."""
 
     def _repr_html_(self):
         return self.html
@@ -51,76 +62,74 @@ class Element:
         return self.title
 
     def saved(self, folder) -> "Element":
-        """Write it as a page of its own to `folder`/<name>.html, whole, and hand it on, so that a cell shows it."""
+        """Write a page of its own to `folder`/<name>.html and return the element, so that a cell shows it."""
         write_text(Path(folder) / f"{self.name}.html", page(self.title, self.html))
         return self
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML document that may load nothing. title: plain text. body: HTML."""
-    return PAGE.format(title=escape(title), style=source("page.css"), body=body)
-
-
-def component(mount: str, content: dict, name: str, title: str, scripts, styles, warning: str) -> Element:
-    """An Element that the script function `mount(root, content)` fills, in a shadow root, where no style gets in.
+    """Make a whole HTML document that may load nothing.
 
     Args:
-        mount: The name of the script function.
-        content: JSON, which is compressed; what is in it is data to the script, never markup.
+        title: Plain text.
+        body: HTML.
+    """
+    return PAGE.format(title=escape(title), style=text_of("page.css"), body=body)
+
+
+def component(kind: str, content: dict, name: str, title: str, warning="") -> Element:
+    """Make an Element that a script fills, inside a shadow root, which no style of the page reaches.
+
+    Args:
+        kind: "viewer", "grid" or "plane": <kind>.js has the function `mount(root, content)`, <kind>.css its style. The
+            script and style of the viewer come first, for what all share.
+        content: JSON. It is data to the script, never markup.
         name: Of the element's file, without ending.
         title: Of its page, plain text.
-        scripts: Files of this folder.
-        styles: Files of this folder.
-        warning: What must be read before anything else, plain text: it stands above, also without scripts. "" where
-            there is none.
+        warning: Plain text that stands above the element, also where scripts do not run.
     """
+    files = list(dict.fromkeys(["viewer", kind]))
+    script = "\n".join(text_of(f"{file}.js") for file in files)
+    style = "\n".join(text_of(f"{file}.css") for file in files)
     data = packed(np.frombuffer(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9), np.uint8))
-    digest = hashlib.blake2b(data.encode(), digest_size=8).hexdigest()
-    script = "\n".join(source(file) for file in scripts)
-    style = script_json("\n".join(source(file) for file in styles))
-    still = f"{escape(title)}: this view needs scripts; the figure beside it does not."
-    said = f'<p role="alert"><strong>{escape(warning)}</strong></p>\n' if warning else ""
-    html = (
-        f'{said}<div data-view="{digest}" data-lm-suppress-shortcuts="true">{still}</div>\n'
-        f"<script>(async () => {{\n{script}\n{UNPACK}"
-        f"const style = {style};\nconst content = await unpack('{data}');\n"
-        f"for (const host of document.querySelectorAll('[data-view=\"{digest}\"]')) {{\n"
-        "  if (host.shadowRoot) continue;\n"
-        "  const root = host.attachShadow({mode: 'open'});\n"
-        "  root.append(Object.assign(document.createElement('style'), {textContent: style}));\n"
-        f"  {mount}(root, content);\n"
-        "}\n})()</script>"
+    html = COMPONENT.format(
+        digest=hashlib.blake2b(data.encode(), digest_size=8).hexdigest(),
+        title=escape(title),
+        script=script,
+        style=script_json(style),
+        data=data,
+        mount=f"mount{kind.capitalize()}",
     )
+    if warning:
+        html = f'<p role="alert"><strong>{escape(warning)}</strong></p>\n{html}'
     return Element(html, name, title)
 
 
-def source(file: str) -> str:
-    """The text of a file of this folder."""
-    return (HERE / file).read_text(encoding="utf-8")
+def text_of(file: str) -> str:
+    """Read a file of this folder."""
+    return (Path(__file__).parent / file).read_text(encoding="utf-8")
 
 
 def script_json(content) -> str:
-    """JSON that may stand within a script element: nothing in it ends the element or opens a comment."""
+    """Write JSON that may stand within a script element: nothing in it ends the element or opens a comment."""
     return json.dumps(content, allow_nan=False).replace("<", "\\u003c")
 
 
 def packed(values: np.ndarray) -> str:
-    """The bytes of an array, little-endian, in base64."""
+    """Encode the bytes of an array, little-endian, in base64."""
     values = np.ascontiguousarray(values)
     return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
 
 
 def data_uri(image: np.ndarray, side: int) -> str:
-    """An image, uint8 (H, W, 3) RGB, as a data URI: JPEG, shrunk to `side` pixels where its longer side is longer.
+    """Encode an image, uint8 (H, W, 3) RGB, as a data URI.
 
-    PNG where it is not shrunk and no longer than LOSSLESS_SIDE.
+    An image whose longer side is above `side` pixels is shrunk to it and stored as JPEG, as are all above
+    LOSSLESS_SIDE; the others are PNG.
     """
-    scale = side / max(image.shape[:2])
-    lossless = scale >= 1 and max(image.shape[:2]) <= LOSSLESS_SIDE
-    if scale < 1:
-        height, width = (max(round(scale * length), 1) for length in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    ending, options = (".png", []) if lossless else (".jpg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    encoded = cv2.imencode(ending, image[..., ::-1], options)[1]
-    kind = "png" if lossless else "jpeg"
+    if max(image.shape[:2]) <= min(side, LOSSLESS_SIDE):
+        kind, options = "png", []
+    else:
+        kind, options = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    encoded = cv2.imencode(f".{kind}", shrunk(image, side)[..., ::-1], options)[1]
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"

@@ -1,7 +1,7 @@
 // The viewer of a pair. `mountViewer(root, content)` fills a shadow root with it; content is that of `view_content`.
 
-const KINDS = ["factual", "counterfactual", "matches", "change"];
-const LONGEST_ZOOM = 8;
+const KINDS = ["factual", "counterfactual", "matches", "edit"];
+const LARGEST_ZOOM = 8;
 const FINE = 512; // pixels of a canvas along its longer side
 
 function bytesOf(text) {
@@ -10,10 +10,10 @@ function bytesOf(text) {
 
 function element(tag, settings = {}, children = []) {
   const { attributes = {}, ...properties } = settings;
-  const made = Object.assign(document.createElement(tag), properties);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(tag), properties);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
 }
 
 function signed(value) {
@@ -24,25 +24,25 @@ function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-// A heatmap, laid over a canvas. look: its colours as bytes, its opacity, and the share from which on it is solid.
+// Draw a heatmap over a canvas. look: its colours as bytes, its opacity, and the share from which it is solid.
 function drawHeatmap(canvas, map, height, width, look) {
   const small = new ImageData(width, height);
   bytesOf(map).forEach((value, index) => {
     small.data.set(look.colours.subarray(3 * value, 3 * value + 3), 4 * index);
     small.data[4 * index + 3] = 255 * look.opacity * Math.min(value / 255 / look.solid, 1);
   });
-  const made = element("canvas", { width, height });
-  made.getContext("2d").putImageData(small, 0, 0);
-  canvas.getContext("2d").drawImage(made, 0, 0, canvas.width, canvas.height);
+  const source = element("canvas", { width, height });
+  source.getContext("2d").putImageData(small, 0, 0);
+  canvas.getContext("2d").drawImage(source, 0, 0, canvas.width, canvas.height);
 }
 
-// The cell, counted from 0, that a share in [0, 1) of a side lies in; edges: 0, ..., 1.
+// The index of the cell that holds a share in [0, 1) of a side. edges: of the cells, from 0 to 1.
 function cellAt(share, edges) {
   const after = edges.findIndex((edge) => share < edge);
   return after < 0 ? edges.length - 2 : Math.max(after - 1, 0);
 }
 
-// All cells of image 1 beside all of image 2, and what two of them add to the inner product.
+// What each cell of image 1 and each cell of image 2 together add to the inner product.
 class PlaceMatches {
   constructor(content) {
     this.rows = content.rows;
@@ -58,14 +58,14 @@ class PlaceMatches {
     return cellAt(point.y, this.rows) * this.across + cellAt(point.x, this.columns);
   }
 
-  // What a cell of an image, 0 or 1, adds with each cell of the other one.
+  // What a cell of image 0 or 1 adds with each cell of the other image.
   matchesOf(image, cell) {
-    const found = new Float32Array(this.cells);
-    for (let other = 0; other < this.cells; other += 1) {
-      const index = image === 0 ? cell * this.cells + other : other * this.cells + cell;
-      found[other] = this.values[index] * this.scale;
+    const values = new Float32Array(this.cells);
+    for (let partner = 0; partner < this.cells; partner += 1) {
+      const index = image === 0 ? cell * this.cells + partner : partner * this.cells + cell;
+      values[partner] = this.values[index] * this.scale;
     }
-    return found;
+    return values;
   }
 
   strongestOf(image, cell) {
@@ -87,7 +87,7 @@ function mountViewer(root, content) {
     opacity: content.opacity,
     hidden: false,
     after: true,
-    point: null, // {image, x, y}: where one asks for matches
+    point: null, // {image, x, y}: the place whose matches are shown
     zoom: 1,
     middle: { x: 0.5, y: 0.5 },
   };
@@ -96,23 +96,23 @@ function mountViewer(root, content) {
   const kinds = KINDS.filter((kind) => kind === "factual" || kind === "counterfactual" || content[kind]);
   const methodOf = () => content.methods.find((method) => method.name === state.method);
 
-  // What stands above: the score and the decision, in words and as a bar.
-  const mark = { true: "\u2713 ", false: "\u2717 ", null: "" }[content.right];
+  // The score and the decision, in words and as a bar.
+  const symbol = { true: "\u2713 ", false: "\u2717 ", null: "" }[content.correct];
   const scale = element(
     "div",
     {
       className: "scale",
       attributes: {
         role: "img",
-        "aria-label": `similarity ${content.similarity.toFixed(3)}, "same" from ${content.least.toFixed(3)} on`,
+        "aria-label": `similarity ${content.similarity.toFixed(3)}, "same" from ${content.same_from.toFixed(3)} on`,
       },
     },
     [element("div", { className: "value" }), element("div", { className: "threshold" })],
   );
   scale.children[0].style.width = `${100 * content.similarity}%`;
-  scale.children[1].style.left = `${100 * content.least}%`;
+  scale.children[1].style.left = `${100 * content.same_from}%`;
   const head = element("div", {}, [
-    element("p", { className: "decision", textContent: mark + content.sentence }),
+    element("p", { className: "decision", textContent: symbol + content.sentence }),
     scale,
   ]);
 
@@ -126,7 +126,7 @@ function mountViewer(root, content) {
         values.map((value, index) => element("option", { value, textContent: words[index] })),
       ),
     ]);
-  const words = { factual: "factual", counterfactual: "counterfactual", matches: "what matches", change: "a change" };
+  const words = { factual: "factual", counterfactual: "counterfactual", matches: "what matches", edit: "an edit" };
   const opacity = element("input", {
     type: "range",
     name: "opacity",
@@ -144,7 +144,7 @@ function mountViewer(root, content) {
     element("label", {}, ["opacity ", opacity]),
     choice("colours", "colours ", Object.keys(content.colours)),
     button("hide", "hide (h)", () => set({ hidden: !state.hidden })),
-    ...(content.change ? [button("before", "before/after (b)", () => toggleChange())] : []),
+    ...(content.edit ? [button("before", "before/after (b)", () => toggleEdit())] : []),
     button("in", "zoom +", () => zoom(2)),
     button("out", "zoom -", () => zoom(0.5)),
   ]);
@@ -159,12 +159,12 @@ function mountViewer(root, content) {
     if (longer < FINE / 2) picture.className = "pixelated";
     const layer = element("div", { className: "layer" }, [picture, canvas]);
     const stage = element("div", { className: "stage", tabIndex: 0, attributes: { role: "application" } }, [layer]);
-    stage.setAttribute("aria-label", `image ${number + 1}: ${image.name}; arrow keys ask what a place matches`);
+    stage.setAttribute("aria-label", `image ${number + 1}: ${image.name}; arrow keys select a place`);
     stage.style.aspectRatio = `${image.width} / ${image.height}`;
     stage.style.width = `min(100%, calc(52vh * ${image.width / image.height}))`;
     const caption = element("figcaption", {}, [
       element("div", { textContent: `image ${number + 1}: ${image.name}${image.class ? ` (${image.class})` : ""}` }),
-      element("div", { className: "said" }),
+      element("div", { className: "verdict" }),
     ]);
     const settings = { className: "image", attributes: { "data-image": number + 1 } };
     const figure = element("figure", settings, [stage, caption]);
@@ -173,7 +173,7 @@ function mountViewer(root, content) {
   const shown = element("p", { className: "shown" });
   const bar = element("canvas", { width: 256, height: 1 });
   const barLabel = element("span");
-  const said = element("p", { className: "matched", attributes: { "aria-live": "polite" } });
+  const matched = element("p", { className: "matched", attributes: { "aria-live": "polite" } });
   const help = element("p", { className: "help" }, [
     matches ? "Move over an image: the other one lights up where it matches. Keys: " : "Keys: ",
     ...[
@@ -181,7 +181,7 @@ function mountViewer(root, content) {
       ["c", "counterfactual"],
       ...(matches ? [["m", "matches"], ["arrows", "move the place"], ["Esc", "no place"]] : []),
       ["h", "hide or show the map"],
-      ...(content.change ? [["b", "before or after the change"]] : []),
+      ...(content.edit ? [["b", "before or after the edit"]] : []),
       ["+ - 0", "zoom"],
     ].flatMap(([key, meaning]) => [element("kbd", { textContent: key }), ` ${meaning}  `]),
   ]);
@@ -189,17 +189,17 @@ function mountViewer(root, content) {
     head,
     controls,
     shown,
-    element("div", { className: "images" }, views.map((one) => one.figure)),
+    element("div", { className: "images" }, views.map((view) => view.figure)),
     element("div", { className: "bar" }, ["0", bar, barLabel]),
-    said,
+    matched,
     help,
   ]);
   root.append(body);
 
-  // The image as it is, before the change, at the network's resolution, or after it; null where that is the same.
-  function sourceOf(number, changed) {
-    const before = (changed && changed.before[number]) || content.images[number].source;
-    return (changed && state.after && changed.after[number]) || before;
+  // The image of the file; or, for an edit, that before or after it, at the resolution of the network.
+  function sourceOf(number) {
+    if (state.kind !== "edit") return content.images[number].source;
+    return state.after ? content.edit.after[number] : content.edit.before[number];
   }
 
   // Drawing.
@@ -212,7 +212,7 @@ function mountViewer(root, content) {
     return state.opacity * Math.min(share / content.solid, 1);
   }
 
-  // Cells in colours that are shares of `strongest`; where that is next to nothing, none.
+  // Draw cells in colours that are shares of `strongest`, and none where that is nearly 0.
   function drawCells(canvas, values, strongest) {
     if (strongest <= content.matches.faint * matches.strongest) return;
     const context = canvas.getContext("2d");
@@ -259,25 +259,24 @@ function mountViewer(root, content) {
 
   function drawPair() {
     const method = methodOf();
-    const asked = matches && state.point;
-    const cell = asked && matches.cellOf(state.point);
+    const selected = matches && state.point;
+    const cell = selected && matches.cellOf(state.point);
     views.forEach(({ canvas, picture, caption }, number) => {
       canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
-      const changed = state.kind === "change" && content.change;
-      const source = sourceOf(number, changed);
+      const source = sourceOf(number);
       if (picture.getAttribute("src") !== source) picture.src = source;
-      caption.lastChild.textContent = method.verdicts && !changed ? method.verdicts[number] : "";
-      if (asked && state.point.image === number) {
+      caption.lastChild.textContent = method.verdicts && state.kind !== "edit" ? method.verdicts[number] : "";
+      if (selected && state.point.image === number) {
         outline(canvas, matches.box(cell));
-      } else if (asked) {
+      } else if (selected) {
         drawCells(canvas, matches.matchesOf(state.point.image, cell), matches.strongestOf(state.point.image, cell));
       } else if (state.hidden) {
         return;
-      } else if (changed) {
-        const { regions, height, width } = content.change;
+      } else if (state.kind === "edit") {
+        const { regions, height, width } = content.edit;
         drawRegion(canvas, regions[number], height, width);
       } else if (state.kind === "matches") {
-        const strongest = Float32Array.from({ length: matches.cells }, (_, one) => matches.strongestOf(number, one));
+        const strongest = Float32Array.from({ length: matches.cells }, (_, index) => matches.strongestOf(number, index));
         drawCells(canvas, strongest, matches.strongest);
       } else {
         const look = { colours: colours[state.colours], opacity: state.opacity, solid: content.solid };
@@ -287,15 +286,15 @@ function mountViewer(root, content) {
       }
     });
     shown.textContent = wordsShown(method);
-    if (asked) said.textContent = wordsMatched(cell);
-    else said.textContent = matches ? "No place is asked for." : "";
+    if (selected) matched.textContent = wordsOfPlace(cell);
+    else matched.textContent = matches ? "No place is selected." : "";
   }
 
   function wordsShown(method) {
-    if (state.kind === "change") {
-      const [before, after] = content.change.similarities;
+    if (state.kind === "edit") {
+      const [before, after] = content.edit.similarities;
       const word = state.after ? `after: similarity ${after.toFixed(3)}` : `before: similarity ${before.toFixed(3)}`;
-      return `Shown: the pair ${word}. ${content.change.sentence}`;
+      return `Shown: the pair ${word}. ${content.edit.sentence}`;
     }
     if (state.kind === "matches") {
       const { layer, places, residual, cosine } = content.matches;
@@ -305,10 +304,10 @@ function mountViewer(root, content) {
         `the residual is ${signed(residual)}.`
       );
     }
-    return `Shown: ${method.headings[state.kind]}, by ${method.source}. ${method.verdict}`;
+    return `Shown: ${method.headings[state.kind]}, by ${method.description}. ${method.verdict}`;
   }
 
-  function wordsMatched(cell) {
+  function wordsOfPlace(cell) {
     const values = matches.matchesOf(state.point.image, cell);
     const most = values.reduce((best, value, index) => (value > values[best] ? index : best), 0);
     const [left, top, right, bottom] = matches.box(most);
@@ -316,14 +315,14 @@ function mountViewer(root, content) {
     const total = values.reduce((sum, value) => sum + value, 0);
     if (values[most] <= content.matches.faint * matches.strongest) {
       return (
-        `This place of image ${state.point.image + 1} matches next to nothing: at most ${signed(values[most])}, ` +
+        `This place of image ${state.point.image + 1} has no match: at most ${signed(values[most])}, ` +
         `no more than a tenth of the pair's strongest match (${signed(matches.strongest)}).`
       );
     }
     return (
       `This place of image ${state.point.image + 1} matches image ${2 - state.point.image} most at ${place}: ` +
-      `${signed(values[most])} of all that pairs of places add, ${signed(content.matches.places)} (strongest of the ` +
-      `pair ${signed(matches.strongest)}); with all places of it ${signed(total)}.`
+      `${signed(values[most])} of ${signed(content.matches.places)}, the sum over all pairs of places (the strongest ` +
+      `match is ${signed(matches.strongest)}); with all places together ${signed(total)}.`
     );
   }
 
@@ -371,12 +370,12 @@ function mountViewer(root, content) {
     draw();
   }
 
-  function toggleChange() {
-    if (content.change) set({ kind: "change", after: state.kind !== "change" || !state.after, point: null });
+  function toggleEdit() {
+    if (content.edit) set({ kind: "edit", after: state.kind !== "edit" || !state.after, point: null });
   }
 
   function zoom(factor, middle = state.point || state.middle) {
-    set({ zoom: Math.min(Math.max(state.zoom * factor, 1), LONGEST_ZOOM), middle: { x: middle.x, y: middle.y } });
+    set({ zoom: Math.min(Math.max(state.zoom * factor, 1), LARGEST_ZOOM), middle: { x: middle.x, y: middle.y } });
   }
 
   // Pointer and keys.
@@ -392,20 +391,20 @@ function mountViewer(root, content) {
 
   views.forEach(({ stage }, number) => {
     let dragged = null;
-    const ask = (event) => {
+    const select = (event) => {
       if (dragged && state.zoom > 1) {
         const box = stage.getBoundingClientRect();
         state.middle.x -= (event.clientX - dragged.x) / box.width / state.zoom;
         state.middle.y -= (event.clientY - dragged.y) / box.height / state.zoom;
         dragged = { x: event.clientX, y: event.clientY };
         place();
-      } else if (matches && state.kind !== "change") {
+      } else if (matches && state.kind !== "edit") {
         set({ point: { image: number, ...pointOf(event, stage) } });
       }
     };
-    stage.addEventListener("pointermove", ask);
+    stage.addEventListener("pointermove", select);
     stage.addEventListener("pointerdown", (event) => {
-      ask(event);
+      select(event);
       dragged = { x: event.clientX, y: event.clientY };
     });
     for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
@@ -419,7 +418,7 @@ function mountViewer(root, content) {
     stage.addEventListener("keydown", (event) => {
       const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
       const step = steps[event.key];
-      if (!matches || !step || state.kind === "change") return;
+      if (!matches || !step || state.kind === "edit") return;
       event.preventDefault();
       const here = state.point && state.point.image === number ? state.point : { x: 0.5, y: 0.5 };
       const [row, column] = [cellAt(here.y, matches.rows), cellAt(here.x, matches.columns)];
@@ -442,16 +441,16 @@ function mountViewer(root, content) {
     c: () => set({ kind: "counterfactual" }),
     m: () => matches && set({ kind: "matches" }),
     h: () => set({ hidden: !state.hidden }),
-    b: toggleChange,
+    b: toggleEdit,
     "+": () => zoom(2),
     "=": () => zoom(2),
     "-": () => zoom(0.5),
-    0: () => zoom(1 / LONGEST_ZOOM),
+    0: () => zoom(1 / LARGEST_ZOOM),
     Escape: () => set({ point: null }),
   };
   body.addEventListener("keydown", (event) => {
-    const named = event.composedPath()[0];
-    const typing = named.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey;
+    const target = event.composedPath()[0];
+    const typing = target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey;
     if (typing || !keys[event.key]) return;
     if (event.key === "Escape" && !state.point) return; // a dialog around it closes
     event.preventDefault();

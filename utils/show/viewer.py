@@ -1,8 +1,9 @@
-"""The viewer of a pair: both images, their heatmaps, and what each place matches in the other image."""
+"""Pages that answer to the pointer: the viewer of a pair, a grid of pairs, and a map of images."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.spatial.distance import cdist
 
 from ..config import LAST
 from ..explanations.edits import Edit
@@ -12,106 +13,122 @@ from ..network.distance import Explainable, similarity
 from ..search.gallery import Gallery
 from ..trained import Trained
 from ..trust.faithfulness import Verdict
-from .drawing import OPACITY, SOLID, UNJUDGED, check_verdict, colour_table, file_name, photo, photos, pixels, remark
-from .figures import NOTHING, caption, judgement
+from .drawing import OPACITY, check_verdict, colour_table, file_name, photo, photos, pixels
 from .html import Element, component, data_uri, packed
+from .words import KINDS, NOTHING, SOLID, UNJUDGED, caption, judgement, remark, titles_of_maps
 
 IMAGE_SIDE = 448  # pixels
 MAP_SIDE = 64  # cells of a heatmap along a side: finer than the layers that maps are read from
-PLACE_SIDE = 16  # cells of matches along a side: neighbouring places are added up to so many
-COLOURS = ("viridis", "cividis", "inferno", "turbo")  # the colour-blind see the order of all but the last
-KINDS = ("factual", "counterfactual")
+PLACE_SIDE = 16  # cells of matches along a side, most; neighbouring places are added up
+COLOURS = ("viridis", "cividis", "inferno", "turbo")  # colour-blind readers see the order of all but the last
 
 
-def view(explanations, verdicts=None, matches: Matches | None = None, change: Edit | None = None) -> Element:
-    """A pair to look at in a notebook or a browser: move over one image, and the other lights up where it matches.
+def view(explanations, verdicts=None, matches: Matches | None = None, edit: Edit | None = None) -> Element:
+    """Make the viewer of a pair: move over one image, and the other lights up where it matches.
 
-    explanations: of one pair, or those of the same pair by several methods, by name; verdicts likewise, on these.
-    matches, change: of the same pair; without them the viewer does without. What is shown first is the method whose
-    explanation the matches are of. Below 2 MB for images of any size.
+    Args:
+        explanations: Of one pair, or several of it by the name of their method.
+        verdicts: On the explanation, or on those by the same names.
+        matches: Of the pair. The method whose explanation these are of is shown first.
+        edit: Of the pair.
 
-    Raises ValueError when these are not all of the same one pair.
+    Returns:
+        An element below 2 MB for images of any size.
+
+    Raises:
+        ValueError: These are not all of the same one pair.
     """
-    content = view_content(explanations, verdicts, matches, change)
-    first = next(iter(_by_name(explanations).values()))
-    name = file_name("view", first)  # its sentence begins with the warning, also where a grid opens it
-    return component("mountViewer", content, name, content["title"], ["viewer.js"], ["viewer.css"], "")
+    content = view_content(explanations, verdicts, matches, edit)
+    pair = next(iter(_by_name(explanations).values()))
+    # the sentence that the viewer shows begins with the warning
+    return component("viewer", content, file_name("view", pair), content["title"])
 
 
-def view_content(explanations, verdicts=None, matches=None, change=None) -> dict:
-    """The same as JSON, for the script function `mountViewer`."""
+def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
+    """Return what `view` shows as JSON, for the script function `mountViewer`."""
     explanations = _by_name(explanations)
-    first = only_pair(next(iter(explanations.values())))
-    verdicts = {next(iter(explanations)): verdicts} if isinstance(verdicts, Verdict) else verdicts or {}
-    others = [*explanations.values(), *(verdict.explanation for verdict in verdicts.values())]
-    others += [part.explanation for part in (matches, change) if part is not None]
-    if not all(first.of_same_pairs(other) for other in others):
-        raise ValueError("these are of different pairs: one viewer shows one pair")
-    shown = [name for name, one in explanations.items() if matches is not None and one.same_as(matches.explanation)]
-    images = [_image_content(first, number, image) for number, image in enumerate(photos(first))]
+    pair = only_pair(next(iter(explanations.values())))
+    if isinstance(verdicts, Verdict):
+        verdicts = {next(iter(explanations)): verdicts}
+    verdicts = verdicts or {}
+    _check_same_pair(pair, explanations, verdicts, matches, edit)
+    images = []
+    for number, image in enumerate(photos(pair)):
+        images.append(_image_content(pair, number, image))
+    methods = []
+    of_matches = []
+    for name, explanation in explanations.items():
+        methods.append(_method_content(name, explanation, verdicts.get(name)))
+        if matches is not None and explanation.same_as(matches.explanation):
+            of_matches.append(name)
     return {
-        "title": _title(first),
-        "sentence": first.sentence(),
-        "similarity": first.similarity.item(),
-        "least": similarity(torch.tensor(first.threshold)).item(),
-        "right": first.correct(),
+        "title": "{} and {}".format(*pair.names[0]),
+        "sentence": pair.sentence(),
+        "similarity": pair.similarity.item(),
+        "same_from": similarity(torch.tensor(pair.threshold)).item(),
+        "correct": pair.correct(),
         "images": images,
-        "methods": [_method_content(name, one, verdicts.get(name)) for name, one in explanations.items()],
-        "first": shown[0] if shown else next(iter(explanations)),
+        "methods": methods,
+        "first": next(iter(of_matches), methods[0]["name"]),
         "colours": {name: packed(colour_table(name)) for name in COLOURS},
         "opacity": OPACITY,
         "solid": SOLID,
         "matches": matches and _matches_content(matches),
-        "change": change and _change_content(change, [image["source"] for image in images]),
+        "edit": edit and _edit_content(edit),
     }
 
 
 def _by_name(explanations) -> dict[str, Explanation]:
-    return {explanations.method: explanations} if isinstance(explanations, Explanation) else explanations
+    if isinstance(explanations, Explanation):
+        return {explanations.method: explanations}
+    return explanations
 
 
-def _title(explanation):
-    name1, name2 = explanation.names[0]
-    return f"{name1} and {name2}"
+def _check_same_pair(pair, explanations, verdicts, matches, edit):
+    parts = list(explanations.values())
+    for part in (*verdicts.values(), matches, edit):
+        if part is not None:
+            parts.append(part.explanation)
+    if not all(pair.of_same_pairs(part) for part in parts):
+        raise ValueError("these are of different pairs: one viewer shows one pair")
 
 
-def _image_content(explanation, number, image):
-    classes = explanation.classes()
+def _image_content(pair, number, image):
+    classes = pair.classes() or (None, None)
     height, width = image.shape[:2]
-    return {
-        "name": explanation.names[0][number],
-        "class": classes and classes[number],
-        "height": height,
-        "width": width,
-        "source": data_uri(image, IMAGE_SIDE),
-    }
+    source = data_uri(image, IMAGE_SIDE)
+    name = pair.names[0][number]
+    return {"name": name, "class": classes[number], "height": height, "width": width, "source": source}
 
 
 def _method_content(name, explanation, verdict):
-    """The maps of a method, coarse, in 256 steps; what is said of them."""
-    lean = explanation.closer_to()
-    other = "same" if lean == "different" else "different"
-    maps = {kind: _coarse(getattr(explanation, kind)[0], MAP_SIDE) for kind in KINDS}
-    height, width = maps["factual"].shape[1:]
-    return {
+    """The maps of a method, coarse, in 256 steps, and what they show in words."""
+    content = {
         "name": name,
-        "source": explanation.description,
-        "headings": {"factual": f'what speaks for "{lean}"', "counterfactual": f'what speaks for "{other}"'},
-        "verdict": UNJUDGED if verdict is None else verdict.sentence().splitlines()[0],
-        "verdicts": verdict and verdict.sentence().splitlines()[1:],
-        "height": height,
-        "width": width,
-        "maps": {kind: [packed(_bytes(one)) for one in both] for kind, both in maps.items()},
-        "weak": {kind: [remark(explanation, image, one) for image, one in enumerate(maps[kind])] for kind in KINDS},
+        "description": explanation.description,
+        "headings": titles_of_maps(explanation),
+        "verdict": UNJUDGED,
+        "verdicts": None,
+        "maps": {},
+        "weak": {},
     }
+    if verdict is not None:
+        content["verdict"], *content["verdicts"] = verdict.sentence().splitlines()
+    for kind in KINDS:
+        maps = _coarse(getattr(explanation, kind)[0])
+        steps = (255 * maps.clamp(0, 1)).round().byte().numpy()
+        content["height"], content["width"] = steps.shape[1:]
+        content["maps"][kind] = [packed(steps[0]), packed(steps[1])]
+        content["weak"][kind] = [remark(explanation, 0, maps[0]), remark(explanation, 1, maps[1])]
+    return content
 
 
 def _matches_content(matches):
     """All pairs of cells, each the sum over its places, as int16 steps of `scale`."""
     places = matches.places.float().cpu().numpy()  # (h, w, h, w)
     height, width = places.shape[:2]
-    down, across = (-(-side // PLACE_SIDE) for side in (height, width))  # places a cell
-    rows, columns = np.arange(0, height, down), np.arange(0, width, across)
+    rows = np.arange(0, height, -(-height // PLACE_SIDE))  # where cells begin
+    columns = np.arange(0, width, -(-width // PLACE_SIDE))
     for axis, starts in enumerate((rows, columns, rows, columns)):
         places = np.add.reduceat(places, starts, axis=axis)
     scale = float(np.abs(places).max()) / 32767 or 1.0
@@ -128,46 +145,37 @@ def _matches_content(matches):
     }
 
 
-def _change_content(change, sources):
-    """Both images before and after at the network's own resolution, so that only the change differs.
-
-    None before where that is the source shown anyway, and None after where nothing was changed.
-    """
-    explanation = change.explanation
-    before = [data_uri(image, IMAGE_SIDE) for image in pixels(explanation.images[0], explanation)]
-    after = [data_uri(image, IMAGE_SIDE) for image in pixels(change.edited, explanation)]
-    regions = _coarse(change.regions.float(), MAP_SIDE)
+def _edit_content(edit):
+    """Both images before and after the edit, at the resolution of the network, so that only the edit differs."""
+    pair = edit.explanation
+    regions = _coarse(edit.regions.float()) > 0.5
+    height, width = regions.shape[1:]
     return {
-        "sentence": change.sentence(),
-        "flipped": change.flipped,
-        "before": [None if one == source else one for one, source in zip(before, sources, strict=True)],
-        "after": [None if one == two else one for one, two in zip(after, before, strict=True)],
-        "similarities": [change.before, change.after],
-        "height": regions.shape[1],
-        "width": regions.shape[2],
-        "regions": [packed((one > 0.5).numpy().astype(np.uint8)) for one in regions],
+        "sentence": edit.sentence(),
+        "before": [data_uri(image, IMAGE_SIDE) for image in pixels(pair.images[0], pair)],
+        "after": [data_uri(image, IMAGE_SIDE) for image in pixels(edit.edited, pair)],
+        "similarities": [edit.before, edit.after],
+        "height": height,
+        "width": width,
+        "regions": [packed(region) for region in regions.numpy().astype(np.uint8)],
     }
 
 
-def _coarse(maps, side):
-    """Maps (2, H, W), float32 on the CPU, of at most `side` cells along each side."""
-    size = [min(length, side) for length in maps.shape[-2:]]
+def _coarse(maps):
+    """Maps (2, H, W), float32 on the CPU, of at most MAP_SIDE cells along each side."""
+    height, width = maps.shape[-2:]
+    size = min(height, MAP_SIDE), min(width, MAP_SIDE)
     return F.interpolate(maps[None].float().cpu(), size=size, mode="area")[0]
 
 
-def _bytes(values):
-    """Values in [0, 1] as uint8."""
-    return (255 * values.clamp(0, 1)).round().byte().numpy()
-
-
 def grid(explanation: Explanation, network: Explainable | None = None, verdict: Verdict | None = None) -> Element:
-    """The pairs of an explanation side by side; a click, or Enter, opens the viewer of one, Escape closes it.
+    """Make a page of many pairs; a click, or Enter, opens the viewer of one, Escape closes it.
 
     Args:
         explanation: Of any number of pairs.
-        network: The one that was explained; with it, viewers show what matches what at its last feature map, where the
+        network: The one that was explained. With it, viewers show what matches what at its last feature map, where the
             sum over places is exact.
-        verdict: On this explanation; without one, each pair says that its maps were not judged.
+        verdict: On this explanation.
 
     Raises:
         ValueError: The verdict is of another explanation; or the network is another one, or has more than average
@@ -178,55 +186,48 @@ def grid(explanation: Explanation, network: Explainable | None = None, verdict: 
     for index, pair in enumerate(explanation):
         matches = network and decompose(network, pair, LAST)
         content = view_content(pair, verdict and verdict[index], matches)
-        words = f"{caption(pair).strip()} {judgement(verdict, index)}"
-        pairs.append({"caption": words, "right": pair.correct(), "view": content})
-    name = file_name("pairs", explanation[0], str(len(pairs))) if pairs else "pairs_nothing"
-    title = f"{len(pairs)} pairs" if pairs else NOTHING
-    content = {"pairs": pairs, "nothing": NOTHING}
-    scripts, styles = ["viewer.js", "grid.js"], ["viewer.css", "grid.css"]
-    return component("mountGrid", content, name, title, scripts, styles, explanation.source.warning)
+        pairs.append({"caption": f"{caption(pair)} {judgement(verdict, index)}", "view": content})
+    name, title = "pairs_nothing", NOTHING
+    if pairs:
+        name, title = file_name("pairs", explanation[0], str(len(pairs))), f"{len(pairs)} pairs"
+    return component("grid", {"pairs": pairs, "nothing": NOTHING}, name, title, explanation.source.warning)
 
 
 MOST_POINTS = 400  # whose distances to each other fit a page
-THUMB = 64  # pixels
+THUMBNAIL = 64  # pixels
 STEPS = 1000  # of a distance of 1
-FARTHEST = 2.0  # embeddings of length 1
+FARTHEST = 2.0  # distance of embeddings of length 1
 
 
 def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element:
-    """Images as points, in colour and shape by class: hover to see one, click two to see how alike they are.
+    """Make a map of images: points, in colour and shape by class; hover to see one, click two to compare them.
 
-    images: whose embeddings are of this network. coordinates: float (N, 2), of `dataset_map`. Of more than MOST_POINTS
-    images every so-and-so-many-th is shown, and the page says so.
+    Args:
+        trained: The network.
+        images: Images with their embeddings by this network. Where there are more than MOST_POINTS, points are left
+            out at equal intervals, and the page says so.
+        coordinates: float (N, 2), of `dataset_map`.
     """
     shown = np.linspace(0, len(images) - 1, min(len(images), MOST_POINTS)).round().astype(int)
-    embeddings = np.array(images.embeddings[shown], np.float64)
-    apart = np.sqrt(np.clip(2 - 2 * embeddings @ embeddings.T, 0, FARTHEST**2))  # (P, P)
-    steps = np.linspace(0, FARTHEST, round(FARTHEST * STEPS) + 1, dtype=np.float32)
-    probabilities = trained.probabilities(steps)
     places = coordinates[shown] - coordinates[shown].min(axis=0)
     places = places / max(places.max(), 1e-12)  # one scale for both axes
     places += (1 - places.max(axis=0)) / 2  # the shorter one in the middle
-    points = [
-        {
-            "name": images.names[index],
-            "class": images.classes[index],
-            "source": data_uri(photo(images.paths[index], trained.config.image.value_range), THUMB),
-            "x": float(x),
-            "y": float(y),
-        }
-        for index, (x, y) in zip(shown, places, strict=True)
-    ]
+    points = []
+    for index, (x, y) in zip(shown, places.astype(float).tolist(), strict=True):
+        picture = photo(images.paths[index], trained.config.image.value_range)
+        source = data_uri(picture, THUMBNAIL)
+        points.append({"name": images.names[index], "class": images.classes[index], "source": source, "x": x, "y": y})
+    embeddings = np.asarray(images.embeddings)[shown].astype(np.float64)
+    distances = cdist(embeddings, embeddings).clip(max=FARTHEST)
+    probabilities = trained.probabilities(np.linspace(0, FARTHEST, round(FARTHEST * STEPS) + 1, dtype=np.float32))
+    band = trained.band or (trained.threshold, trained.threshold)
     content = {
         "points": points,
         "classes": sorted(set(images.classes)),
         "images": len(images),
-        "distances": packed((apart * STEPS).round().astype(np.uint16)),
+        "distances": packed((distances * STEPS).round().astype(np.uint16)),
         "steps": STEPS,
         "probabilities": None if probabilities is None else probabilities.round(3).tolist(),
-        "threshold": trained.threshold,
-        "band": [float(np.clip(edge, 0, FARTHEST)) for edge in trained.band or ()],
+        "band": np.clip(band, 0, FARTHEST).tolist(),
     }
-    title = f"A map of {len(images)} images"
-    scripts, styles = ["viewer.js", "plane.js"], ["viewer.css", "plane.css"]
-    return component("mountPlane", content, "map", title, scripts, styles, trained.warning)
+    return component("plane", content, "map", f"A map of {len(images)} images", trained.warning)

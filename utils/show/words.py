@@ -1,0 +1,103 @@
+"""What figures and pages say of a pair, and of its maps, in words."""
+
+from ..explanations.explanation import Explanation
+from ..trust.faithfulness import CHANCE, FAITHFUL, PARTS, Verdict
+
+SOLID = (
+    0.25  # share of the strongest evidence from which the colour of a map covers the image; weaker maps have a remark
+)
+UNJUDGED = "Maps not judged."
+NOTHING = "There is no such pair."
+KINDS = ("factual", "counterfactual")
+
+
+def titles_of_maps(pair: Explanation) -> dict[str, str]:
+    """Say what each kind of map of a pair shows."""
+    side = pair.closer_to()
+    if pair.decision() != "undecided":
+        return {"factual": f'factual: supports "{side}"', "counterfactual": f'counterfactual: contradicts "{side}"'}
+    other = {"same": "different", "different": "same"}[side]
+    return {"factual": f'supports "{side}"', "counterfactual": f'supports "{other}"'}
+
+
+def title_of(pair: Explanation) -> str:
+    """Return the decision, whether it is correct, and the similarity, in one line of a title."""
+    word = {True: " \u2713 correct", False: " \u2717 incorrect", None: ""}[pair.correct()]
+    return f'"{pair.decision()}"{word}: similarity {pair.similarity[0]:.3f}'
+
+
+def sentence_of(pair: Explanation) -> str:
+    """Return score and decision in words, without the warning, which stands on top of each figure."""
+    return pair.sentence().removeprefix(pair.source.warning).lstrip()
+
+
+def symbol_of(word: str) -> str:
+    """Return the symbol of a word of a verdict: \u2713 faithful, \u2717 chance, ~ for all between."""
+    return {FAITHFUL: "\u2713", CHANCE: "\u2717"}.get(word, "~")
+
+
+def remark(pair: Explanation, image: int, heatmap) -> str:
+    """Say of a map that is too weak to be seen how strong it is, or why it is blank; "" for a map in full colour.
+
+    Args:
+        pair: Of one pair.
+        image: 0 or 1.
+        heatmap: The map of that image as it is drawn, (h, w) in [0, 1].
+    """
+    strongest = float(heatmap.max())
+    if strongest >= SOLID:
+        return ""
+    if strongest > 0:
+        return f"at most {strongest:.1%}"
+    return pair.cause_of_blank(0, image)
+
+
+def texts_of(pair: Explanation, verdict: Verdict | None, index: int) -> tuple[str, str]:
+    """Return the title and the caption of a pair whose maps are shown.
+
+    Args:
+        pair: Of one pair.
+        verdict: On it and others, or None.
+        index: Of the pair among them.
+    """
+    lines = [sentence_of(pair), pair.description]
+    if pair.sum_of_parts():
+        lines[-1] += f"; {pair.sum_of_parts()}"
+    if verdict is not None:
+        lines.append(verdict.sentence(index))
+    return f"{title_of(pair)}\n{maps_in_short(verdict, index)}", "\n".join(lines)
+
+
+def judgement(verdict: Verdict | None, index=0) -> str:
+    """Say how faithful the maps of a pair are, and those of each image."""
+    if verdict is None:
+        return UNJUDGED
+    pair, image1, image2 = (verdict.word(index, part) for part in PARTS)
+    if pair == image1 == image2:
+        return f"Maps of the pair and of each image: {pair}."
+    return f"Maps: {pair} (image 1: {image1}; image 2: {image2})."
+
+
+def caption(pair: Explanation) -> str:
+    """Describe a pair: the decision, whether it is correct, similarity, probability, and the actual classes."""
+    return f"{title_of(pair)}. {details_of(pair)}".strip()
+
+
+def details_of(pair: Explanation) -> str:
+    """Describe what does not fit the title of a pair: its probability, and the actual classes where they are known."""
+    sentences = []
+    if pair.probability is not None:
+        sentences.append(f"Probability of one class: {pair.probability[0, 0]:.2f}.")
+    if pair.classes():
+        class1, class2 = pair.classes()
+        both = f"Both are {class1}."
+        sentences.append(both if class1 == class2 else f"Actual classes: {class1} and {class2}.")
+    return " ".join(sentences)
+
+
+def maps_in_short(verdict: Verdict | None, index: int) -> str:
+    """Say how faithful the maps of a pair are, in one line of a title."""
+    if verdict is None:
+        return UNJUDGED
+    word = verdict.word(index)
+    return f"Maps: {symbol_of(word)} {word}"
