@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from utils import load_config
-from utils.audit.diagnosis import collapse_warning, diagnose, findings, measure, pairs_of_training
+from utils.audit.diagnosis import collapse_warning, diagnose, findings, pairs_of_training, score_pairs
 from utils.data.splits import Pairs
 
 IMAGES = 400
@@ -20,7 +20,7 @@ def planted(same, different, images=IMAGES, noise=0.15, seed=0):
     second = (first + random.integers(1, images, len(first))) % images
     labels = np.arange(2 * images) % 2
     distances = np.where(labels == 0, same, different) + random.normal(0, noise, len(labels))
-    return measure(np.clip(distances, 0, 2), Pairs(first, second, labels))
+    return score_pairs(np.clip(distances, 0, 2), Pairs(first, second, labels))
 
 
 HEALTHY = {
@@ -56,14 +56,14 @@ def test_nothing_is_found_on_a_perfect_one():
 
 
 @pytest.mark.parametrize(
-    ("said", "changes"),
+    ("beginning", "changes"),
     [
         ("The embeddings have collapsed", {"valid": planted(0.005, 0.006, noise=0.001)}),
-        ("Labels seem upside down: validation", {"valid": planted(0.9, 0.6), "test": planted(0.9, 0.6)}),
-        ("Labels seem upside down: test", {"valid": planted(0.5, 0.5), "test": planted(0.9, 0.6)}),
+        ("Labels seem inverted: validation", {"valid": planted(0.9, 0.6), "test": planted(0.9, 0.6)}),
+        ("Labels seem inverted: test", {"valid": planted(0.5, 0.5), "test": planted(0.9, 0.6)}),
         ("The network may know nothing", {"test": planted(0.5, 0.5)}),
         (
-            "The margin is never reached: no different pair is farther apart than 0.",
+            "The margin is never reached: the largest distance of a different pair is 0.",
             {"train": planted(0.3, 0.5, noise=0.1), "valid": planted(0.3, 0.5, noise=0.1), "test": planted(0.3, 0.5)},
         ),
         (
@@ -74,21 +74,21 @@ def test_nothing_is_found_on_a_perfect_one():
         ("There are few images: 30 in the test", {"test": planted(0.4, 0.55, images=30), "test_images": 30}),
     ],
 )
-def test_each_finding_is_told_with_its_cure(said, changes):
-    found = [sentence for sentence in planted_findings(**changes) if sentence.startswith(said)]
+def test_each_finding_is_named_with_its_cure(beginning, changes):
+    found = [sentence for sentence in planted_findings(**changes) if sentence.startswith(beginning)]
     assert len(found) == 1
     assert re.search(r"\. (Lower|Check|Train|Raise|Add|Take|For)", found[0])
 
 
-def test_of_a_collapsed_network_nothing_else_is_told():
+def test_of_a_collapsed_network_nothing_else_is_named():
     nothing = planted(0.005, 0.005, noise=0.001)
     assert len(planted_findings(train=nothing, valid=nothing, test=nothing)) == 1
 
 
 def test_the_images_that_it_takes_make_the_interval_narrow():
     few = planted(0.4, 0.55, images=60)
-    told = planted_findings(test=few, test_images=60, images=400)[0]
-    needed = int(re.search(r"takes about (\d+)", told).group(1))
+    (finding,) = planted_findings(test=few, test_images=60, images=400)
+    needed = int(re.search(r"takes about (\d+)", finding).group(1))
     assert 60 < needed < 2000
     enough = planted(0.4, 0.55, images=needed, seed=1)
     assert (enough.auc.high - enough.auc.low) / 2 == pytest.approx(0.05, abs=0.015)
@@ -113,12 +113,7 @@ AUGMENTED = ("image.RandomCropScale=0.5", "image.brightness=0.2", "image.contras
     [
         ("pretrained", NOTHING, (), ("pretrained=True",)),
         ("pretrained", MEMORISED, (), ("pretrained=True",)),
-        (
-            "hyperparameters.epochs",
-            NOTHING,
-            (),
-            ("hyperparameters.epochs=60",),
-        ),  # later ones were no better
+        ("hyperparameters.epochs", NOTHING, (), ("hyperparameters.epochs=60",)),  # later ones were no better
         ("hyperparameters.epochs", SHORT, (), ("hyperparameters.epochs=60",)),
         ("image.size", NOTHING, (), ("image.size=[224, 224]",)),
         ("raise margin", BEYOND, (), ("margin=2",)),
@@ -168,16 +163,16 @@ def test_a_gap_to_validation_alone_is_chance():
     assert [text for text in planted_findings(train=train, valid=valid, test=valid) if "memorised" in text]
 
 
-def test_labels_are_not_upside_down_where_the_test_contradicts_validation():
-    assert not [text for text in planted_findings(valid=planted(0.9, 0.6)) if "upside down" in text]
+def test_labels_are_not_inverted_where_the_test_contradicts_validation():
+    assert not [text for text in planted_findings(valid=planted(0.9, 0.6)) if "inverted" in text]
 
 
-def test_an_unreached_margin_does_not_matter_to_a_network_that_tells_all_apart():
+def test_an_unreached_margin_does_not_matter_to_a_network_that_separates_all():
     short = planted(0.1, 0.6, noise=0.08)
     assert planted_findings(train=short, valid=short, test=short) == []
 
 
-def test_what_was_never_trained_is_not_told_to_train_longer_and_has_memorised_nothing():
+def test_what_was_never_trained_is_not_advised_to_train_longer_and_has_memorised_nothing():
     epochs = {"epochs": 0}
     settings = ("pretrained=True", "hyperparameters.epochs=0")
     (sentence,) = planted_findings(*settings, **NOTHING, **epochs)
@@ -202,8 +197,8 @@ def test_a_trained_network_is_diagnosed(trained):
     assert "\n\n" not in text
     assert max(map(len, text.splitlines())) <= 110
     assert text == diagnose(trained, splits, distances)
-    upside_down = diagnose(trained, splits, -distances)
-    assert "Labels seem upside down: test pairs" in upside_down
+    inverted = diagnose(trained, splits, -distances)
+    assert "Labels seem inverted: test pairs" in inverted
     assert "Labels" not in text
 
 
