@@ -39,6 +39,7 @@ from utils.device import start
 from utils.network.distance import distances_of
 from utils.score.intervals import intervals, mean_interval
 from utils.train.runs import run_names
+from utils.trust.comparison import numbers_of
 from utils.trust.controls import pointing, random_network, sanity_curves
 from utils.trust.faithfulness import (
     FAITHFUL,
@@ -254,7 +255,8 @@ def right_and_wrong(trained, pairs) -> str:
     (higher,) = intervals(difference, pairs_of_files(pairs), rates=False)
     return (
         f"Right and wrong decisions, {len(matched)} wrong ones each beside the right one of the nearest score: the "
-        f"share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where the decision is right."
+        f"share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where the decision is "
+        "right."
     )
 
 
@@ -384,7 +386,7 @@ def main():
                 continue
             measure(settings, options.pairs, options.without, rows, blind, texts)
             options.results.mkdir(parents=True, exist_ok=True)
-            content = {"methods": [asdict(row) for row in rows], "blind": blind}
+            content = {"methods": numbers_of(rows).to_dict("records"), "blind": blind}
             (options.results / "faithfulness.json").write_text(json.dumps(content, indent=2) + "\n")
             (options.results / "faithfulness.md").write_text("\n".join(texts))
 

@@ -38,7 +38,7 @@ def test_it_says_what_was_measured_and_loads_nothing(measured):
         assert metric.shown in text
     assert trained.folder.name in text
     assert str(len(splits.test)) in text
-    assert f"{rows[0].faithful:.0%}" in text
+    assert f"{rows[0].faithful.value:.0%}" in text
     headings = re.findall(r'<h2 id="([^"]+)">', text)
     assert headings[0] == "limitations"
     assert headings == re.findall(r'href="#([^"]+)"', text)
@@ -53,7 +53,7 @@ def test_cautions_come_when_they_are_due(measured):
     def said(trained=trained, auc=(0.95, 0.94, 0.96), faithful=0.9):
         others = tuple(metric for metric in metrics.metrics if metric.name != "auc")
         known = replace(metrics, metrics=(replace(metrics["auc"], interval=Interval(*auc)), *others))
-        return " ".join(limitations(trained, known, replace(row, faithful=faithful), shortcuts, found))
+        return " ".join(limitations(trained, known, replace(row, faithful=Interval(faithful, 0, 1)), shortcuts, found))
 
     assert "do not determine it better" not in said()
     assert "do not determine it better" in said(auc=(0.8, 0.6, 0.9))

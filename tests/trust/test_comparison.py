@@ -1,5 +1,6 @@
 """Every column of the table against its own recomputation: two that were swapped would be seen."""
 
+from dataclasses import astuple, fields
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ from utils.data.splits import pairs_of_files
 from utils.explanations.methods import explain
 from utils.explanations.occlusion import blurred, mean_colour
 from utils.network.distance import distances_of
-from utils.score.intervals import mean_interval, share_interval
+from utils.score.intervals import Interval, mean_interval
 from utils.trust import comparison
 from utils.trust.comparison import choose_pairs, compare, table, write_table
 from utils.trust.controls import choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
@@ -43,8 +44,8 @@ def pairs(calibrated):
     return choose_pairs(calibrated.load_splits(), 5)
 
 
-def rightly_decided(network, explanation, pairs, shown):
-    """Share of pairs decided rightly with the strongest pixels of both images shown alone, or hidden, in loops."""
+def correctly_decided(network, explanation, pairs, shown):
+    """Share of pairs decided correctly with only the strongest pixels of both images shown, or hidden, in loops."""
     hidden = blurred(explanation.images)
     right = []
     for share in SHARES:
@@ -85,24 +86,18 @@ def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypat
             found += verdict.words(part)
     drawn = pairs_of_files(pairs)
     both = mean_interval(gap.both.double().numpy(), drawn, seed=3)
-    faithful = share_interval([word == FAITHFUL for word in words["pair"]], drawn, seed=3)
+    faithful = mean_interval([word == FAITHFUL for word in words["pair"]], drawn, seed=3, rate=True)
     partners = {kind: beside[:2] for kind, beside in choose_partners(splits, 5, 3).items()}
     partner_same, partner = partner_agreement(METHOD, calibrated, partners)
     expected = {
-        "gap": gap.both.mean(),
-        "gap_low": both.low,
-        "gap_high": both.high,
         "gap_colour": insertion_deletion(network, explanation, mean_colour).both.mean(),
         "gap_each": gap.each.mean(),
         "gap_decisive": decisive,
         "span": span,
         "share": decisive / span,
-        "faithful": words["pair"].count(FAITHFUL) / 5,
-        "faithful_low": faithful.low,
-        "faithful_high": faithful.high,
         "faithful_each": (words["image 1"] + words["image 2"]).count(FAITHFUL) / 10,
-        "inserted": rightly_decided(network, explanation, pairs, shown=True),
-        "deleted": rightly_decided(network, explanation, pairs, shown=False),
+        "inserted": correctly_decided(network, explanation, pairs, shown=True),
+        "deleted": correctly_decided(network, explanation, pairs, shown=False),
         "hit1": hits[:, 0].mean(),
         "hit2": hits[:, 1].mean(),
         "energy1": energies[:, 0].mean(),
@@ -112,10 +107,14 @@ def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypat
         "partner_same": partner_same,
         "partner": partner,
         "stable": np.mean([agreement for agreement, kept in steady if kept]),
-        "missed": (explanation.completeness[:, 0] - explanation.completeness[:, 1]).abs().mean(),
+        "completeness_error": (explanation.completeness[:, 0] - explanation.completeness[:, 1]).abs().mean(),
     }
     for name, value in expected.items():
         assert getattr(row, name) == pytest.approx(float(value), abs=1e-3, nan_ok=True), name
+    assert astuple(row.gap) == pytest.approx(astuple(both), abs=1e-3)
+    assert row.gap.value == pytest.approx(float(gap.both.mean()), abs=1e-3)
+    assert astuple(row.faithful) == pytest.approx(astuple(faithful))
+    assert row.faithful.value == words["pair"].count(FAITHFUL) / 5
     values = [round(float(value), 4) for name, value in expected.items() if name.startswith(("gap", "energy", "part"))]
     assert len(set(values)) == len(values)  # the columns differ here, so that a swap would show
     assert (row.dataset, row.method, row.pairs) == (calibrated.config.data_path.name, "ours", 5)
@@ -132,7 +131,8 @@ def test_planted_columns_stay_empty_without_masks(calibrated, pairs):
     methods = {"random": explain_at_random, "centre": explain_by_centre}
     rows = compare(methods, calibrated, pairs, calibrated.load_splits())
     assert [row.method for row in rows] == ["random", "centre"]
-    assert all(value is None for row in rows for value in (row.hit1, row.hit2, row.energy1, row.energy2, row.missed))
+    for row in rows:
+        assert (row.hit1, row.hit2, row.energy1, row.energy2, row.completeness_error) == (None,) * 5
     for row in rows:  # maps that are blind to the network and to the partner: the positive control
         assert row.sanity == row.partner == row.partner_same == pytest.approx(1.0)
     assert rows[1].copies == pytest.approx(1.0)
@@ -140,29 +140,34 @@ def test_planted_columns_stay_empty_without_masks(calibrated, pairs):
 
 
 def test_the_table_shows_each_value_under_its_heading(tmp_path):
-    values = {name: number / 100 for number, name in enumerate(comparison.Row.__dataclass_fields__, start=1)}
+    values = {}
+    for number, field in enumerate(fields(comparison.Row), start=1):
+        values[field.name] = number / 100
+        if field.type is Interval:
+            values[field.name] = Interval(number / 100, 0.5, 0.75)
     row = comparison.Row(**values | {"dataset": "flowers", "method": "ours", "default": True, "pairs": 7})
     shown = write_table([row], tmp_path).loc["ours (default)"].to_dict()
     assert shown == {
-        "both images": "0.060 (0.070 to 0.080)",
-        "in mean colour": "0.090",
-        "each image": "0.100",
-        "decisive": "0.110",
-        "share of span": "13%",
-        "faithful pairs": "14% (15% to 16%)",
-        "faithful images": "17%",
-        "right when shown, hidden": "18%, 19%",
-        "peak on object": "20% / 21%",
-        "energy on it": "22% / 23%",
-        "random network": "0.24",
-        "copies": "0.25",
-        "other partner: same, another class": "0.26, 0.27",
-        "disturbed": "0.28",
-        "sum misses": "0.290",
+        "both images": "0.060 (0.500 to 0.750)",
+        "in mean colour": "0.070",
+        "each image": "0.080",
+        "decisive": "0.090",
+        "share of span": "11%",
+        "faithful pairs": "12% (50% to 75%)",
+        "faithful images": "13%",
+        "correct when shown, hidden": "14%, 15%",
+        "peak on object": "16% / 17%",
+        "energy on it": "18% / 19%",
+        "random network": "0.20",
+        "copies": "0.21",
+        "other partner: same, another class": "0.22, 0.23",
+        "disturbed": "0.24",
+        "completeness error": "0.250",
         "time (quickest: 1)": "1.0",
     }
     written = pd.read_csv(tmp_path / "methods.csv").iloc[0]
-    assert (written["method"], written["gap"], written["partner"]) == ("ours", 0.06, 0.27)
+    assert (written["method"], written["partner"]) == ("ours", 0.23)
+    assert (written["gap"], written["gap_low"], written["faithful_high"]) == (0.06, 0.5, 0.75)
 
 
 def test_pairs_are_drawn_by_seed(calibrated):

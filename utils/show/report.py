@@ -118,10 +118,10 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
     if auc.high - auc.low > WIDE:
         images = metrics.facts["images"]
         sentences.append(f"The test AUC is {auc}: {images} test images do not determine it better.")
-    if row.faithful < FEW_FAITHFUL:
+    if row.faithful.value < FEW_FAITHFUL:
         sentences.append(
-            f"Heatmaps of the default method are faithful for {row.faithful:.0%} of {row.pairs} test pairs only: read "
-            "the verdict above each map before the map."
+            f"Heatmaps of the default method are faithful for {row.faithful.value:.0%} of {row.pairs} test pairs only: "
+            "read the verdict above each map before the map."
         )
     for shortcut in shortcuts.found:
         if shortcut.sentence():

@@ -1,91 +1,109 @@
-"""All methods, all measures, one table."""
+"""Compare methods of explanation: all measures in one table."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 
 from ..data.sample import load_masks
-from ..data.splits import Pairs, Splits, pairs_of_files
+from ..data.splits import Splits, pairs_of_files
 from ..device import progress
 from ..explanations.occlusion import mean_colour
 from ..files import write_text
 from ..network.distance import distance
-from ..score.intervals import Interval, mean_interval, share_interval
+from ..score.intervals import Interval, mean_interval
 from ..trained import Trained
 from .controls import PROBED, choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
-from .faithfulness import FAITHFUL, Verdict, embed_evidence, gap_of, insertion_deletion, measure_chance, span_of
+from .faithfulness import (
+    FAITHFUL,
+    PARTS,
+    Verdict,
+    embed_evidence,
+    gap_of,
+    insertion_deletion,
+    measure_chance,
+    span_of,
+)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """What was measured of one method on one network.
-
-    default: whether it is the method of the config. pairs: how many. gap: insertion minus deletion with both images
-    changed, with its 95 % interval by resampled images, gap_low to gap_high; gap_colour: the same where the mean colour
-    hides pixels; gap_each: with each image changed alone; gap_decisive: the one that verdicts read. span: the most that
-    hiding could change of what verdicts read; share: gap_decisive as a share of it. faithful: share of pairs judged so,
-    with its interval faithful_low to faithful_high; faithful_each: share of images. inserted, deleted: share of pairs
-    whose decision is that of their true classes, mean over the shares of pixels shown in both images, and hidden. hit1,
-    hit2, energy1, energy2: on planted objects, None without masks. sanity: `agreement` with the maps of a fully random
-    network; copies: of the maps towards "different" with those towards "same"; partner_same, partner: `agreement`
-    beside another partner of the image's own class, and of another class. stable: rank correlation of factual maps with
-    those of disturbed images. missed: what the places miss, on average, of the change that they should add up to; None
-    where there is no such change.
-    """
+    """What was measured of one method on one network."""
 
     dataset: str
     network: str
     method: str
     default: bool
+    """Whether it is the method of the config."""
     pairs: int
-    gap: float
-    gap_low: float
-    gap_high: float
+    gap: Interval
+    """Insertion minus deletion with both images changed."""
     gap_colour: float
+    """The same where the mean colour hides pixels."""
     gap_each: float
+    """The same with each image changed by itself."""
     gap_decisive: float
+    """The one that verdicts read."""
     span: float
+    """The largest change that hiding could make of what verdicts read."""
     share: float
-    faithful: float
-    faithful_low: float
-    faithful_high: float
+    """`gap_decisive` as a share of the span."""
+    faithful: Interval
+    """Share of pairs whose maps are judged faithful."""
     faithful_each: float
+    """Share of images."""
     inserted: float
+    """Share of pairs decided correctly, mean over the shares of pixels that are shown in both images."""
     deleted: float
-    hit1: float | None
-    hit2: float | None
-    energy1: float | None
-    energy2: float | None
+    """The same with these pixels hidden."""
+    hit1: float | None = None
+    """Share of peaks on the object in image 1; None without masks."""
+    hit2: float | None = None
+    energy1: float | None = None
+    """Share of the map on the object in image 1; None without masks."""
+    energy2: float | None = None
     sanity: float
+    """`agreement` with the maps of a fully random network."""
     copies: float
+    """Similarity of the maps towards "different" and towards "same"."""
     partner_same: float
+    """`agreement` beside another partner of the image's own class."""
     partner: float
+    """`agreement` beside a partner of another class."""
     stable: float
-    missed: float | None
+    """Rank correlation of factual maps with those of disturbed images."""
+    completeness_error: float | None = None
+    """Mean difference between what the places add up to and what they should; None where there is no such sum."""
     seconds_per_pair: float
 
 
 def choose_pairs(splits: Splits, count: int, seed=0) -> list[tuple[str, str]]:
-    """The image files of `count` test pairs, or of all, drawn from `seed`."""
+    """Draw the image files of `count` test pairs, or of all, from `seed`."""
     return splits.files(splits.test_pairs, count, seed)
 
 
 def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, probed: dict | None = None) -> list[Row]:
-    """One row for each method on the same pairs of image files, in one run.
+    """Measure each method on the same pairs of image files.
 
-    methods: functions of (network, images, threshold, references) by name. probed: of how many pairs a method is asked
-    for sanity, other partners and disturbances, by name; PROBED where it is not said.
+    Args:
+        methods: Functions of (network, images, threshold, references) by name.
+        trained: The network.
+        pairs: Pairs of image files.
+        splits: From which other partners are chosen.
+        seed: Of all that is drawn.
+        probed: On how many pairs sanity, other partners and disturbances are measured, by name; by default PROBED.
     """
-    batches = trained.load_batches(pairs)
-    drawn = pairs_of_files(pairs)
-    masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
-    partners = choose_partners(splits, len(pairs), seed)
     network = trained.network
     inputs = trained.threshold, trained.references
+    batches = trained.load_batches(pairs)
+    sizes = [len(images) for images in batches]
+    drawn = pairs_of_files(pairs)
+    different = torch.from_numpy(drawn.labels == 1).split(sizes)
+    masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
+    masks = [None] * len(batches) if masks is None else masks.split(sizes)
+    partners = choose_partners(splits, len(pairs), seed)
     random = random_network(trained, seed)
     chances = []
     spans = []
@@ -96,49 +114,52 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         explanations = [method(network, images, *inputs) for images in batches]
         explanations[-1].distance.cpu()  # waits for a GPU
         seconds = (time.perf_counter() - began) / len(pairs)
-        if not chances:
-            chances = [measure_chance(network, explanation, seed) for explanation in explanations]
-            spans = [span_of(network, explanation) for explanation in explanations]
-        asked = min((probed or {}).get(name, PROBED), len(pairs))
-        first = torch.cat(batches)[:asked]
-        partner_same, partner = partner_agreement(
-            method, trained, {kind: beside[:asked] for kind, beside in partners.items()}
-        )
+        measured = []
+        for part, explanation in enumerate(explanations):
+            if part == len(chances):  # measured once, with the first method
+                chances.append(measure_chance(network, explanation, seed))
+                spans.append(span_of(network, explanation))
+            measured.append(_measure(network, explanation, spans[part], chances[part], different[part], masks[part]))
+        measured = pd.concat(measured)
+        columns = measured.mean().to_dict()
+        columns["gap"] = mean_interval(measured["gap"], drawn, seed)
+        columns["faithful"] = mean_interval(measured["faithful"], drawn, seed, rate=True)
+        columns["share"] = columns["gap_decisive"] / (columns["span"] or float("nan"))
+        count = (probed or {}).get(name, PROBED)
+        images = torch.cat(batches)[:count]
+        columns["sanity"] = sanity(method, trained, images, random)
+        some_partners = {kind: beside[:count] for kind, beside in partners.items()}
+        columns["partner_same"], columns["partner"] = partner_agreement(method, trained, some_partners)
+        steady = stability(method, network, images, trained.threshold, trained.config.image, trained.references)
+        columns["stable"] = float(pd.DataFrame(steady.values())[0].mean())  # NaN is left out
         row = Row(
             dataset=trained.config.data_path.name,
             network=trained.config.backbone_model + (", pretrained" if trained.config.pretrained else ""),
             method=name,
             default=name == trained.method,
             pairs=len(pairs),
-            **_faithfulness(explanations, spans, chances, network, drawn, seed),
-            **_planted(explanations, masks),
-            sanity=sanity(method, trained, first, random),
-            copies=_mean([torch.from_numpy(copies(explanation)) for explanation in explanations]),
-            partner_same=partner_same,
-            partner=partner,
-            stable=_stable(method, trained, first),
-            missed=_missed(explanations),
             seconds_per_pair=seconds,
+            **columns,
         )
         rows.append(row)
     return rows
 
 
 def table(rows: list[Row]) -> pd.DataFrame:
-    """The rows for reading; time as a multiple of the quickest method's."""
+    """Return the rows for reading; time is a multiple of the quickest method's."""
     quickest = min(row.seconds_per_pair for row in rows)
     lines = []
     for row in rows:
         line = {
             "method": f"{row.method} (default)" if row.default else row.method,
-            "both images": str(Interval(row.gap, row.gap_low, row.gap_high)),
+            "both images": str(row.gap),
             "in mean colour": f"{row.gap_colour:.3f}",
             "each image": f"{row.gap_each:.3f}",
             "decisive": f"{row.gap_decisive:.3f}",
             "share of span": f"{row.share:.0%}",
-            "faithful pairs": f"{row.faithful:.0%} ({row.faithful_low:.0%} to {row.faithful_high:.0%})",
+            "faithful pairs": f"{row.faithful.value:.0%} ({row.faithful.low:.0%} to {row.faithful.high:.0%})",
             "faithful images": f"{row.faithful_each:.0%}",
-            "right when shown, hidden": f"{row.inserted:.0%}, {row.deleted:.0%}",
+            "correct when shown, hidden": f"{row.inserted:.0%}, {row.deleted:.0%}",
         }
         if row.hit1 is not None:
             line["peak on object"] = f"{row.hit1:.0%} / {row.hit2:.0%}"
@@ -147,77 +168,54 @@ def table(rows: list[Row]) -> pd.DataFrame:
         line["copies"] = f"{row.copies:.2f}"
         line["other partner: same, another class"] = f"{row.partner_same:.2f}, {row.partner:.2f}"
         line["disturbed"] = f"{row.stable:.2f}"
-        line["sum misses"] = "" if row.missed is None else f"{row.missed:.3f}"
+        line["completeness error"] = ""
+        if row.completeness_error is not None:
+            line["completeness error"] = f"{row.completeness_error:.3f}"
         line["time (quickest: 1)"] = f"{row.seconds_per_pair / quickest:.1f}"
         lines.append(line)
     return pd.DataFrame(lines).set_index("method")
 
 
+def numbers_of(rows: list[Row]) -> pd.DataFrame:
+    """Return the rows as plain numbers; an interval has columns such as `gap`, `gap_low` and `gap_high`."""
+    numbers = pd.json_normalize([asdict(row) for row in rows], sep="_")
+    return numbers.rename(columns={"gap_value": "gap", "faithful_value": "faithful"})
+
+
 def write_table(rows: list[Row], folder) -> pd.DataFrame:
-    """Write the rows as they are to `folder`/methods.csv, whole, and hand on the table for reading."""
-    write_text(Path(folder) / "methods.csv", pd.DataFrame(rows).to_csv(index=False))
+    """Write plain numbers to `folder`/methods.csv, and return the table for reading."""
+    write_text(Path(folder) / "methods.csv", numbers_of(rows).to_csv(index=False))
     return table(rows)
 
 
-def _faithfulness(explanations, spans, chances, network, drawn: Pairs, seed) -> dict:
-    gaps = []
-    right = []  # share of pairs when the strongest places are shown, and hidden
-    words = []
-    for_each = []
-    for explanation, span, chance in zip(explanations, spans, chances, strict=True):
-        masked, untouched = embed_evidence(network, explanation)
-        gap = gap_of(masked, untouched, explanation.different)
-        gaps.append(gap)
-        decided = [distance(*part.unbind(2)) > explanation.threshold for part in (masked.inserted, masked.deleted)]
-        right.append(torch.stack(decided))  # (2, S, B)
-        verdict = Verdict(explanation, gap, span, chance)
-        words += verdict.words()
-        for_each += verdict.words("image 1") + verdict.words("image 2")
-    both = mean_interval(torch.cat([gap.both for gap in gaps]).cpu().double().numpy(), drawn, seed)
-    faithful = share_interval([word == FAITHFUL for word in words], drawn, seed)
-    different = torch.from_numpy(drawn.labels == 1)
-    inserted, deleted = (torch.cat(right, dim=2).cpu() == different).float().mean(dim=(1, 2)).tolist()
-    decisive = _mean([gap.decisive for gap in gaps])
-    span = _mean([one.decisive for one in spans])
-    return {
-        "gap": both.value,
-        "gap_low": both.low,
-        "gap_high": both.high,
-        "gap_colour": _mean([insertion_deletion(network, one, hide=mean_colour).both for one in explanations]),
-        "gap_each": _mean([gap.each for gap in gaps]),
-        "gap_decisive": decisive,
-        "span": span,
-        "share": decisive / span if span else float("nan"),
-        "faithful": faithful.value,
-        "faithful_low": faithful.low,
-        "faithful_high": faithful.high,
-        "faithful_each": for_each.count(FAITHFUL) / len(for_each),
-        "inserted": inserted,
-        "deleted": deleted,
+def _measure(network, explanation, span, chance, different, masks) -> pd.DataFrame:
+    """Measure the maps of a batch: columns of Row, one line for each pair.
+
+    different: the actual classes, bool (B,). masks: bool (B, 2, H, W), or None.
+    """
+    masked, untouched = embed_evidence(network, explanation)
+    gap = gap_of(masked, untouched, explanation.different)
+    columns = {
+        "gap": gap.both,
+        "gap_colour": insertion_deletion(network, explanation, hide=mean_colour).both,
+        "gap_each": gap.each,
+        "gap_decisive": gap.decisive,
+        "span": span.decisive,
     }
-
-
-def _planted(explanations, masks) -> dict:
-    if masks is None:
-        return dict.fromkeys(("hit1", "hit2", "energy1", "energy2"))
-    hits, energies = pointing(torch.cat([explanation.factual for explanation in explanations]), masks)
-    hit1, hit2 = hits.nanmean(dim=0).tolist()
-    energy1, energy2 = energies.nanmean(dim=0).tolist()
-    return {"hit1": hit1, "hit2": hit2, "energy1": energy1, "energy2": energy2}
-
-
-def _stable(method, trained, images) -> float:
-    found = stability(method, trained.network, images, trained.threshold, trained.config.image, trained.references)
-    agreements = [agreement for agreement, kept in found.values() if kept]
-    return float(np.mean(agreements)) if agreements else float("nan")
-
-
-def _missed(explanations) -> float | None:
-    if explanations[0].completeness is None:
-        return None
-    sums, changes = torch.cat([explanation.completeness for explanation in explanations]).unbind(1)
-    return float((sums - changes).abs().mean())
-
-
-def _mean(parts) -> float:
-    return float(torch.cat(parts).mean())
+    for name, embeddings in (("inserted", masked.inserted), ("deleted", masked.deleted)):
+        decisions = distance(*embeddings.unbind(2)) > explanation.threshold  # (S, B)
+        columns[name] = (decisions.cpu() == different).float().mean(dim=0)
+    if masks is not None:
+        hits, energies = pointing(explanation.factual, masks)
+        columns["hit1"], columns["hit2"] = hits.unbind(1)
+        columns["energy1"], columns["energy2"] = energies.unbind(1)
+    if explanation.completeness is not None:
+        total, change = explanation.completeness.unbind(1)
+        columns["completeness_error"] = (total - change).abs()
+    measured = pd.DataFrame({name: values.cpu().double() for name, values in columns.items()})
+    measured["copies"] = copies(explanation).reshape(-1, 2).mean(axis=1)
+    verdict = Verdict(explanation, gap, span, chance)
+    words = pd.DataFrame({part: verdict.words(part) for part in PARTS}) == FAITHFUL
+    measured["faithful"] = words["pair"]
+    measured["faithful_each"] = words[["image 1", "image 2"]].mean(axis=1)
+    return measured

@@ -11,7 +11,7 @@ from ..data.splits import Splits
 from ..data.transforms import evaluation_transform, to_pixels
 from ..device import progress
 from ..explanations.explanation import Explanation
-from ..explanations.path import References, embed_references
+from ..explanations.references import References, embed_references
 from ..network.distance import paired
 from ..network.siamese import SiameseNetwork
 from ..network.variants import fully_random, randomised
@@ -21,23 +21,32 @@ SHIFT = 2  # pixels
 NOISE = 0.02  # standard deviation, of values in [0, 1]
 QUALITY = 90  # of JPEG
 PROBED = 16  # pairs: sanity, other partners and stability take many explanations of each
-TOLERANCE = 0.02  # a disturbance that moves the similarity by more is no small one
+TOLERANCE = 0.02  # of the similarity: a disturbance that changes it by more is not small
 
 
-def rank_correlation(maps, others) -> np.ndarray:
-    """Spearman correlation of each map of (B, 2, H, W) with its counterpart: (2B,) in [-1, 1]; 0 for a blank one."""
-    found = []
-    for one, other in zip(_rows(maps), _rows(others), strict=True):
-        blank = np.ptp(one) == 0 or np.ptp(other) == 0
-        found.append(0.0 if blank else spearmanr(one, other).statistic)
-    return np.array(found)
+def rank_correlation(maps, other_maps) -> np.ndarray:
+    """Return the Spearman correlation of each map with its counterpart; 0 where one of them is blank.
+
+    Args:
+        maps: (B, 2, H, W).
+        other_maps: (B, 2, H, W).
+
+    Returns:
+        float (2B,), in [-1, 1].
+    """
+    correlations = []
+    for row, other_row in zip(_rows(maps), _rows(other_maps), strict=True):
+        if np.ptp(row) == 0 or np.ptp(other_row) == 0:
+            correlations.append(0.0)
+        else:
+            correlations.append(spearmanr(row, other_row).statistic)
+    return np.array(correlations)
 
 
 def agreement(explanation: Explanation, other: Explanation) -> np.ndarray:
-    """How alike the maps of B pairs are, polarity fixed: (2B,) in [-1, 1].
+    """Return how similar the maps of B pairs are, whatever is decided: (2B,) in [-1, 1].
 
-    The mean of the rank correlations of both maps towards "different" and of both towards "same": whatever is decided,
-    like is held against like.
+    The mean of the rank correlations of both maps towards "different" and of both towards "same".
     """
     different = rank_correlation(explanation.towards_different, other.towards_different)
     same = rank_correlation(explanation.towards_same, other.towards_same)
@@ -45,93 +54,100 @@ def agreement(explanation: Explanation, other: Explanation) -> np.ndarray:
 
 
 def copies(explanation: Explanation) -> np.ndarray:
-    """How alike the two maps of each image are, towards "different" and towards "same": (2B,) in [-1, 1]."""
+    """Return how similar the maps of each image towards "different" and towards "same" are: (2B,) in [-1, 1]."""
     return rank_correlation(explanation.towards_different, explanation.towards_same)
 
 
 def sanity_curve(method, network: SiameseNetwork, images, threshold: float, reference_images=None, seed=0) -> dict:
-    """Mean `agreement` with the trained network's maps, by the stage down to which all is random.
+    """Return the mean `agreement` with the trained network's maps, by the stage down to which all is random.
 
-    method: a function of (network, images, threshold, references), as `methods_of` has them. images: (B, 2, 3, H, W).
-    reference_images: (R, 3, H, W), which each network sees in its own way, or None.
+    Args:
+        method: A function of (network, images, threshold, references), as in `methods_of`.
+        network: The trained network.
+        images: (B, 2, 3, H, W).
+        threshold: The distance up to which a pair is "same".
+        reference_images: (R, 3, H, W), which each network embeds itself, or None.
+        seed: Of the random weights.
+
+    Source: Adebayo et al. 2018, Sanity checks for saliency maps.
     """
     trained = method(network, images, threshold, _references(network, reference_images))
     curve = {}
     for stage, random in randomised(network, seed):
-        by_luck = method(random, images, threshold, _references(random, reference_images))
-        curve[stage] = float(agreement(trained, by_luck).mean())
+        explanation = method(random, images, threshold, _references(random, reference_images))
+        curve[stage] = float(agreement(trained, explanation).mean())
     return curve
 
 
 def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str, float]]:
-    """The curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
+    """Return the curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
     images = trained.load_pairs(*pairs[:PROBED])
-    reference_images = trained.load_references() if trained.measurements else None
-    asked = [name for name in methods if name != "occlusion"]
-    return {
-        name: sanity_curve(
-            methods[name], trained.network, images, trained.threshold, reference_images, trained.config.seed
+    references = trained.load_references() if trained.measurements else None
+    names = [name for name in methods if name != "occlusion"]
+    curves = {}
+    for name in progress(names, "Methods", trained.config.hyperparameters.verbose):
+        curves[name] = sanity_curve(
+            methods[name], trained.network, images, trained.threshold, references, trained.config.seed
         )
-        for name in progress(asked, "Methods", trained.config.hyperparameters.verbose)
-    }
+    return curves
 
 
 def random_network(trained: Trained, seed=0) -> tuple[SiameseNetwork, References | None]:
-    """The network with all weights shuffled, and the references as it sees them."""
+    """Return the network with all weights shuffled, and its embeddings of the references."""
     network = fully_random(trained.network, seed)
     return network, _references(network, trained.load_references() if trained.measurements else None)
 
 
 def sanity(method, trained: Trained, images, random) -> float:
-    """Mean `agreement` with the maps of a random network: 1 for a method that never asks the network.
-
-    random: as `random_network` gives it.
-    """
+    """Return the mean `agreement` with the maps of `random_network`: 1 for a method that ignores the network."""
     network, references = random
     explanation = method(trained.network, images, trained.threshold, trained.references)
     return float(agreement(explanation, method(network, images, trained.threshold, references)).mean())
 
 
 def choose_partners(splits: Splits, count: int, seed=0) -> dict[str, list[tuple[str, str]]]:
-    """Pairs of image files that share their first images, `count` at most, of the test split.
+    """Choose pairs of image files of the test split that share their first images, at most `count` of each kind.
 
-    "own": each beside an image of its class, "same": beside another one of its class, "other": beside one of another
-    class. Classes of fewer than three test images have none.
+    Returns:
+        "own": each beside an image of its class, "same": beside another one of its class, "other": beside one of
+        another class. Classes of fewer than three test images have none.
     """
     random = np.random.default_rng(seed)
     paths = splits.folder.paths
     labels = splits.folder.labels[splits.test]
-    found = {"own": [], "same": [], "other": []}
+    chosen = {"own": [], "same": [], "other": []}
     for place in random.permutation(len(splits.test)):
-        mates = np.flatnonzero(labels == labels[place])
-        mates = mates[mates != place]
+        classmates = np.flatnonzero(labels == labels[place])
+        classmates = classmates[classmates != place]
         strangers = np.flatnonzero(labels != labels[place])
-        if len(mates) < 2 or len(found["own"]) == count:
+        if len(classmates) < 2 or len(chosen["own"]) == count:
             continue
-        partners = *random.choice(mates, 2, replace=False), random.choice(strangers)
-        for pairs, partner in zip(found.values(), partners, strict=True):
+        partners = *random.choice(classmates, 2, replace=False), random.choice(strangers)
+        for pairs, partner in zip(chosen.values(), partners, strict=True):
             pairs.append((paths[splits.test[place]], paths[splits.test[partner]]))
-    return found
+    return chosen
 
 
 def partner_agreement(method, trained: Trained, partners: dict) -> tuple[float, float]:
-    """Mean `agreement` of the maps of an image beside two partners, as `choose_partners` has them.
+    """Compare the maps of an image beside two partners, as `choose_partners` returns them.
 
-    Returns that with another one of its own class, and with one of another class: 1 for a method that never looks at
-    the partner. NaN without partners.
+    Returns:
+        The mean `agreement` with those beside another image of its class, and beside one of another class: 1 for a
+        method that ignores the partner. NaN without partners.
     """
     if not partners["own"]:
         return float("nan"), float("nan")
-    beside = {
-        name: method(trained.network, trained.load_pairs(*pairs), trained.threshold, trained.references)
-        for name, pairs in partners.items()
-    }
-    same, other = (agreement(beside["own"], beside[name])[::2].mean() for name in ("same", "other"))
-    return float(same), float(other)
+    explanations = {}
+    for kind, pairs in partners.items():
+        images = trained.load_pairs(*pairs)
+        explanations[kind] = method(trained.network, images, trained.threshold, trained.references)
+    same = agreement(explanations["own"], explanations["same"])[::2]  # of the image that they share
+    other = agreement(explanations["own"], explanations["other"])[::2]
+    return float(same.mean()), float(other.mean())
 
 
 def disturbed(images, settings: ImageSettings, seed=0) -> dict[str, torch.Tensor]:
-    """Images (B, 2, 3, H, W) shifted down and right by SHIFT pixels, with mild noise, and re-encoded as JPEG."""
+    """Return images (B, 2, 3, H, W) shifted down and right by SHIFT pixels, with mild noise, and re-encoded as JPEG."""
     flat = images.flatten(0, 1)
     height, width = images.shape[-2:]
     shifted = F.pad(flat, (SHIFT, 0, SHIFT, 0), mode="replicate")[..., :height, :width]
@@ -139,42 +155,49 @@ def disturbed(images, settings: ImageSettings, seed=0) -> dict[str, torch.Tensor
     noise = torch.randn(flat.shape, generator=torch.Generator().manual_seed(seed)).to(images.device)
     pixels = to_pixels(flat, settings.normalization).cpu().numpy()
     decoded = torch.from_numpy(np.stack([through_jpeg(image, QUALITY) for image in pixels]))
-    found = {
-        "shift": shifted,
-        "noise": flat + NOISE / std * noise,
-        "JPEG": evaluation_transform(settings)(decoded).to(images.device),
+    return {
+        "shift": paired(shifted),
+        "noise": paired(flat + NOISE / std * noise),
+        "JPEG": paired(evaluation_transform(settings)(decoded).to(images.device)),
     }
-    return {name: paired(part) for name, part in found.items()}
 
 
 def stability(method, network, images, threshold, settings: ImageSettings, references=None) -> dict:
-    """By disturbance: mean rank correlation of factual maps with the undisturbed, and the share of pairs it is over.
+    """Compare factual maps with those of disturbed images.
 
-    Pairs whose similarity moves by more than TOLERANCE are left out: there, the map ought to change. The correlation is
-    NaN where no pair is left.
+    Returns:
+        By disturbance: the mean rank correlation of the maps, and the share of pairs that it is over. Pairs whose
+        similarity changes by more than TOLERANCE are left out: there, the map should change. The correlation is NaN
+        where no pair is left.
     """
     before = method(network, images, threshold, references)
-    found = {}
+    results = {}
     for name, changed in disturbed(images, settings).items():
         after = method(network, changed, threshold, references)
-        kept = (after.similarity - before.similarity).abs() <= TOLERANCE
-        maps = before.factual[kept]
-        others = after.factual[kept]
+        steady = (after.similarity - before.similarity).abs() <= TOLERANCE
+        if not steady.any():
+            results[name] = float("nan"), 0.0
+            continue
+        maps, moved_maps = before.factual[steady], after.factual[steady]
         if name == "shift":  # the same places, back where they were
-            maps = maps[..., :-SHIFT, :-SHIFT]
-            others = others[..., SHIFT:, SHIFT:]
-        agreement = float(rank_correlation(maps, others).mean()) if kept.any() else float("nan")
-        found[name] = agreement, float(kept.float().mean())
-    return found
+            maps, moved_maps = maps[..., :-SHIFT, :-SHIFT], moved_maps[..., SHIFT:, SHIFT:]
+        results[name] = float(rank_correlation(maps, moved_maps).mean()), float(steady.float().mean())
+    return results
 
 
 def pointing(maps, masks) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pointing game (Zhang et al. 2018, section 4.2, without its tolerance in pixels) and energy (Wang et al. 2020,
-    section 4.2) of maps (B, 2, H, W), which hold no value below 0.
+    """Return how much of maps lies on the object.
 
-    masks: bool (B, 2, H, W), True on the object. Returns (hits, energies), float32 (B, 2) for image 1 and image 2:
-    whether the peak lies on the object, and the share of the map that does; NaN for an image without an object, 0 for a
-    blank map.
+    Args:
+        maps: (B, 2, H, W), at least 0.
+        masks: bool (B, 2, H, W), True on the object.
+
+    Returns:
+        Hits and energies, float32 (B, 2) for image 1 and image 2: whether the peak lies on the object, and the share
+        of the map that does; NaN for an image without an object, 0 for a blank map.
+
+    Source: the pointing game of Zhang et al. 2018, section 4.2, without its tolerance in pixels; the energy of Wang et
+    al. 2020, section 4.2.
     """
     maps = maps.flatten(2)  # (B, 2, HW)
     masks = masks.to(maps.device).flatten(2)
@@ -183,11 +206,11 @@ def pointing(maps, masks) -> tuple[torch.Tensor, torch.Tensor]:
     peaks = maps.argmax(dim=2, keepdim=True)
     hits = (masks.gather(2, peaks).squeeze(2) & (total > 0)).float()
     energies = (maps * masks).sum(dim=2) / torch.where(total > 0, total, 1)
-    return hits.masked_fill(without_object, float("nan")), energies.masked_fill(without_object, float("nan"))
+    return hits.masked_fill(without_object, torch.nan), energies.masked_fill(without_object, torch.nan)
 
 
 def _references(network, images):
-    """The reference images as a network sees them, if there are any."""
+    """The references that a network makes of the reference images, if there are any."""
     return None if images is None else embed_references(network, images)
 
 
