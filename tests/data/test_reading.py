@@ -459,7 +459,7 @@ def test_text_that_would_fill_the_memory_is_not_unpacked(tmp_path):
         (tmp_path / "x.png").write_bytes(whole[:place] + texts + whole[place:])
         for read in (read_image, read_header):
             with pytest.raises(
-                DataError, match=r"x\.png: holds more than 64 MB of text: save it anew without its meta"
+                DataError, match=r"x\.png: holds more than 64 MB of text: save it again without its meta"
             ):
                 read(tmp_path / "x.png")
 

@@ -293,15 +293,12 @@ def _build(decoder, file, keys, show):
 
 def _known(stored, keys) -> dict[int, tuple[np.ndarray, str]]:
     """The pixels and the digest of images that a former cache holds, by index."""
-    rows = {}
-    for row, key in enumerate(stored.keys):
-        if stored.causes[row] is None:
-            rows[key] = row
+    rows = dict(zip(stored.keys, range(len(stored.keys)), strict=True))
     known = {}
     for index, key in enumerate(keys):
-        if key in rows:
-            row = rows[key]
-            known[index] = np.asarray(stored.pixels[row]), stored.digests[row]
+        row = rows.get(key)
+        if row is not None and stored.causes[row] is None:
+            known[index] = stored.pixels[row], stored.digests[row]
     return known
 
 
