@@ -9,10 +9,10 @@ from utils import trained as choice
 from utils.config import AUTO, ExplanationSettings
 from utils.data.splits import Pairs
 from utils.explanations.methods import explain
-from utils.explanations.path import embed_references
+from utils.explanations.references import embed_references
 from utils.score.intervals import Interval, auc_interval
-from utils.train.runs import current_run, load_checkpoint, save_checkpoint
-from utils.trained import choose_place
+from utils.train.runs import current_run, load_checkpoint
+from utils.trained import choose_layer
 from utils.trust.faithfulness import insertion_deletion
 
 
@@ -33,7 +33,7 @@ def gaps_by_hand(trained, layer, steps):
 
 
 def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(calibrated):
-    """Every candidate measured anew, and the rule applied by hand."""
+    """Every candidate measured again, and the rule applied by hand."""
     layers = {layer: gaps_by_hand(calibrated, layer, 2) for layer in calibrated.network.layers}
     best = max(gaps.mean() for gaps in layers.values())
     layer = next(name for name, gaps in layers.items() if gaps.mean() >= 0.85 * best)
@@ -46,19 +46,19 @@ def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(calibrated):
 
 
 def test_gaps_below_nothing_leave_the_best():
-    assert choice._first_good({"a": np.array([-2.0]), "b": np.array([-1.0]), "c": np.array([-1.5])}) == "b"
+    assert choice._first_good({"a": -2.0, "b": -1.0, "c": -1.5}) == "b"
 
 
 def test_what_the_config_names_is_not_looked_for(calibrated):
     splits = calibrated.load_splits()
     given = with_settings(calibrated, layer="layer3", steps=2)
-    assert choose_place(given, splits, calibrated.references) == ("layer3", 2, {})
-    layer, _, tried = choose_place(with_settings(calibrated, layer="layer3"), splits, calibrated.references)
+    assert choose_layer(given, splits, calibrated.references) == ("layer3", 2, {})
+    layer, _, tried = choose_layer(with_settings(calibrated, layer="layer3"), splits, calibrated.references)
     assert layer == "layer3"
     assert set(tried) == {"layer3 in 1", "layer3 in 2", "layer3 in 4"}
-    _, _, tried = choose_place(with_settings(calibrated, method="gradcam"), splits, calibrated.references)
+    _, _, tried = choose_layer(with_settings(calibrated, method="gradcam"), splits, calibrated.references)
     assert len(tried) == len(calibrated.network.layers)  # steps are none of its settings
-    assert choose_place(with_settings(calibrated, method="occlusion"), splits, calibrated.references)[2] == {}
+    assert choose_layer(with_settings(calibrated, method="occlusion"), splits, calibrated.references)[2] == {}
 
 
 CHANGED = {"method": "gradcam", "layer": "layer2", "output_stride": 16, "steps": 2, "test_pairs": 3, "opacity": 0.2}
@@ -67,7 +67,9 @@ CHANGED = {"method": "gradcam", "layer": "layer2", "output_stride": 16, "steps":
 @pytest.fixture
 def quickly_calibrated(calibrated, monkeypatch):
     """The network, calibrated on few pairs and layers; nothing is written."""
-    monkeypatch.setattr(choice, "keep", lambda trained, anew: replace(trained, measurements=anew))
+    monkeypatch.setattr(
+        choice, "save_measurements", lambda trained, measurements: replace(trained, measurements=measurements)
+    )
     monkeypatch.setattr(choice, "PAIRS", 4)
     monkeypatch.setattr(choice, "LAYERS", 2)
     return calibrated_for(replace(calibrated, measurements=None))
@@ -79,42 +81,31 @@ def calibrated_for(trained):
 
 
 @pytest.mark.parametrize("key", ExplanationSettings.model_fields)
-def test_a_changed_key_is_measured_anew_or_changes_nothing_that_is_measured(quickly_calibrated, key):
+def test_a_changed_key_is_measured_again_or_changes_nothing_that_is_measured(quickly_calibrated, key):
     before = quickly_calibrated.measurements
     changed = with_settings(quickly_calibrated, **{key: CHANGED[key]})
-    layer, steps, gaps = choose_place(changed, changed.load_splits(), changed.references)  # whatever is kept
+    layer, steps, gaps = choose_layer(changed, changed.load_splits(), changed.references)  # whatever is kept
     after = calibrated_for(changed).measurements
     assert (after.layer, after.steps) == (layer, steps)
     assert after.gaps == pytest.approx(gaps, abs=1e-5)
     assert (after is before) == (key in ("test_pairs", "opacity"))  # nothing is measured twice
 
 
-def test_another_threshold_is_measured_anew(quickly_calibrated):
+def test_another_threshold_is_measured_again(quickly_calibrated):
     """Maps explain decisions."""
     strict = calibrated_for(replace(quickly_calibrated, threshold=0.01))
-    assert strict.measurements.asked == quickly_calibrated.measurements.asked | {"threshold": 0.01}
+    assert strict.measurements.settings == quickly_calibrated.measurements.settings | {"threshold": 0.01}
     assert calibrated_for(strict) is strict
 
 
-def test_what_an_earlier_version_prepared_is_measured_anew(calibrated, quickly_calibrated, tmp_path):
-    """It did not keep `output_stride`."""
-    content = load_checkpoint(calibrated.folder / "best.pt")
-    del content["measurements"]["asked"]["output_stride"]
-    save_checkpoint(tmp_path / calibrated.folder.name / "best.pt", content)
-    earlier = load_trained(calibrated.config.model_copy(update={"checkpoints_path": tmp_path}))
-    anew = calibrated_for(earlier).measurements
-    assert anew.asked == quickly_calibrated.measurements.asked
-    assert anew.gaps == pytest.approx(quickly_calibrated.measurements.gaps, abs=1e-5)
-
-
-def test_what_was_prepared_is_in_the_checkpoint_and_nothing_else_has_changed(calibrated, checkpoints):
-    kept = load_checkpoint(calibrated.folder / "best.pt")
+def test_the_measurements_are_in_the_checkpoint_and_nothing_else_has_changed(calibrated, checkpoints):
+    saved = load_checkpoint(calibrated.folder / "best.pt")
     before = load_checkpoint(current_run(checkpoints) / "best.pt")
-    assert kept.keys() - before.keys() == {"measurements"}
+    assert saved.keys() - before.keys() == {"measurements"}
     for name, weight in before["network"].items():
-        assert torch.equal(kept["network"][name], weight)
-    assert calibrated.settings.layer == kept["measurements"]["layer"]
-    assert calibrated.settings.steps == kept["measurements"]["steps"]
+        assert torch.equal(saved["network"][name], weight)
+    assert calibrated.settings.layer == saved["measurements"]["layer"]
+    assert calibrated.settings.steps == saved["measurements"]["steps"]
     assert load_trained(calibrated.config).measurements.gaps == calibrated.measurements.gaps
 
 
@@ -139,11 +130,11 @@ def test_without_a_choice_auto_is_the_last_layer(trained):
 def test_a_network_that_may_know_nothing_says_so_above_every_figure(calibrated):
     folder = calibrated.load_splits().folder
     pair = folder.paths[0], folder.paths[-1]
-    assert "BEWARE" not in calibrated.explain(pair).sentence()
+    assert "CAUTION" not in calibrated.explain(pair).sentence()
     for low, high, warned in ((0.45, 0.7, True), (0.5, 0.7, True), (0.51, 0.7, False), (0.2, 0.49, False)):
         unsure = replace(calibrated, measurements=replace(calibrated.measurements, auc=Interval(0.6, low, high)))
         sentences = [unsure.explain(pair).sentence(), unsure.explain_by_all(pair)["occlusion"].sentence()]
-        assert all(("BEWARE: this network may know nothing" in one) == warned for one in sentences)
+        assert all(("CAUTION: this network may know nothing" in sentence) == warned for sentence in sentences)
 
 
 def test_the_interval_of_the_auc_is_the_usual_one_where_no_image_is_shared():

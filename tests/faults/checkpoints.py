@@ -86,7 +86,7 @@ class Bench:
         with redirect_stdout(io.StringIO()):
             fit(self.config)
         trained = load_trained(self.config, self.runtime)
-        asked = large.measurements.asked | {"threshold": trained.threshold}
+        asked = large.measurements.settings | {"threshold": trained.threshold}
         self.trained = keep(trained, replace(large.measurements, asked=asked))  # measuring its own takes 10 seconds
         self.run = self.trained.folder
         self.current = self.run.parent / CURRENT

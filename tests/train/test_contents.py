@@ -1,4 +1,4 @@
-"""Damage to the checkpoint of a run is refused by the name of the file and of the part."""
+"""Damage to the checkpoint of a run is refused in one line that names the file."""
 
 import random
 import shutil
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from utils import load_trained
-from utils.train.runs import CheckpointError, current_run, load_checkpoint, load_run, save_checkpoint
+from utils.train.runs import CheckpointError, current_run, load_checkpoint, save_checkpoint
 
 GONE = object()
 
@@ -42,46 +42,31 @@ def edited(best, path, value):
     [
         (["network"], GONE),
         (["network"], "text"),
+        (["network", "embedding.bias"], GONE),
         (["network", "embedding.weight"], lambda weight: weight * torch.nan),
-        (["network", "embedding.weight"], lambda weight: weight[:1].expand(10**10, -1)),
         (["network", "embedding.weight"], lambda weight: weight.T),
         (["config"], GONE),
         (["config", "seed"], "text"),
-        (["config", "image"], GONE),
+        (["config", "backbone_model"], "resnet18"),
         (["fingerprint"], GONE),
-        (["fingerprint", "images"], 3),
         (["history"], GONE),
-        (["history"], []),
-        (["history", 0, "valid_auc"], float("nan")),
-        (["history", 0, "valid_loss"], GONE),
         (["validation"], GONE),
-        (["validation", "distances"], lambda values: values * torch.nan),
-        (["validation", "distances"], lambda values: values + 3),
-        (["validation", "distances"], lambda values: values[:0]),
-        (["validation", "labels"], lambda values: values + 1),
-        (["validation", "labels"], lambda values: values * 0),
-        (["validation", "first"], lambda values: values[:-1]),
+        (["validation", "labels"], GONE),
         (["classes"], GONE),
-        (["classes"], "text"),
-        (["measurements", "embeddings"], lambda values: values * torch.inf),
-        (["measurements", "embeddings"], lambda values: values[:, :3]),
-        (["measurements", "embeddings"], lambda values: values[:1]),
-        (["measurements", "layer"], "nowhere"),
-        (["measurements", "steps"], 0),
-        (["measurements", "calibration", "probabilities"], lambda values: values + 1),
-        (["measurements", "calibration", "distances"], lambda values: values * 0),
         (["measurements", "auc"], GONE),
+        (["measurements", "calibration"], "text"),
+        (["measurements", "layer"], GONE),
     ],
 )
-def test_a_part_that_is_missing_or_misshapen(config, best, path, value):
+def test_a_part_that_is_missing_or_does_not_fit(config, best, path, value):
     edited(best, path, value)
     before = best.read_bytes()
     with pytest.raises(CheckpointError) as caught:
         load_trained(config)
-    said = str(caught.value)
-    assert said.startswith(f"{best} is damaged: ")
-    assert "network" in said if path[0] == "network" else path[0] in said
-    assert f"Move the folder {best.parent} elsewhere" in said
+    message = str(caught.value)
+    assert message.startswith(f"{best} is damaged or of another version (")
+    assert message.endswith(f"delete {best.parent} and train again, or set `run` to another run.")
+    assert "\n" not in message
     assert best.read_bytes() == before
 
 
@@ -95,13 +80,15 @@ def test_every_flipped_bit_of_the_weights_is_noticed(best):
         content[start + chosen.randrange(len(weights))] ^= 1 << chosen.randrange(8)
         best.write_bytes(content)
         with pytest.raises(CheckpointError, match="does not match its checksum"):
-            load_run(best)
+            load_checkpoint(best)
     best.write_bytes(whole)
-    assert load_run(best)
+    assert load_checkpoint(best)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "names it"), (b"\xff\xfe", "names it"), (b"../x", "no run ../x")])
-def test_the_file_current_is_damaged(config, best, content, said):
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "names it"), (b"\xff\xfe", "names it"), (b"../x", "no run ../x")]
+)
+def test_the_file_current_is_damaged(config, best, content, message):
     (config.checkpoints_path / "current").write_bytes(content)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_trained(config)

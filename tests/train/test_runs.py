@@ -16,7 +16,7 @@ from utils.train import loop, runs
 from utils.train.runs import (
     CheckpointError,
     current_run,
-    fingerprint,
+    fingerprint_of,
     images_digest,
     load_checkpoint,
     make_current,
@@ -48,7 +48,7 @@ def test_a_run_has_a_folder_named_by_date_and_fingerprint(make_config):
     (name,) = run_names(config.checkpoints_path)
     date, time, digits = name.split("_")
     assert before <= real_datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S") <= real_datetime.now()
-    assert digits == runs.short_name(fingerprint(config, load_splits(config)))
+    assert digits == runs.short_name(fingerprint_of(config, load_splits(config)))
     folder = config.checkpoints_path / name
     assert {path.name for path in folder.iterdir()} == {"best.pt", "last.pt"}
     assert (config.checkpoints_path / "current").read_text() == f"{name}\n"
@@ -64,12 +64,12 @@ def test_a_finished_run_is_loaded_and_not_trained_again(make_config, monkeypatch
     again = fit(make_config(ONE | changes))  # free settings
     assert again == first
     said = capsys.readouterr().out
-    assert "is finished: its results are shown; `retrain: True` trains anew" in said
+    assert "is finished: its results are shown; `retrain: True` trains it again" in said
     assert "Training ended after 1 epochs: all of `epochs`." in said
     assert files_in(make_config(ONE).checkpoints_path) == before
 
 
-def test_retrain_trains_anew_and_ends_alike(make_config):
+def test_retrain_trains_again_to_the_same_end(make_config):
     config = make_config(ONE)
     first = fit(config)
     earlier = files_in(config.checkpoints_path)
@@ -90,7 +90,7 @@ def test_settings_changed_and_changed_back_lose_nothing(make_config, monkeypatch
     real = loop.train_epoch
 
     def stopped_in_epoch_two(*arguments):
-        if arguments[5] == 2:
+        if arguments[6] == 2:
             raise KeyboardInterrupt
         return real(*arguments)
 
@@ -152,7 +152,7 @@ def test_more_epochs_that_bring_nothing_better_keep_the_best(make_config, monkey
 def test_retrain_goes_on_with_what_was_interrupted(make_config, monkeypatch):
     config = make_config({"hyperparameters.epochs": 2, "retrain": True})
     real = loop.train_epoch
-    monkeypatch.setattr(loop, "train_epoch", lambda *arguments: real(*arguments) if arguments[5] == 1 else 1 / 0)
+    monkeypatch.setattr(loop, "train_epoch", lambda *arguments: real(*arguments) if arguments[6] == 1 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fit(config)
     monkeypatch.setattr(loop, "train_epoch", real)
@@ -167,10 +167,11 @@ def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path, monke
             return cls(2026, 11, 24, 16, 42, 30)
 
     monkeypatch.setattr(runs, "datetime", Standing)
+    fingerprint = {"settings": runs.digest("a"), "images": runs.digest("b")}
     names = []
     for _ in range(3):
-        folder = runs.begin_run(tmp_path, {"settings": "a"})
-        assert runs.begin_run(tmp_path, {"settings": "a"}) == folder  # as long as it has had no whole epoch
+        folder = runs.begin_run(tmp_path, fingerprint)
+        assert runs.begin_run(tmp_path, fingerprint) == folder  # as long as it has had no whole epoch
         (folder / "last.pt").write_bytes(b"")
         names.append(folder.name)
     assert [name[:19] for name in names] == [f"2026-11-24_16-42-{second}" for second in (30, 31, 32)]
@@ -181,12 +182,12 @@ def test_what_a_killed_run_left_does_not_disturb(make_config, monkeypatch):
     config = make_config(ONE)
     first = fit(config)
     finished = current_run(config.checkpoints_path)
-    mark = fingerprint(config, load_splits(config))
+    fingerprint = fingerprint_of(config, load_splits(config))
     empty = config.checkpoints_path / "2020-01-01_00-00-00_0123456789ab"  # killed in its first epoch
     empty.mkdir()
-    half = runs.begin_run(config.checkpoints_path, mark)
+    half = runs.begin_run(config.checkpoints_path, fingerprint)
     shutil.copy(finished / "last.pt", half)  # without best.pt
-    no_last = runs.begin_run(config.checkpoints_path, mark)
+    no_last = runs.begin_run(config.checkpoints_path, fingerprint)
     shutil.copy(finished / "best.pt", no_last)  # killed before last.pt
     (empty / ".best.pt.123").write_bytes(b"half")
     assert run_names(config.checkpoints_path) == [finished.name, no_last.name]
@@ -264,7 +265,7 @@ def test_checkpoints_of_before_are_left_as_they_are(make_config):
     config = make_config(ONE)
     save_checkpoint(config.checkpoints_path / "best.pt", {"threshold": 0.5})
     old = (config.checkpoints_path / "best.pt").read_bytes()
-    with pytest.raises(CheckpointError, match=r"best\.pt is of an earlier version .* run 01\.Train_Siamese_model"):
+    with pytest.raises(CheckpointError, match=r"holds no training run: run 01\.Train_Siamese_model"):
         load_trained(config)
     fit(config)
     assert (config.checkpoints_path / "best.pt").read_bytes() == old
@@ -293,13 +294,13 @@ def test_a_checkpoint_holds_the_validation_pairs_of_its_epoch(make_config):
 def test_weights_count_by_name_and_content_wherever_they_lie(make_config, tmp_path):
     """Weights of one network are always of one size, whatever they were trained on."""
     splits = load_splits(make_config())
-    marks = []
+    digests = []
     for place, content in (("a/w.pth", b"123"), ("b/w.pth", b"123"), ("a/v.pth", b"123"), ("c/w.pth", b"456")):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).write_bytes(content)
-        marks.append(fingerprint(make_config({"pretrained": str(tmp_path / place)}), splits)["settings"])
-    assert marks[0] == marks[1]
-    assert len(set(marks)) == 3
+        digests.append(fingerprint_of(make_config({"pretrained": str(tmp_path / place)}), splits)["settings"])
+    assert digests[0] == digests[1]
+    assert len(set(digests)) == 3
 
 
 def test_make_current_names_another_run(make_config):

@@ -29,8 +29,7 @@ def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
     seed_everything(config.seed)
     network = runtime.place(build_network(config).to(dtype))
     recorder = Recorder(network)
-    parts = {"optimizer": recorder, "scaler": build_scaler(runtime)}
-    loss = train_epoch(distributed(network), parts, splits, config, runtime, 1)
+    loss = train_epoch(distributed(network), recorder, build_scaler(runtime), splits, config, runtime, 1)
     return {"loss": loss, "gradients": recorder.gradients, "buffers": list(network.buffers())}
 
 
@@ -38,14 +37,13 @@ if __name__ == "__main__":
     task, *paths = sys.argv[1:]
     if task == "gradients":
         result, *config_paths = paths
-        found = {}
+        results = {}
         for path in config_paths:
             config = load_config(path)
             runtime = start(config)
-            found[path] = {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
-        if rank() == 0:
-            torch.save(found, result)
+            results[path] = {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
+        torch.save(results, f"{result}.{rank()}")
         torch.distributed.destroy_process_group()
     else:
-        sys.argv = ["training", "--config", *paths]
+        sys.argv = ["utils", "train", "--config", *paths]
         __main__.main()

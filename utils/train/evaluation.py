@@ -1,4 +1,4 @@
-"""A network at work on a split: the embeddings of its images, each computed once, and the distances of its pairs."""
+"""Embeddings of the images of a split, each computed once, and the distances of its pairs."""
 
 from dataclasses import dataclass
 
@@ -18,24 +18,32 @@ from ..score.intervals import Interval, auc_interval
 
 @torch.no_grad()
 def embed_images(network, pixels, indices, config: Config, runtime: Runtime) -> torch.Tensor:
-    """Embeddings of the images `indices`, int64 (N,), of `pixels`: float32 (N, embedding_size) on the CPU.
+    """Embed images; under torchrun each process embeds its share and gets all.
 
-    The network is in evaluation mode meanwhile; one that `folded` made is faster. Under torchrun each process embeds
-    its share and gets all.
+    Args:
+        network: In any mode, which stays as it is; a network that `folded` made is faster.
+        pixels: Of all images.
+        indices: Of the images to embed, int64 (N,).
+        config: The settings.
+        runtime: Where to compute.
+
+    Returns:
+        float32 (N, embedding_size) on the CPU.
     """
     transform = evaluation_transform(config.image)
     own = share(indices)
     count = max(1, -(-len(own) // config.hyperparameters.batch_size))
     batches = np.array_split(own, count)
     delivered = deliver(pixels, batches, runtime)
-    bar = progress(delivered, "Embedding", config.hyperparameters.verbose, count)
+    embeddings = []
     with evaluating(network):
-        embeddings = torch.cat([network(runtime.place(transform(part))) for part in bar])
-    return gather(embeddings, len(indices)).cpu()
+        for batch in progress(delivered, "Embedding", config.hyperparameters.verbose, count):
+            embeddings.append(network(runtime.place(transform(batch))))
+    return gather(torch.cat(embeddings), len(indices)).cpu()
 
 
 def pair_distances(network, splits: Splits, pairs: Pairs, config: Config, runtime: Runtime) -> np.ndarray:
-    """Distances float32 (P,) of the pairs; each image is embedded once, however many pairs it is in."""
+    """Return the distances of the pairs, float32 (P,); each image is embedded once, however many pairs it is in."""
     images = np.stack([pairs.first, pairs.second])  # (2, P)
     used, rows = np.unique(images, return_inverse=True)
     embeddings = embed_images(network, splits.pixels, used, config, runtime)
@@ -45,20 +53,24 @@ def pair_distances(network, splits: Splits, pairs: Pairs, config: Config, runtim
 
 @dataclass(frozen=True)
 class Baseline:
-    """auc: of the test pairs by the pretrained embedding before any training; None without such weights."""
+    """How well the pretrained embedding decides the test pairs before any training."""
 
     auc: Interval | None
+    """AUC of the test pairs; None without pretrained weights."""
 
     def __str__(self):
         if self.auc is None:
             return "pretrained: False: there is no embedding before training"
-        return f"The pretrained backbone as it comes: test AUC {self.auc}"
+        return f"The pretrained backbone without training: test AUC {self.auc}"
 
 
 def frozen_baseline(config: Config, splits: Splits, runtime: Runtime) -> Baseline:
-    """The test AUC of the backbone's own embedding: its last map, pooled, at length 1. Nothing random is drawn.
+    """Measure the backbone's own embedding on the test pairs: its last map, pooled, at length 1.
 
-    Raises ConfigError where `pretrained` weights cannot be loaded.
+    No random numbers are drawn.
+
+    Raises:
+        ConfigError: The `pretrained` weights cannot be loaded.
     """
     if not config.pretrained:
         return Baseline(None)

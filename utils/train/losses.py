@@ -10,7 +10,9 @@ class ContrastiveLoss(nn.Module):
     """Pulls positive pairs together and pushes negative pairs apart, up to a margin.
 
     loss = (1 - y) / 2 * d^2 + y / 2 * max(0, margin - d)^2, averaged over the pairs, with the label y = 0 for similar
-    and 1 for different (Hadsell, Chopra & LeCun 2006, equation 4).
+    and 1 for different.
+
+    Source: Hadsell, Chopra and LeCun 2006, equation 4.
     """
 
     def __init__(self, margin: float):
@@ -18,31 +20,34 @@ class ContrastiveLoss(nn.Module):
         self.margin = margin
 
     def forward(self, distances, labels):
-        """distances float (P,), labels (P,) of 0 and 1; returns a scalar."""
+        """Return a scalar for distances, float (P,), and labels (P,) of 0 and 1."""
         return pair_losses(distances, labels, self.margin).mean()
 
 
 class BatchContrastiveLoss(ContrastiveLoss):
-    """The contrastive loss of every pair among the images of a batch.
+    """The contrastive loss of every pair of images of a batch.
 
-    Positive and negative pairs weigh the same, however many there are of each: the mean of the two mean losses, or the
-    one of a batch that has only one kind.
+    Positive and negative pairs have the same weight, however many there are of each: the mean of the two mean losses,
+    or the loss of the only kind in the batch.
     """
 
     def forward(self, embeddings, classes):
-        """embeddings float (B, D) of length 1, classes int (B,); returns a scalar."""
+        """Return a scalar for embeddings, float (B, D) of length 1, and classes, int (B,)."""
         # (B, B): gathering pairs would add up their gradients in no fixed order, and runs would not repeat
         squared = (2 - 2 * embeddings @ embeddings.T).clamp(min=0)
         distances = (squared + EPSILON).sqrt()
         different = classes[:, None] != classes[None, :]
         same = ~different & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
         losses = pair_losses(distances, different, self.margin)
-        means = [(losses * kind).sum() / kind.sum() for kind in (same, different) if kind.any()]
+        means = []
+        for kind in (same, different):
+            if kind.any():
+                means.append((losses * kind).sum() / kind.sum())
         return torch.stack(means).mean()
 
 
 def pair_losses(distances, labels, margin):
-    """The contrastive loss of each pair, (P,)."""
+    """Return the contrastive loss of each pair, (P,)."""
     labels = labels.to(distances.dtype)
     pulled = distances.square()
     pushed = (margin - distances).clamp(min=0).square()
