@@ -119,13 +119,13 @@ def _ours(splits, settings, budget) -> tuple[float, float]:
     runtime = start(settings)
     network = runtime.place(build_network(settings))
     optimizer = build_optimizer(network, settings)
-    parts = {"optimizer": optimizer, "scaler": build_scaler(runtime)}
+    scaler = build_scaler(runtime)
     _timed(optimizer, budget)
     number = 0
     try:
         while True:
             number += 1
-            train_epoch(network, parts, splits, settings, runtime, number)
+            train_epoch(network, optimizer, scaler, splits, settings, runtime, number)
     except OutOfTime:
         short = _auc(folded(network, runtime.dtype), splits, settings, runtime)
         return short, _auc(network, splits, settings, runtime)

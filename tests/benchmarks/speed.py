@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from utils.data.batches import deliver
 from utils.data.splits import Pairs, load_splits
 from utils.device import Runtime, start
-from utils.explanations.gradient import explain_by_gradient as explain
+from utils.explanations.methods import PAPER, explain
 from utils.network.distance import distance, evaluating
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.network.variants import folded
@@ -91,8 +91,8 @@ def training(setting) -> list[Row]:
 
     def ours(settings, runtime):
         network = copy.deepcopy(setting.network)
-        parts = {"optimizer": build_optimizer(network, settings), "scaler": build_scaler(runtime)}
-        return lambda: train_epoch(network, parts, splits, settings, runtime, 1)
+        optimizer, scaler = build_optimizer(network, settings), build_scaler(runtime)
+        return lambda: train_epoch(network, optimizer, scaler, splits, settings, runtime, 1)
 
     seconds = rounds(
         {
@@ -134,19 +134,19 @@ def explaining(setting) -> list[Row]:
     plain = setting.plain.eval()
     one = setting.runtime.place(torch.cat(setting.images)).unflatten(0, (-1, 2))
     many = setting.runtime.place(torch.cat(setting.images * 16)).unflatten(0, (-1, 2))
-    evidence = explain(exact, one, 0.5).evidence[0].cpu()
+    evidence = explain(exact, one, 0.5, **PAPER).evidence[0].cpu()
     expected = textbook.explain(plain, *setting.images)
     torch.testing.assert_close(torch.cat([evidence, -evidence]).clamp(min=0), expected, atol=1e-4, rtol=0)
-    rough = explain(short, one, 0.5).evidence[0].cpu()
+    rough = explain(short, one, 0.5, **PAPER).evidence[0].cpu()
     agreement = [
         np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] for ours, theirs in zip(rough, evidence, strict=True)
     ]
     assert min(agreement) > 0.99, agreement
     seconds = rounds(
         {
-            "16 pairs": lambda: explain(short, many, 0.5),
-            "1 pair": lambda: explain(short, one, 0.5),
-            "1 pair in float32": lambda: explain(exact, one, 0.5),
+            "16 pairs": lambda: explain(short, many, 0.5, **PAPER),
+            "1 pair": lambda: explain(short, one, 0.5, **PAPER),
+            "1 pair in float32": lambda: explain(exact, one, 0.5, **PAPER),
             "textbook": lambda: textbook.explain(plain, *setting.images),
             "pytorch-grad-cam": lambda: peer_maps(plain, *setting.images),
         },
@@ -183,7 +183,7 @@ def input_pipeline(setting) -> list[Row]:
     """A training epoch against the same steps on one batch that is already there: what the input pipeline costs."""
     splits, settings, runtime = setting.splits, setting.config, setting.runtime
     network = copy.deepcopy(setting.network)
-    parts = {"optimizer": build_optimizer(network, settings), "scaler": build_scaler(runtime)}
+    optimizer, scaler = build_optimizer(network, settings), build_scaler(runtime)
     still = config({**PAPER, "image.RandomRotationDegrees": 0, "image.HorizontalFlip": 0, "image.VerticalFlip": 0})
 
     class Resident:
@@ -196,8 +196,8 @@ def input_pipeline(setting) -> list[Row]:
     resident = replace(splits, pixels=Resident())
     seconds = rounds(
         {
-            "whole": lambda: train_epoch(network, parts, splits, settings, runtime, 1),
-            "resident": lambda: train_epoch(network, parts, resident, still, runtime, 1),
+            "whole": lambda: train_epoch(network, optimizer, scaler, splits, settings, runtime, 1),
+            "resident": lambda: train_epoch(network, optimizer, scaler, resident, still, runtime, 1),
         },
         ROUNDS,
     )
