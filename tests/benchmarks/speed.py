@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from utils.data.batches import deliver
 from utils.data.splits import Pairs, load_splits
 from utils.device import Runtime, start
-from utils.explanations.methods import PAPER, explain
+from utils.explanations.methods import PAPER as GRADCAM
+from utils.explanations.methods import explain
 from utils.network.distance import distance, evaluating
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.network.variants import folded
@@ -134,19 +135,19 @@ def explaining(setting) -> list[Row]:
     plain = setting.plain.eval()
     one = setting.runtime.place(torch.cat(setting.images)).unflatten(0, (-1, 2))
     many = setting.runtime.place(torch.cat(setting.images * 16)).unflatten(0, (-1, 2))
-    evidence = explain(exact, one, 0.5, **PAPER).evidence[0].cpu()
+    evidence = explain(exact, one, 0.5, **GRADCAM).evidence[0].cpu()
     expected = textbook.explain(plain, *setting.images)
     torch.testing.assert_close(torch.cat([evidence, -evidence]).clamp(min=0), expected, atol=1e-4, rtol=0)
-    rough = explain(short, one, 0.5, **PAPER).evidence[0].cpu()
+    rough = explain(short, one, 0.5, **GRADCAM).evidence[0].cpu()
     agreement = [
         np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] for ours, theirs in zip(rough, evidence, strict=True)
     ]
     assert min(agreement) > 0.99, agreement
     seconds = rounds(
         {
-            "16 pairs": lambda: explain(short, many, 0.5, **PAPER),
-            "1 pair": lambda: explain(short, one, 0.5, **PAPER),
-            "1 pair in float32": lambda: explain(exact, one, 0.5, **PAPER),
+            "16 pairs": lambda: explain(short, many, 0.5, **GRADCAM),
+            "1 pair": lambda: explain(short, one, 0.5, **GRADCAM),
+            "1 pair in float32": lambda: explain(exact, one, 0.5, **GRADCAM),
             "textbook": lambda: textbook.explain(plain, *setting.images),
             "pytorch-grad-cam": lambda: peer_maps(plain, *setting.images),
         },
