@@ -12,13 +12,13 @@ from utils import fit, load_config, load_trained
 from utils.audit import shortcuts
 from utils.audit.shortcuts import (
     QUALITY,
-    Gallery,
+    PropertyImages,
+    border_and_middle,
+    equalize_aspect,
+    equalize_brightness,
+    equalize_size,
     find_shortcuts,
-    load_gallery,
-    one_aspect,
-    one_brightness,
-    one_format,
-    one_size,
+    load_property_images,
     properties_of,
 )
 from utils.data.splits import Pairs, draw_pairs, load_splits
@@ -86,8 +86,8 @@ def planted(trained, make_config, tmp_path):
     return make
 
 
-def by_name(found):
-    return {one.name.split(" (")[0]: one for one in found.found}
+def by_name(shortcuts):
+    return {shortcut.name.split(" (")[0]: shortcut for shortcut in shortcuts.properties}
 
 
 def frame_alone():
@@ -104,15 +104,14 @@ def middle_alone():
 
 def test_a_frame_that_a_network_reads_is_named_first(planted):
     found = find_shortcuts(*planted(lambda label, random: framed(noise(random), TINTS[label]), Reads(frame_alone())))
-    first = found.found[0]
+    first = found.properties[0]
     assert first.name == "border (outer 10%)"
     assert first.share.value == pytest.approx(1, abs=0.01)
-    assert first.elsewhere == pytest.approx(0, abs=0.01)
+    assert first.control == pytest.approx(0, abs=0.01)
     assert first.matters
-    assert first.alone.value == 1
+    assert first.auc.value == 1
     assert str(found).splitlines()[1].startswith("The border (outer 10%) carries 100% (100% to 100%) of the score")
     assert "by itself, without the network" in first.sentence()
-    assert found.table().index[0] == first.name
 
 
 def test_a_frame_of_any_colour_is_not_named(planted):
@@ -120,7 +119,7 @@ def test_a_frame_of_any_colour_is_not_named(planted):
     trained, splits = planted(patched, Reads(middle_alone()))
     border = by_name(find_shortcuts(trained, splits))["border"]
     assert border.share.value == 0
-    assert border.elsewhere == pytest.approx(1, abs=0.01)
+    assert border.control == pytest.approx(1, abs=0.01)
     a_little = replace(trained, network=Reads(middle_alone() + 0.05 * frame_alone()))
     found = find_shortcuts(a_little, splits)
     border = by_name(found)["border"]
@@ -134,10 +133,10 @@ def test_brightness_is_named_by_what_it_carries_and_by_itself(planted):
     found = find_shortcuts(*planted(lambda label, random: noise(random) // (label + 1), ReadsLight()))
     light = by_name(found)["brightness"]
     assert light.share.value > 0.95
-    assert light.alone.value == 1
+    assert light.auc.value == 1
     assert light.matters
     assert light.tells
-    assert light.sentence().endswith("look whether classes were photographed in different light.")
+    assert light.sentence().endswith("check whether classes were photographed in different light.")
 
 
 def test_a_class_told_by_size_or_format_alone_is_said(trained, make_config, tmp_path):
@@ -156,15 +155,15 @@ def test_a_class_told_by_size_or_format_alone_is_said(trained, make_config, tmp_
     assert properties["file format"].tells
     assert not properties["aspect"].tells
     assert not properties["brightness"].tells
-    assert "The size tells same from different pairs by itself" in str(found)
+    assert "The size separates pairs by itself" in str(found)
 
 
 def test_without_a_score_there_are_no_shares(planted):
     """Labels that mean nothing: it says so instead of shares of noise."""
     found = find_shortcuts(*planted(lambda label, random: noise(random), Reads(middle_alone())))
     assert found.score.low <= 0
-    assert all(np.isnan(one.share.value) for one in found.found)
-    assert not any(one.matters for one in found.found)
+    assert all(np.isnan(shortcut.share.value) for shortcut in found.properties)
+    assert not any(shortcut.matters for shortcut in found.properties)
     assert "no share of it was measured" in str(found)
 
 
@@ -186,17 +185,17 @@ def test_background_where_there_are_masks(planted, tmp_path):
         Image.fromarray(mask).save(file)
     background = by_name(find_shortcuts(trained, splits))["background"]
     assert background.share.value == pytest.approx(1, abs=0.01)
-    assert background.elsewhere == pytest.approx(0, abs=0.01)
-    assert background.alone.value == 1
+    assert background.control == pytest.approx(0, abs=0.01)
+    assert background.auc.value == 1
     of_object = by_name(find_shortcuts(replace(trained, network=Reads(middle_alone())), splits))["background"]
     assert not of_object.matters
 
 
-def gallery_of(pixels, sizes=None, formats=None):
+def images_of(pixels, sizes=None, formats=None):
     count = len(pixels)
     sizes = np.array([pixels.shape[1:3]] * count) if sizes is None else np.array(sizes)
     formats = np.array(["PNG"] * count if formats is None else formats)
-    return Gallery(pixels, sizes, formats, None, np.array([9, 8, 7], np.uint8))
+    return PropertyImages(pixels, sizes, formats, None, np.array([9, 8, 7], np.uint8))
 
 
 def random_pixels(count=6, size=(30, 50), top=256):
@@ -204,37 +203,41 @@ def random_pixels(count=6, size=(30, 50), top=256):
 
 
 def test_border_and_middle_have_one_area_and_nothing_else_changes():
-    gallery = gallery_of(random_pixels())
-    assert gallery.border[:3].all()
-    assert gallery.border[:, -3:].all()
-    assert not gallery.border[3:-3, 3:-3].any()
-    assert gallery.middle.mean() == pytest.approx(gallery.border.mean(), abs=0.05)
-    assert np.array_equal(gallery.middle, gallery.middle[::-1, ::-1])
-    hidden = gallery.hidden(gallery.border)
-    assert (hidden[:, gallery.border] == [9, 8, 7]).all()
-    assert np.array_equal(hidden[:, ~gallery.border], gallery.pixels[:, ~gallery.border])
+    images = images_of(random_pixels())
+    border, middle = border_and_middle((30, 50))
+    assert border[:3].all()
+    assert border[:, -3:].all()
+    assert not border[3:-3, 3:-3].any()
+    assert middle.mean() == pytest.approx(border.mean(), abs=0.05)
+    assert np.array_equal(middle, middle[::-1, ::-1])
+    hidden = images.hidden(border)
+    assert (hidden[:, border] == [9, 8, 7]).all()
+    assert np.array_equal(hidden[:, ~border], images.pixels[:, ~border])
+    (of_border, *_) = properties_of(images)
+    assert np.array_equal(of_border.equalized, hidden)
+    assert np.array_equal(of_border.control, images.hidden(middle))
 
 
 def test_one_brightness_for_all():
     pixels = random_pixels(top=120)
     pixels[0] //= 2
-    alike = one_brightness(gallery_of(pixels))
-    light = [np.asarray(Image.fromarray(image).convert("L"), float).mean() for image in alike]
+    equalized = equalize_brightness(pixels)
+    light = [np.asarray(Image.fromarray(image).convert("L"), float).mean() for image in equalized]
     assert np.ptp(light) < 1
     black = np.zeros((2, 8, 8, 3), np.uint8)
-    assert np.array_equal(one_brightness(gallery_of(black)), black)
+    assert np.array_equal(equalize_brightness(black), black)
 
 
-def test_one_size_wipes_out_what_small_files_never_had():
-    """A sharp image and the same from a file of a third of its sides end up nearly alike, and were not before."""
+def test_one_size_removes_what_small_files_never_had():
+    """A sharp image and the same from a file of a third of its sides end up nearly equal, and were not before."""
     sharp = random_pixels(count=1, size=(60, 60))[0]
     small = np.asarray(Image.fromarray(sharp).resize((20, 20), Image.Resampling.BILINEAR))
     soft = np.asarray(Image.fromarray(small).resize((60, 60), Image.Resampling.BILINEAR))
-    gallery = gallery_of(np.stack([sharp, soft]), [(20, 20)] * 2)
+    pixels = np.stack([sharp, soft])
     before = abs(sharp.astype(float) - soft).mean()
-    alike = one_size(gallery).astype(float)
-    assert abs(alike[0] - alike[1]).mean() < 0.2 * before
-    assert np.array_equal(one_size(gallery_of(gallery.pixels, [(600, 700)] * 2)), gallery.pixels)
+    equalized = equalize_size(pixels, np.array([(20, 20)] * 2)).astype(float)
+    assert abs(equalized[0] - equalized[1]).mean() < 0.2 * before
+    assert np.array_equal(equalize_size(pixels, np.array([(600, 700)] * 2)), pixels)
 
 
 def test_one_aspect_cuts_the_wider_and_the_higher():
@@ -244,28 +247,33 @@ def test_one_aspect_cuts_the_wider_and_the_higher():
     square = ((rows - 60) ** 2 + (columns - 60) ** 2 < 40**2) * np.uint8(255)
     high = wide.T.copy()
     pixels = np.stack([wide, square, high])[..., None].repeat(3, axis=3)
-    alike = one_aspect(gallery_of(pixels, [(100, 200), (100, 100), (200, 100)])) > 127
-    assert np.array_equal(alike[1], pixels[1] > 127)
-    for image in alike:
+    equalized = equalize_aspect(pixels, np.array([2.0, 1.0, 0.5])) > 127
+    assert np.array_equal(equalized[1], pixels[1] > 127)
+    for image in equalized:
         height, width = (image[..., 0].any(axis=axis).sum() for axis in (1, 0))
         assert height == pytest.approx(width, abs=2)
 
 
+def format_equalized(pixels):
+    (of_format,) = [item for item in properties_of(images_of(pixels)) if item.name == "file format"]
+    return of_format.equalized
+
+
 def test_one_format_is_jpeg():
     pixels = random_pixels(size=(32, 32))
-    alike = one_format(gallery_of(pixels))
-    assert alike.shape == pixels.shape
-    assert abs(alike.astype(float) - pixels).mean() > 5  # noise does not survive
+    equalized = format_equalized(pixels)
+    assert equalized.shape == pixels.shape
+    assert abs(equalized.astype(float) - pixels).mean() > 5  # noise does not survive
     flat = np.full((1, 32, 32, 3), (200, 50, 40), np.uint8)
-    assert abs(one_format(gallery_of(flat)).astype(float) - flat).max() <= 4  # colours stay in their places
-    for image, decoded in zip(pixels, alike, strict=True):
+    assert abs(format_equalized(flat).astype(float) - flat).max() <= 4  # colours stay in their places
+    for image, decoded in zip(pixels, equalized, strict=True):
         assert abs(decoded.astype(int) - by_pillow(image, QUALITY)).max() <= 2
 
 
-def test_values_tell_what_they_are_named_for():
+def test_values_are_what_they_are_named_for():
     pixels = np.stack([np.full((20, 20, 3), value, np.uint8) for value in (10, 200)])
-    gallery = gallery_of(pixels, [(100, 100), (100, 400)], ["PNG", "JPEG"])
-    values = {one.name.split(" (")[0]: one.values(gallery) for one in properties_of(gallery)}
+    images = images_of(pixels, [(100, 100), (100, 400)], ["PNG", "JPEG"])
+    values = {item.name.split(" (")[0]: item.values for item in properties_of(images)}
     assert values["brightness"].ravel() == pytest.approx([10, 200])
     assert np.diff(values["size"].ravel()) == pytest.approx(np.log(4))
     assert np.diff(values["aspect"].ravel()) == pytest.approx(np.log(4))
@@ -282,11 +290,11 @@ def test_files_lying_on_their_side_have_the_aspect_that_is_seen(trained, make_co
     config = make_config({"data_path": str(root), "duplicate_radius": None})
     splits = load_splits(config)
     places = [splits.folder.paths.index(str(path)), 0]
-    gallery = load_gallery(replace(trained, config=config), splits, np.array(places), splits.train)
-    assert gallery.sizes.tolist() == [[48, 40], [40, 48]]
-    assert gallery.formats.tolist() == ["JPEG", "JPEG"]
+    images = load_property_images(replace(trained, config=config), splits, np.array(places), splits.train)
+    assert images.sizes.tolist() == [[48, 40], [40, 48]]
+    assert images.formats.tolist() == ["JPEG", "JPEG"]
     training = [np.asarray(Image.open(splits.folder.paths[index]), float) for index in splits.train]
-    assert gallery.colour == pytest.approx(np.mean(training, axis=(0, 1, 2)), abs=1.5)
+    assert images.colour == pytest.approx(np.mean(training, axis=(0, 1, 2)), abs=1.5)
 
 
 def test_score_and_share_of_weighted_pairs_by_repeating_them():
@@ -371,9 +379,9 @@ def test_a_network_taught_by_frames_is_found_out_and_its_maps_show_it(taught_by_
     trained = taught_by_frames
     splits = trained.load_splits()
     found = find_shortcuts(trained, splits)
-    assert found.found[0].name == "border (outer 10%)"
-    assert found.found[0].share.value > 0.8
-    assert found.found[0].matters
+    assert found.properties[0].name == "border (outer 10%)"
+    assert found.properties[0].share.value > 0.8
+    assert found.properties[0].matters
     factual = trained.explain(*splits.files(splits.test_pairs, 12), layer="layer2").factual
     frame = torch.from_numpy(frame_alone() * 1.0)[None, None]
     frame = nn.functional.interpolate(frame, factual.shape[2:])[0, 0]

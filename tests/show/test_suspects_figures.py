@@ -86,7 +86,7 @@ def test_shares_and_what_properties_tell_stand_in_their_rows():
 
 
 def test_without_anything_hidden_instead_there_is_no_legend():
-    found = (replace(shortcut("size", 0.1, np.nan, 0.5, 99), instead=""),)
+    found = (replace(shortcut("size", 0.1, np.nan, 0.5, 99), control_name=""),)
     assert not shortcuts_figure(Shortcuts(found, Interval(1.0, 0.9, 1.1), 20, 160)).legends
 
 

@@ -238,7 +238,7 @@ def shortcuts_figure(shortcuts: Shortcuts):
 
     Whiskers are 95 % intervals; squares are the shares that are lost when something else is hidden instead.
     """
-    properties = shortcuts.found
+    properties = shortcuts.properties
     warning = ""
     if shortcuts.score.low <= 0:
         warning = f"This score may be nothing: different pairs lie {shortcuts.score} farther apart than same ones."
@@ -253,14 +253,14 @@ def shortcuts_figure(shortcuts: Shortcuts):
         show(grid[row, 0], before)
         show(grid[row, 1], after)
         grid[row, 0].set_ylabel(shortcut.name, rotation=0, ha="right", va="center")
-        if not np.isnan(shortcut.elsewhere):
-            shares.plot(shortcut.elsewhere, row, "s", color=ORANGE)
-            labels.append(f"{shortcut.name}: {shortcut.instead}")
+        if not np.isnan(shortcut.control):
+            shares.plot(shortcut.control, row, "s", color=ORANGE)
+            labels.append(f"{shortcut.name}: {shortcut.control_name}")
     if labels:
         label = f"hidden instead ({', '.join(labels)})"
         drawing.legend(shares.lines[-1:], [label], loc="outside lower center", frameon=False, fontsize=8)
     _draw_intervals(shares, [shortcut.share for shortcut in properties])
-    _draw_intervals(aucs, [shortcut.alone for shortcut in properties])
+    _draw_intervals(aucs, [shortcut.auc for shortcut in properties])
     grid[0, 0].set_title("original", fontsize=9)
     grid[0, 1].set_title("equalized", fontsize=9)
     shares.set_xlabel("share of the score")

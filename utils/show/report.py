@@ -123,7 +123,7 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
             f"Heatmaps of the default method are faithful for {row.faithful.value:.0%} of {row.pairs} test pairs only: "
             "read the verdict above each map before the map."
         )
-    for shortcut in shortcuts.found:
+    for shortcut in shortcuts.properties:
         if shortcut.sentence():
             sentences.append(shortcut.sentence())
     if audit.contradictions():
