@@ -1,16 +1,19 @@
+import errno
 import os
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from helpers import ENVIRONMENT, ROOT
 
 from utils import explain_folder
 from utils.data import sample as shapes
 from utils.data.sample import ensure_sample, make_sample
-from utils.files import ExistsError, FileError, atomic, leftovers, read_sealed, whole_folders, write_sealed, write_text
+from utils.files import ExistsError, FileError, atomic, check_archive, leftovers, whole_folders, write_text
 from utils.train.runs import CheckpointError, claimed
 
 THREADS = 4
@@ -61,19 +64,12 @@ def _write_and_read(path, letter):
         assert len(set(content)) == 1  # of one writer alone
 
 
-def _seal_and_read(path, letter):
-    for _ in range(20):
-        write_sealed(path, letter * LONG)
-        assert len(set(read_sealed(path))) == 1
-
-
-@pytest.mark.parametrize("work", [_write_and_read, _seal_and_read])
-def test_threads_that_write_one_path_and_read_it_find_whole_files(tmp_path, work):
+def test_threads_that_write_one_path_and_read_it_find_whole_files(tmp_path):
     letters = [bytes([number]) for number in range(THREADS)]
     with ThreadPoolExecutor(THREADS) as pool:
-        done = [pool.submit(work, tmp_path / "file", letter) for letter in letters]
-    for one in done:
-        one.result()
+        jobs = [pool.submit(_write_and_read, tmp_path / "file", letter) for letter in letters]
+    for job in jobs:
+        job.result()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
@@ -96,6 +92,31 @@ def test_what_killed_processes_left_is_found(tmp_path):
     for path in (earlier, *others):
         path.write_bytes(b"")
     assert sorted(leftovers(tmp_path, "best.pt")) == sorted([killed, earlier])
+
+
+def test_an_archive_that_is_cut_off_or_changed_is_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"weight": torch.arange(10_000)}, path)
+    check_archive(path)
+    content = path.read_bytes()
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    for damaged in (content[:-100], content[: len(content) // 2], b"", bytes(changed)):
+        path.write_bytes(damaged)
+        with pytest.raises(zipfile.BadZipFile):
+            check_archive(path)
+
+
+def test_a_full_disk_is_named_with_its_cure(tmp_path, monkeypatch):
+    def fail(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("utils.files.os.fsync", fail)
+    with pytest.raises(
+        FileError, match=r"file cannot be written: No space left on device\. Make room and run the same"
+    ):
+        write_text(tmp_path / "file", "text")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_that_another_process_makes_meanwhile_stay_as_they_are(tmp_path):

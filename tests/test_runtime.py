@@ -1,13 +1,12 @@
 import os
 import random
-import runpy
 import sys
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
 
+from utils import __main__ as commands
 from utils import device as runtime
 from utils.config import ConfigError
 from utils.train.loop import build_scaler, optimize
@@ -127,8 +126,8 @@ def unrepeatable(values):
 
 def test_an_operation_that_does_not_repeat_is_refused_by_its_name(make_config):
     runtime.find_runtime(make_config({"deterministic": True}))
-    said = r"deterministic: True is refused: put_, which the backbone needs.*set False"
-    with pytest.raises(ConfigError, match=said), runtime.deterministic_or_refused():
+    message = r"deterministic: True is refused: put_, which the backbone needs.*set False"
+    with pytest.raises(ConfigError, match=message), runtime.deterministic_or_refused():
         unrepeatable(torch.zeros(3))
     with pytest.raises(RuntimeError, match="something else"), runtime.deterministic_or_refused():
         raise RuntimeError("something else")
@@ -156,7 +155,7 @@ def test_a_scaled_step_is_the_step_without_scaling(device):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         scaler = torch.amp.GradScaler(device.type, enabled=enabled)
         loss = model(torch.ones(4, 3, device=device)).square().sum()
-        optimize(model, loss, 0.5, optimizer, scaler)
+        optimize(model, loss, optimizer, scaler, 0.5)
         weights.append(model.weight.detach().cpu())
     torch.testing.assert_close(*weights)
 
@@ -172,5 +171,5 @@ def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(given, expe
         monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    runpy.run_path(str(ROOT / "utils" / "__init__.py"))
+    commands._load_torch()
     assert os.environ.get("GOMP_SPINCOUNT") == expected

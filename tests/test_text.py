@@ -3,13 +3,13 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 
 import nbformat
 import pytest
 import yaml
 from helpers import ENVIRONMENT, ROOT
 
+from utils import __main__ as commands
 from utils.files import UserError, print_any_name, printable
 
 ENCODINGS = ("cp1252", "ascii", "cp437")  # of pipes on Windows, of old servers, of old consoles
@@ -50,7 +50,7 @@ def console(monkeypatch):
 
 @pytest.fixture
 def run_command(settings, tiny_data, tmp_path, monkeypatch):
-    """run_command(module, *arguments) runs a command, here, on the tiny images with names that consoles lack."""
+    """run_command(name, *arguments) runs a command, here, on the tiny images with names that consoles lack."""
     root = tmp_path / FOREIGN
     shutil.copytree(tiny_data, root)
     (root / "red").rename(root / FOREIGN)
@@ -60,9 +60,9 @@ def run_command(settings, tiny_data, tmp_path, monkeypatch):
     settings |= {"data_path": str(root), "explanation": {"layer": "last", "steps": 2}}
     (tmp_path / "config.yml").write_text(yaml.safe_dump(settings), encoding="utf-8")
 
-    def run(module, *arguments):
-        monkeypatch.setattr(sys, "argv", [module, "--config", str(tmp_path / "config.yml"), *arguments])
-        import_module(f"utils.{module}.__main__").main()
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", ["utils", name, "--config", str(tmp_path / "config.yml"), *arguments])
+        commands.main()
 
     return run
 
@@ -94,38 +94,33 @@ def test_a_stream_without_an_encoding_stays_as_it_is(monkeypatch, stream):
 
 def test_the_audit_prints_names_that_the_console_lacks(console, run_command):
     printed = console("utf-8")
-    run_command("data")
+    run_command("audit")
     whole = printed()
     assert f"broken {FOREIGN}.png" in whole
     for encoding in ENCODINGS:
         printed = console(encoding)
-        run_command("data")
+        run_command("audit")
         assert printed() == whole.encode(encoding, "backslashreplace").decode(encoding)
 
 
-def test_training_and_search_print_names_that_the_console_lacks(console, run_command, tmp_path):
+def test_training_and_explaining_print_names_that_the_console_lacks(console, run_command, tmp_path):
     printed = console("cp1252")
-    run_command("training")
+    run_command("train")
     assert r"broken \u82b1 \u0436.png" in printed()
     pairs = tmp_path / "pairs.csv"
     pairs.write_text(f"image1,image2\n{FOREIGN}/{FOREIGN}/red_0.png,{FOREIGN}/blue/{FOREIGN}.png\n", encoding="utf-8")
-    run_command("search", "--pairs", str(pairs), "--out", str(tmp_path / f"maps {FOREIGN}"))
+    run_command("explain", "--pairs", str(pairs), "--out", str(tmp_path / f"maps {FOREIGN}"))
     assert r"maps \u82b1 \u0436/scores.csv" in printed()
     assert FOREIGN in (tmp_path / f"maps {FOREIGN}" / "scores.csv").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("arguments", [[], ["notebooks"]])
-def test_a_program_prints_names_that_its_pipe_lacks(make_config, tmp_path, arguments):
-    """A script of one's own that imports this package, and notebooks that a command executes."""
-    line = f"print({FOREIGN!r})"
-    if arguments:
-        make_config()
-        path = tmp_path / f"{FOREIGN}.ipynb"
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(line)]), path)
-        command = ["-m", "utils", "run", "--config", str(tmp_path / "config.yml"), str(path)]
-    else:
-        command = ["-c", f"import utils; {line}"]
+def test_notebooks_print_names_that_the_pipe_lacks(make_config, tmp_path):
+    make_config()
+    path = tmp_path / f"{FOREIGN}.ipynb"
+    cell = nbformat.v4.new_code_cell(f"print({FOREIGN!r})")
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    command = [sys.executable, "-m", "utils", "run", "--config", str(tmp_path / "config.yml"), str(path)]
     environment = os.environ | ENVIRONMENT | {"PYTHONIOENCODING": "cp1252"}
-    run = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, check=False)
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.decode("cp1252").splitlines().count(r"\u82b1 \u0436") == 1

@@ -1,16 +1,12 @@
-"""All commands: `python -m utils COMMAND`, with `--help` for each."""
+"""All commands: `python -m utils COMMAND`; add `--help` to any."""
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
-from .files import FileError, end_quietly, message_alone, print_any_name, write_text
-
-if __name__ == "__main__":  # while torch is being loaded, Ctrl-C ends the process with one line
-    end_quietly()
-if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded: how long a thread spins before it sleeps
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # where two processes share the cores, spinning starves both
+from .files import GOES_ON, FileError, print_any_name, without_traceback, write_text
 
 
 def run(options):
@@ -81,7 +77,7 @@ def explain(options):
 
 
 def audit(options):
-    """Say what is wrong with the images of `data_path`, before training."""
+    """Report problems of the images in `data_path`, before training."""
     from .audit.images import audit_images
     from .data.sample import ensure_sample
     from .data.splits import load_images
@@ -140,7 +136,7 @@ def _config(options):
 
 
 def _notebooks_and_config(options):
-    """The notebooks that are named, or all; their kernels read the config file that is named."""
+    """Return the notebooks that are named, or all of the project, and the config, which their kernels read too."""
     from .config import CONFIG_VARIABLE, PROJECT
     from .files import check_writable
     from .notebooks import NOTEBOOKS
@@ -149,7 +145,7 @@ def _notebooks_and_config(options):
     check_writable(config.results_path, "results_path")
     if options.set:
         options.config = str(config.results_path / "config.yml")
-        write_text(Path(options.config), f"{config.absolute()}\n")
+        write_text(options.config, f"{config.absolute()}\n")
     if options.config:
         os.environ[CONFIG_VARIABLE] = options.config
     notebooks = options.notebooks or sorted(Path().glob(NOTEBOOKS))
@@ -159,46 +155,69 @@ def _notebooks_and_config(options):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(prog="python -m utils", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(prog=f"python -m {__package__}", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(function):
-        added = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
-        added.set_defaults(function=function)
-        if function is not sample:
-            added.add_argument("--config", help="config file (default: config.yml)")
-            added.add_argument(
-                "--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings that replace the file's"
-            )
-        return added
+    def add(function):
+        command = commands.add_parser(function.__name__, help=function.__doc__, description=function.__doc__)
+        command.set_defaults(function=function)
+        return command
 
-    notebooks = command(run)
-    notebooks.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")
-    notebooks.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
-    command(train)
-    pairs = command(explain)
-    source = pairs.add_mutually_exclusive_group(required=True)
+    def add_with_config(function):
+        command = add(function)
+        command.add_argument("--config", help="config file (default: config.yml)")
+        changes = "settings that replace the file's"
+        command.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help=changes)
+        return command
+
+    command = add_with_config(run)
+    command.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")
+    command.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
+    add_with_config(train)
+    command = add_with_config(explain)
+    source = command.add_mutually_exclusive_group(required=True)
     source.add_argument("--pairs", help="CSV file with columns image1 and image2")
-    source.add_argument("--folders", nargs=2, help="two folders: every image of one beside every image of the other")
-    pairs.add_argument("--out", required=True, help="folder that is written to; an unfinished one is continued")
-    pairs.add_argument("--judged", action="store_true", help="also say how faithful each map is")
-    command(audit)
-    similar = command(search)
-    similar.add_argument("image", help="the image that others are compared with")
-    similar.add_argument("--folder", help="folder of the images to search (default: the test images)")
-    similar.add_argument("--count", type=int, default=5, help="how many images are listed (default: 5)")
-    command(report)
-    opened = command(lab)
-    opened.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")
-    command(sample).add_argument("folder", nargs="?", default="Data/Shapes", help="default: Data/Shapes")
+    source.add_argument("--folders", nargs=2, help="two folders: every image of one with every image of the other")
+    command.add_argument("--out", required=True, help="folder that is written to; an unfinished one is continued")
+    command.add_argument("--judged", action="store_true", help="also say how faithful each map is")
+    add_with_config(audit)
+    command = add_with_config(search)
+    command.add_argument("image", help="the image that others are compared with")
+    command.add_argument("--folder", help="folder of the images to search (default: the test images)")
+    command.add_argument("--count", type=int, default=5, help="how many images are listed (default: 5)")
+    add_with_config(report)
+    command = add_with_config(lab)
+    command.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")
+    add(sample).add_argument("folder", nargs="?", default="Data/Shapes", help="default: Data/Shapes")
     return parser
 
 
-@message_alone()
+@without_traceback()
 def main():
+    """Run the command of `sys.argv`."""
     print_any_name()
     options = _parser().parse_args()
+    _load_torch()
     options.function(options)
+
+
+def _end_at_once(number, _):
+    print(f"\n{GOES_ON}", file=sys.stderr)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)  # so that the shell knows what ended the process
+
+
+def _load_torch():
+    """Load torch. Ctrl-C meanwhile ends the process with one line: an exception would leave torch half loaded."""
+    if "OMP_WAIT_POLICY" not in os.environ:  # read now: how long a thread spins before it sleeps
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # two processes that share cores would slow each other
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # or the shell has it ignored
+    if interruptible:
+        signal.signal(signal.SIGINT, _end_at_once)
+    import torch  # noqa: F401
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -88,10 +88,10 @@ def distributed(network: nn.Module) -> nn.Module:
 
         # timm's function also keeps the activation that some of its norms hold
         network = timm.layers.convert_sync_batchnorm(network)
-        return DistributedDataParallel(network, [device], broadcast_buffers=False)
+        return DistributedDataParallel(network, [device], forward_sync_buffers=False)
     if FIRST and any(isinstance(module, _BatchNorm) for module in network.modules()):
         print("On CPUs, batch norm uses the images of each process alone: results differ from those of one process.")
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    return DistributedDataParallel(network, forward_sync_buffers=False)
 
 
 def copy_statistics(network: nn.Module):

@@ -1,4 +1,4 @@
-"""Notebooks executed from a terminal, and opened in JupyterLab: the commands `run` and `lab`."""
+"""Execute notebooks from a terminal, and open them in JupyterLab: the commands `run` and `lab`."""
 
 import json
 import os
@@ -15,20 +15,23 @@ from traitlets.config import Config as ClientConfig
 
 from .config import CONFIG_FILE, CONFIG_VARIABLE, Config
 from .files import FileError, write_text
-from .show.chooser import EXECUTING
 
-NOTEBOOKS = "0?.*.ipynb"  # those of the project, as a pattern
-COPIES = Path("notebooks")  # that `--lab` opens; not under version control
-# scripts from elsewhere, for formulas and diagrams that no notebook here has
-OFFLINE = "{% extends 'lab/index.html.j2' %}" + "".join(
-    f"{{% block html_head_js_{name} %}}{{% endblock %}}" for name in ("requirejs", "mathjax", "mermaidjs")
-)
+NOTEBOOKS = "0?.*.ipynb"  # pattern of the project's notebooks
+COPIES = Path("notebooks")  # that `lab` opens; not under version control
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# without the scripts from elsewhere for formulas and diagrams, of which no notebook here has any
+OFFLINE = """
+{%- extends 'lab/index.html.j2' -%}
+{% block html_head_js_requirejs %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_js_mermaidjs %}{% endblock %}
+"""
 
 
 class LiveClient(NotebookClient):
-    """A notebook client that repeats what the cells print on the terminal while they run.
+    """A notebook client that prints what the cells print, and drops widgets, which are dead without a kernel.
 
-    Where that is a file or a pipe, progress bars, which draw over themselves, are left out.
+    A file or a pipe gets no progress bars, which overwrite themselves.
     """
 
     unfinished = ""  # the line that is being written
@@ -36,9 +39,11 @@ class LiveClient(NotebookClient):
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
             self.repeat(msg["content"]["text"])
+        msg["content"].get("data", {}).pop(WIDGET, None)
         return super().output(outs, msg, display_id, cell_index)
 
     def repeat(self, text):
+        """Print text of a cell."""
         if sys.stdout.isatty():
             print(text, end="", flush=True)
             return
@@ -47,67 +52,41 @@ class LiveClient(NotebookClient):
             print(line.rpartition("\r")[2], flush=True)
 
 
-def execute(path: Path, show=True):
-    """Run all cells of a notebook in a fresh kernel, in the current folder; returns the executed notebook.
+def execute(path: Path):
+    """Run all cells of a notebook in a new kernel, in the current folder; return the executed notebook.
 
-    Raises CellExecutionError, with the cell and its traceback, where a cell fails, and FileError where there is no such
-    notebook.
+    Raises:
+        CellExecutionError: A cell fails.
+        FileError: The notebook cannot be read.
     """
-    notebook = _read(path)
-    kind = LiveClient if show else NotebookClient
-    client = kind(
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except (AttributeError, OSError, ValueError, nbformat.ValidationError) as error:
+        cause = getattr(error, "strerror", None) or "it is not a notebook"
+        raise FileError(f"{path} cannot be read: {cause}. Name a notebook, a file that ends in .ipynb.") from error
+    transport = "ipc"  # opens no port
+    if os.name == "nt":
+        transport = "tcp"
+    client = LiveClient(
         notebook,
         kernel_name="python3",
         timeout=None,
-        config=ClientConfig({"KernelManager": {"transport": "tcp" if os.name == "nt" else "ipc"}}),  # ipc opens no port
-        record_timing=False,  # timestamps would change the file at every run
+        config=ClientConfig({"KernelManager": {"transport": transport}}),
+        record_timing=False,  # timestamps would change the file in every run
         coalesce_streams=True,  # progress bars leave their last state, not every step
-        store_widget_state=False,  # lists do nothing without a kernel
+        store_widget_state=False,
         resources={"metadata": {"path": os.getcwd()}},
     )
     return client.execute()
 
 
-def _read(path):
-    try:
-        return nbformat.read(path, as_version=4)
-    except (AttributeError, OSError, ValueError, nbformat.ValidationError) as error:
-        cause = getattr(error, "strerror", None) or "it is no notebook"
-        raise FileError(f"{path} cannot be read: {cause}. Name a notebook, a file that ends in .ipynb.") from error
-
-
 def write(notebook, path: Path):
-    """Write a notebook as ipynb, or as HTML where the path says so, and move it into place whole."""
+    """Write a notebook as ipynb, or as HTML if the name of the file ends so, whole or not at all."""
     if path.suffix == ".html":
-        text = HTMLExporter(raw_template=OFFLINE).from_notebook_node(notebook)[0]
+        text, _ = HTMLExporter(raw_template=OFFLINE).from_notebook_node(notebook)
     else:
         text = nbformat.writes(notebook)
     write_text(path, text)
-
-
-def open_lab(notebooks: list[Path], folder=COPIES) -> int:
-    """Open JupyterLab on copies of the notebooks in `folder`; a copy that is there stays as the user left it.
-
-    Returns the exit status of JupyterLab.
-    """
-    folder.mkdir(exist_ok=True)
-    for path in notebooks:
-        if not (folder / path.name).exists():
-            shutil.copy(path, folder / path.name)
-    print(f"These are copies, yours to change; one that you delete from {folder}/ is copied anew.")
-    paths = [os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths),
-        CONFIG_VARIABLE: os.path.abspath(os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE),
-    }
-    command = [sys.executable, "-m", "jupyter", "lab", str(folder)]
-    return subprocess.run(command, env=environment, check=False).returncode
-
-
-def said_alone(error: CellExecutionError) -> str:
-    """What a failing cell says: the message of an error that shows no traceback, else the cell and its traceback."""
-    message = f"{error.ename}: {error.evalue}"
-    return message if "Traceback" not in error.traceback and message in error.traceback else str(error)
 
 
 def run_notebooks(notebooks: list[Path], config: Config, inplace=False):
@@ -116,24 +95,55 @@ def run_notebooks(notebooks: list[Path], config: Config, inplace=False):
     Args:
         notebooks: Paths of the notebooks, executed in this order.
         config: The settings; the notebooks read theirs from the file that CONFIG_VARIABLE names.
-        inplace: Refresh the notebooks themselves instead of writing ipynb copies.
+        inplace: Write the executed notebooks over the notebooks themselves instead of to copies.
     """
-    os.environ[EXECUTING] = "1"
-    try:
-        for path in notebooks:
-            print(f"--- {path}")
+    results = config.results_path
+    pages = []
+    for path in notebooks:
+        print(f"--- {path}")
+        try:
             notebook = execute(path)
-            target = path if inplace else config.results_path / path.name
-            write(notebook, target)
-            write(notebook, config.results_path / f"{path.stem}.html")
-    except CellExecutionError as error:
-        sys.exit(f"\n{said_alone(error)}")
-    path = config.results_path / "metrics.json"
-    if path.exists():
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        print(f"\nTest AUC {metrics['auc']['value']:.4f} on {metrics['pairs']} pairs ({path})")
-    pages = [f"{path.stem}.html" for path in notebooks]
-    if (config.results_path / "report.html").exists():
-        pages.append("report.html")
-    print(f"Look at: {', '.join(str(config.results_path / page) for page in pages)}")
-    print(f"Figures: {config.results_path}/*.png")
+        except CellExecutionError as error:
+            sys.exit(f"\n{_message(error)}")
+        target = results / path.name
+        if inplace:
+            target = path
+        write(notebook, target)
+        pages.append(results / f"{path.stem}.html")
+        write(notebook, pages[-1])
+    metrics_path = results / "metrics.json"
+    if metrics_path.exists():
+        metrics = json.loads(metrics_path.read_text(encoding="utf-8"))
+        print(f"\nTest AUC {metrics['auc']['value']:.4f} on {metrics['pairs']} pairs ({metrics_path})")
+    if (results / "report.html").exists():
+        pages.append(results / "report.html")
+    print(f"Pages: {', '.join(map(str, pages))}")
+    print(f"Figures: {results}/*.png")
+
+
+def _message(error: CellExecutionError):
+    """Return the message of an error that shows no traceback, otherwise the cell and the traceback."""
+    message = f"{error.ename}: {error.evalue}"
+    if "Traceback" not in error.traceback and message in error.traceback:
+        return message
+    return str(error)
+
+
+def open_lab(notebooks: list[Path]) -> int:
+    """Open JupyterLab with copies of notebooks in COPIES; existing copies stay as the user left them.
+
+    Returns:
+        The exit status of JupyterLab.
+    """
+    COPIES.mkdir(exist_ok=True)
+    for path in notebooks:
+        if not (COPIES / path.name).exists():
+            shutil.copy(path, COPIES / path.name)
+    print(f"These are copies, yours to change; a copy that you delete from {COPIES}/ is copied again.")
+    folders = [os.getcwd()]  # where kernels find this package
+    if "PYTHONPATH" in os.environ:
+        folders.append(os.environ["PYTHONPATH"])
+    config = os.path.abspath(os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), CONFIG_VARIABLE: config}
+    command = [sys.executable, "-m", "jupyter", "lab", str(COPIES)]
+    return subprocess.run(command, env=environment, check=False).returncode
