@@ -55,16 +55,16 @@ def test_embeddings_that_know_no_class_find_no_flips(seed):
 def test_quality_class_and_nearest_by_plain_loops():
     embeddings, labels, _, _ = planted(np.random.default_rng(0), count=60, structure=1.0)
     table = judge_labels(embeddings, labels, names(60)).sort_values("image")
-    for one, row in zip(range(60), table.itertuples(index=False), strict=True):
+    for index, row in zip(range(60), table.itertuples(index=False), strict=True):
         weights = dict.fromkeys(CLASSES, 0.0)
-        for other in range(60):
-            if other != one:
-                weights[labels[other]] += np.exp(float(embeddings[one] @ embeddings[other]) / 0.07)
-        said = max(weights, key=weights.get)
-        members = [other for other in range(60) if labels[other] == said and other != one]
-        nearest = max(members, key=lambda other: embeddings[one] @ embeddings[other])
+        for neighbour in range(60):
+            if neighbour != index:
+                weights[labels[neighbour]] += np.exp(float(embeddings[index] @ embeddings[neighbour]) / 0.07)
+        winner = max(weights, key=weights.get)
+        members = [member for member in range(60) if labels[member] == winner and member != index]
+        nearest = max(members, key=lambda member: embeddings[index] @ embeddings[member])
         _, label, suggested, quality, beside, _ = row
-        assert (label, suggested, beside) == (labels[one], said, f"{nearest:04}.png")
+        assert (label, suggested, beside) == (labels[index], winner, f"{nearest:04}.png")
         assert quality == pytest.approx(weights[label] / sum(weights.values()), abs=1e-4)
 
 
@@ -105,7 +105,7 @@ def test_each_label_of_the_dataset_flipped_in_turn_is_found(trained):
     assert found >= 0.8 * len(judged)
 
 
-def test_training_images_are_not_judged_and_it_says_so(trained):
+def test_training_images_are_not_judged_and_the_text_says_so(trained):
     splits = trained.load_splits()
     suspects = find_suspects(trained, splits)
     files = {str(splits.folder.root / image) for image in suspects.images["image"]}
@@ -116,9 +116,9 @@ def test_training_images_are_not_judged_and_it_says_so(trained):
 
 def test_a_network_that_confuses_classes_is_doubted_before_the_labels(trained):
     suspects = find_suspects(trained, trained.load_splits())
-    assert "more of the network" not in str(suspects)
+    assert "more likely mistakes of the network" not in str(suspects)
     confused = suspects.images.assign(**{"neighbours say": "blue"})
-    assert "more of the network" in str(replace(suspects, images=confused))
+    assert "more likely mistakes of the network" in str(replace(suspects, images=confused))
 
 
 def test_held_out_classes_are_judged_by_one_another(trained):
@@ -138,7 +138,7 @@ def test_an_image_without_another_of_its_class_cannot_be_judged(trained):
     others = np.flatnonzero(splits.folder.labels > 0)
     suspects = find_suspects(trained, replace(splits, train=blue[1:], valid=blue[:1], test=others))
     assert len(suspects.images) == len(others)
-    assert "1 could not be judged, being the only ones of their class" in str(suspects)
+    assert "1 could not be judged: no other image of their class" in str(suspects)
     assert set(suspects.images["label"]) == {"green", "red"}
 
 
