@@ -28,8 +28,8 @@ def gaps_by_hand(trained, layer, steps):
     order = np.random.default_rng(trained.config.seed).permutation(len(pairs))[: choice.PAIRS]
     files = [[splits.folder.paths[side[index]] for side in (pairs.first, pairs.second)] for index in order]
     images = torch.cat([trained.load_pairs(tuple(pair)) for pair in files])
-    found = explain(trained.network, images, trained.threshold, trained.references, layer=layer, steps=steps)
-    return insertion_deletion(trained.network, found).decisive.numpy()
+    explanation = explain(trained.network, images, trained.threshold, trained.references, layer=layer, steps=steps)
+    return insertion_deletion(trained.network, explanation).decisive.numpy()
 
 
 def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(calibrated):
@@ -115,8 +115,8 @@ def test_references_are_training_images_of_all_classes(calibrated):
     files = [str(splits.folder.root / name) for name in calibrated.references.names]
     assert set(files) <= training
     assert {name.split("/")[0] for name in calibrated.references.names} == set(splits.folder.classes)
-    found = embed_references(calibrated.network, calibrated.load_images(*files))
-    torch.testing.assert_close(found.embeddings, calibrated.references.embeddings, atol=1e-5, rtol=1e-4)
+    references = embed_references(calibrated.network, calibrated.load_images(*files))
+    torch.testing.assert_close(references.embeddings, calibrated.references.embeddings, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(calibrated.load_references(), calibrated.load_images(*files))
 
 
@@ -141,10 +141,10 @@ def test_the_interval_of_the_auc_is_the_usual_one_where_no_image_is_shared():
     random = np.random.default_rng(0)
     labels = np.arange(400) % 2
     distances = labels + random.normal(0, 1.2, 400)
-    found = auc_interval(distances, Pairs(np.arange(400), np.arange(400, 800), labels))
+    interval = auc_interval(distances, Pairs(np.arange(400), np.arange(400, 800), labels))
     areas = [auc(distances[chosen], labels[chosen]) for chosen in random.integers(0, 400, (300, 400))]
     usual = np.subtract(*np.percentile(areas, (97.5, 2.5)))
-    assert found.high - found.low == pytest.approx(usual, rel=0.15)
+    assert interval.high - interval.low == pytest.approx(usual, rel=0.15)
 
 
 def auc(distances, labels):

@@ -31,8 +31,8 @@ def test_a_second_process_is_refused_until_the_first_has_ended(make_config, tmp_
     config = make_config({"hyperparameters.epochs": 1})
     process, _, held = holding(tmp_path / "checkpoints")
     assert held == "held"
-    said = rf"checkpoints_path: process {process.pid} on .* is training in .*checkpoints\. Wait until it has ended"
-    with pytest.raises(CheckpointError, match=said):
+    message = rf"checkpoints_path: process {process.pid} on .* is training in .*checkpoints\. Wait until it has ended"
+    with pytest.raises(CheckpointError, match=message):
         fit(config)
     assert not list((tmp_path / "checkpoints").glob("*/"))
     process.kill()  # which lets it clean up nothing

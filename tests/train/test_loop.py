@@ -139,8 +139,8 @@ def test_a_moved_dataset_is_found_and_a_changed_one_is_told(make_config, tiny_da
     assert "changed since training" not in capsys.readouterr().out
     write_images(tmp_path / "moved" / "red", 1)
     load_trained(moved).load_splits()
-    said = capsys.readouterr().out
-    assert "have changed since training: test pairs may" in said
+    output = capsys.readouterr().out
+    assert "have changed since training: test pairs may" in output
 
 
 def test_a_loss_that_is_not_finite_stops_training(make_config, monkeypatch):
@@ -275,10 +275,10 @@ def test_loading_draws_and_seeds_nothing(make_config, checkpoints):
 def test_the_checkpoint_rules_where_config_has_changed(make_config, capsys):
     fit(make_config({"hyperparameters.epochs": 1}))
     trained = load_trained(make_config({"image.size": [64, 64], "embedding_size": 4, "explanation.opacity": 0.3}))
-    said = capsys.readouterr().out.splitlines()
-    assert "image.size is [64, 64], the network was trained with [32, 40]: the latter is used." in said
-    assert "embedding_size is 4, the network was trained with 8: the latter is used." in said
-    assert sum("the latter is used" in line for line in said) == 2
+    output = capsys.readouterr().out.splitlines()
+    assert "image.size is [64, 64], the network was trained with [32, 40]: the latter is used." in output
+    assert "embedding_size is 4, the network was trained with 8: the latter is used." in output
+    assert sum("the latter is used" in line for line in output) == 2
     assert trained.config.image.size == (32, 40)
     assert trained.config.explanation.opacity == 0.3
 
@@ -313,9 +313,9 @@ def test_command_line(make_config, tmp_path, monkeypatch, capsys):
     __main__.main()
     metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
     assert {"auc", "average_precision", "eer", "threshold", "accuracy", "pairs", "seconds"} <= set(metrics)
-    said = capsys.readouterr().out
-    assert f"Test AUC {metrics['auc']['value']:.3f} (" in said
-    assert "There are few images: 9 in the test" in said  # the diagnosis
+    output = capsys.readouterr().out
+    assert f"Test AUC {metrics['auc']['value']:.3f} (" in output
+    assert "There are few images: 9 in the test" in output  # the diagnosis
 
 
 def test_training_on_a_gpu(make_config, device):

@@ -66,10 +66,10 @@ def test_losses_against_pytorch_metric_learning(classes, margin):
     assert BatchContrastiveLoss(margin)(embeddings, classes).item() == pytest.approx(
         sum(means).item() / len(means), rel=1e-4
     )
-    one, other = torch.triu_indices(len(classes), len(classes), 1)
-    distances = distance(embeddings)[one, other]
-    found = ContrastiveLoss(margin)(distances, classes[one] != classes[other])  # each pair once; there, twice
-    assert found.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+    first, second = torch.triu_indices(len(classes), len(classes), 1)
+    distances = distance(embeddings)[first, second]
+    loss = ContrastiveLoss(margin)(distances, classes[first] != classes[second])  # each pair once; there, twice
+    assert loss.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
 def test_batch_loss_moves_embeddings_the_right_way():

@@ -31,7 +31,7 @@ def distances_by_hand(weights, splits, pairs, config):
     """Distances of the pooled last maps of timm's own model, image by image."""
     backbone = SiameseNetwork("test_resnet", None, image_size=config.image.size).backbone.eval()
     backbone.load_state_dict(torch.load(weights, weights_only=True))
-    found = []
+    distances = []
     for first, second in zip(pairs.first, pairs.second, strict=True):
         vectors = []
         for index in (first, second):
@@ -40,8 +40,8 @@ def distances_by_hand(weights, splits, pairs, config):
                 features = backbone.forward_features(evaluation_transform(config.image)(pixels))
             vector = features[0].mean(dim=(1, 2))
             vectors.append(vector / vector.norm())
-        found.append((vectors[0] - vectors[1]).norm().item())
-    return np.array(found)
+        distances.append((vectors[0] - vectors[1]).norm().item())
+    return np.array(distances)
 
 
 def test_the_frozen_baseline_is_the_auc_of_the_pooled_features(make_config, weights):

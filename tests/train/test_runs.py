@@ -1,4 +1,4 @@
-"""No run is overwritten by another, a finished one is found again, and any can be loaded by name."""
+"""No run is overwritten by another, a finished run is shown again, and any can be loaded by name."""
 
 import os
 import shutil
@@ -63,9 +63,9 @@ def test_a_finished_run_is_loaded_and_not_trained_again(make_config, monkeypatch
     changes = {"decision.rule": "eer", "unreadable": "stop", "explanation.steps": 3, "hyperparameters.verbose": False}
     again = fit(make_config(ONE | changes))  # free settings
     assert again == first
-    said = capsys.readouterr().out
-    assert "is finished: its results are shown; `retrain: True` trains it again" in said
-    assert "Training ended after 1 epochs: all of `epochs`." in said
+    output = capsys.readouterr().out
+    assert "is finished: its results are shown; `retrain: True` trains it again" in output
+    assert "Training ended after 1 epochs: all of `epochs`." in output
     assert files_in(make_config(ONE).checkpoints_path) == before
 
 
@@ -111,11 +111,11 @@ def test_settings_changed_and_changed_back_lose_nothing(make_config, monkeypatch
 
 def test_more_epochs_go_on_and_what_was_finished_stays(make_config, monkeypatch, capsys):
     config = make_config(ONE)
-    one = fit(config)
+    first = fit(config)
     earlier = files_in(config.checkpoints_path)
     three = fit(make_config({"hyperparameters.epochs": 3}))
     assert "Resuming after epoch 1 of " in capsys.readouterr().out
-    assert three[:1] == one
+    assert three[:1] == first
     assert len(run_names(config.checkpoints_path)) == 2
     assert earlier.items() <= files_in(config.checkpoints_path).items()
     assert load_trained(config).folder.name == run_names(config.checkpoints_path)[-1]
@@ -125,7 +125,7 @@ def test_more_epochs_go_on_and_what_was_finished_stays(make_config, monkeypatch,
     assert without_times(fit(again)[:3]) == without_times(three)
     assert "Resuming" not in capsys.readouterr().out
     no_training(monkeypatch)
-    assert fit(make_config(ONE)) == one
+    assert fit(make_config(ONE)) == first
     assert fit(make_config({"hyperparameters.epochs": 3})) == three
 
 
@@ -225,8 +225,8 @@ def test_an_earlier_run_is_loaded_and_shown_by_its_name(make_config, monkeypatch
     named = make_config(ONE | {"run": name, "hyperparameters.learning_rate": 0.002})
     no_training(monkeypatch)
     assert fit(named) == first
-    said = capsys.readouterr().out
-    assert f"The run {name} is shown, as `run` says; nothing is trained." in said
+    output = capsys.readouterr().out
+    assert f"The run {name} is shown, as `run` says; nothing is trained." in output
     trained = load_trained(named)
     assert trained.folder.name == name
     assert f"Run {name} of" in str(trained)

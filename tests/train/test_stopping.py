@@ -81,9 +81,9 @@ def simulated(images, epochs=40, seed=0, draws=20):
     for number in range(epochs):
         apart = 0.6 + 0.02 * number  # an AUC from 0.66 to 0.84, by 0.005 an epoch
         distances = random.normal(apart * pairs.labels)
-        found = auc_interval(distances, pairs, draws=draws)
+        auc = auc_interval(distances, pairs, draws=draws)
         area = roc_auc_score(pairs.labels, distances)
-        history += history_of([area], (found.high - found.low) / 2)
+        history += history_of([area], (auc.high - auc.low) / 2)
     return history
 
 

@@ -16,7 +16,8 @@ class Recorder(torch.optim.SGD):
     """An optimizer that keeps every gradient and moves nothing."""
 
     def __init__(self, network):
-        super().__init__(network.parameters(), lr=1.0)
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        super().__init__(trained, lr=1.0)
         self.gradients = []
 
     def step(self, closure=None):
