@@ -58,7 +58,7 @@ def test_a_class_told_by_its_brightness(look, folder):
     changed(folder, "b", lambda image: image.point(lambda value: value // 3))
     audit = look()
     assert cues(audit) == {("brightness", "b")}
-    assert "Revealed by brightness: b (AUC 1.00: darker than others)" in str(audit)
+    assert "Revealed by brightness (1): b (AUC 1.00: darker than others)" in str(audit)
     assert "image.brightness" in str(audit)
 
 
@@ -117,10 +117,10 @@ def test_copies_contradictions_and_unreadable_files(look, folder):
     other.save(folder / "c" / "z2.png")
     (folder / "c" / "broken.png").write_bytes(b"no image")
     text = str(look())
-    assert "Cannot be read: 1 of 77 images: c/broken.png (" in text
-    assert "Byte-identical: 1 group of 2 images: c/z1.png = c/z2.png. They stay in one split" in text
-    assert "Near-duplicates: 1 group of 2 images: a/x.png = b/y.jpg." in text
-    assert "Contradictions: 1 group of 2 images have several classes: a/x.png = b/y.jpg." in text
+    assert "Cannot be read (1): c/broken.png (" in text
+    assert "Byte-identical (1): c/z1.png = c/z2.png. They stay in one split" in text
+    assert "Near-duplicates (1): a/x.png = b/y.jpg." in text
+    assert "Contradictions (1): a/x.png = b/y.jpg." in text
 
 
 def test_small_and_unequal_classes(look, folder):
@@ -130,10 +130,10 @@ def test_small_and_unequal_classes(look, folder):
         noise(random).save(folder / "few" / f"{number}.png")
     Image.open(folder / "few" / "0.png").save(folder / "few" / "copy.bmp")
     text = str(look())
-    assert "Small classes: few (2) have fewer than 6 different images" in text  # a copy does not count
+    assert "Small classes (1): few (2). Fewer than 6 different images" in text  # a copy does not count
     assert "Unequal classes" not in text
     (folder / "few" / "copy.bmp").unlink()
-    assert "Unequal classes: a 24 images, few 2." in str(look())
+    assert "Unequal classes (1): few (2). The largest class, a, has 24 images" in str(look())
 
 
 def test_the_command(folder, tmp_path, monkeypatch, capsys):

@@ -64,8 +64,8 @@ class Suspects:
         if len(self.suspected) > MANY * len(self.images):
             text += " So many are more likely mistakes of the network, which confuses classes, than of the labels."
         text += (
-            f"\nThe {self.training} training images were not judged, because the network learned their labels: train with "
-            "another `seed` to judge other images."
+            f"\nThe {self.training} training images were not judged, because the network learned their labels: train "
+            "with another `seed` to judge other images."
         )
         if self.single:
             text += f"\n{self.single} could not be judged: no other image of their class was."
