@@ -311,19 +311,19 @@ def test_links_that_lead_to_themselves_and_pipes_are_counted_and_passed_over(tmp
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "b" / "around").symlink_to("..")
     os.mkfifo(tmp_path / "b" / "pipe.png")
-    found = scan(tmp_path)
-    assert found.classes == ("a", "b")
-    assert len(found.paths) == 4
-    assert found.skipped == {"broken links": 2, "subfolders": 1, "no files": 1}
+    folder = scan(tmp_path)
+    assert folder.classes == ("a", "b")
+    assert len(folder.paths) == 4
+    assert folder.skipped == {"broken links": 2, "subfolders": 1, "no files": 1}
 
 
 def test_names_that_are_no_text(tmp_path):
     write_images(tmp_path / "a", 2)
     write_images(tmp_path / "b", 2, seed=1)
     os.rename(os.fsencode(tmp_path / "a" / "0.png"), os.fsencode(tmp_path / "a") + b"/\xff.png")
-    found = scan(tmp_path)
-    assert os.fsencode(found.paths[1]).endswith(b"\xff.png")
-    assert read_image(found.paths[1]).shape == (32, 32, 3)
-    os.truncate(found.paths[1], 5)
+    folder = scan(tmp_path)
+    assert os.fsencode(folder.paths[1]).endswith(b"\xff.png")
+    assert read_image(folder.paths[1]).shape == (32, 32, 3)
+    os.truncate(folder.paths[1], 5)
     with pytest.raises(DataError, match=r"\\udcff\.png: is no image"):
-        read_image(found.paths[1])
+        read_image(folder.paths[1])

@@ -60,11 +60,11 @@ def test_all_who_list_a_folder_list_the_same(littered, capsys):
 def test_all_that_is_skipped_is_counted(littered):
     entries = [name for name in os.listdir(littered / "A") if name not in ("0.png", "1.png", "album.png")]
     assert list_folder(littered / "A").skipped.total() == len(entries)
-    found = scan(littered)
+    folder = scan(littered)
     kinds = ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "System Volume Information")
-    assert {kind: found.skipped[kind] for kind in kinds} == dict.fromkeys(kinds, 2)
-    assert [found.skipped[kind] for kind in (".db", ".ini", "no files", "broken links", "subfolders")] == [1] * 5
-    assert found.skipped["hidden"] == 5
+    assert {kind: folder.skipped[kind] for kind in kinds} == dict.fromkeys(kinds, 2)
+    assert [folder.skipped[kind] for kind in (".db", ".ini", "no files", "broken links", "subfolders")] == [1] * 5
+    assert folder.skipped["hidden"] == 5
     assert images_below(littered)[1]["hidden"] == 5
 
 

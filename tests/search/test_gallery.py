@@ -25,10 +25,10 @@ def test_the_test_images_are_the_gallery_and_hits_are_the_nearest(trained):
     assert images.classes == tuple(Path(path).parent.name for path in images.paths)
     hits = most_similar(trained, images.paths[0], 3, images)
     others = images.paths[1:]
-    apart = distances_by_loops(trained, images.paths[0], others)
-    order = sorted(range(len(others)), key=lambda index: apart[index])[:3]
+    expected = distances_by_loops(trained, images.paths[0], others)
+    order = sorted(range(len(others)), key=lambda index: expected[index])[:3]
     assert [pair[1] for pair in hits.source.paths] == [others[index] for index in order]
-    assert hits.distance.tolist() == pytest.approx(sorted(apart)[:3], abs=1e-3)
+    assert hits.distance.tolist() == pytest.approx(sorted(expected)[:3], abs=1e-3)
     assert {pair[0] for pair in hits.source.paths} == {images.paths[0]}
     assert hits.classes() == tuple(Path(path).parent.name for path in hits.source.paths[0])
 

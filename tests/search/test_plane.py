@@ -15,9 +15,9 @@ def groups(count=15):
 
 def kept_neighbours(coordinates, labels):
     """Share of images whose nearest other on the map is of their group."""
-    apart = np.linalg.norm(coordinates[:, None] - coordinates[None], axis=2)
-    np.fill_diagonal(apart, np.inf)
-    return (labels[apart.argmin(axis=1)] == labels).mean()
+    distances = np.linalg.norm(coordinates[:, None] - coordinates[None], axis=2)
+    np.fill_diagonal(distances, np.inf)
+    return (labels[distances.argmin(axis=1)] == labels).mean()
 
 
 def test_neighbours_stay_neighbours():

@@ -24,11 +24,11 @@ def files_of(splits, index):
 
 def once(splits, order):
     """The first of each two images, in whichever order they stand."""
-    kept = []
+    indices = []
     for index in order:
-        if not any(set(files_of(splits, index)) == set(files_of(splits, other)) for other in kept):
-            kept.append(index)
-    return kept
+        if not any(set(files_of(splits, index)) == set(files_of(splits, other)) for other in indices):
+            indices.append(index)
+    return indices
 
 
 def beyond(distance, threshold):
@@ -44,8 +44,8 @@ def test_mistakes_by_plain_loops(known):
         if (apart > 0.8) != bool(label)
     ]
     wrong.sort(key=lambda index: -beyond(distances[index], 0.8))
-    found = worst_mistakes(trained, splits, COUNT)
-    assert list(found.source.paths) == [files_of(splits, index) for index in once(splits, wrong)[:COUNT]]
+    explanation = worst_mistakes(trained, splits, COUNT)
+    assert list(explanation.source.paths) == [files_of(splits, index) for index in once(splits, wrong)[:COUNT]]
 
 
 def test_surest_and_most_uncertain_by_plain_loops(known):
@@ -58,9 +58,9 @@ def test_surest_and_most_uncertain_by_plain_loops(known):
 
 def test_two_images_are_shown_once(known):
     trained, splits, distances = known
-    found = most_uncertain(trained, splits, len(distances)).source.paths
-    assert len({frozenset(pair) for pair in found}) == len(found)
-    assert {frozenset(pair) for pair in found} == {
+    explanation = most_uncertain(trained, splits, len(distances)).source.paths
+    assert len({frozenset(pair) for pair in explanation}) == len(explanation)
+    assert {frozenset(pair) for pair in explanation} == {
         frozenset(files_of(splits, index)) for index in range(len(distances))
     }
 
@@ -68,10 +68,10 @@ def test_two_images_are_shown_once(known):
 def test_an_undecided_pair_is_no_mistake(known):
     trained, splits, distances = known
     banded = replace(trained, band=(0.3, 1.5))
-    found = set(worst_mistakes(banded, splits, len(distances)).source.paths)
+    explanation = set(worst_mistakes(banded, splits, len(distances)).source.paths)
     decided = [index for index, apart in enumerate(distances) if apart <= 0.3 or apart > 1.5]
     wrong = [index for index in decided if (distances[index] > 0.8) != bool(splits.test_pairs.labels[index])]
-    assert {frozenset(pair) for pair in found} == {frozenset(files_of(splits, index)) for index in wrong}
+    assert {frozenset(pair) for pair in explanation} == {frozenset(files_of(splits, index)) for index in wrong}
 
 
 @pytest.mark.parametrize("find", [worst_mistakes, surest, most_uncertain])
