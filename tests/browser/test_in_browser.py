@@ -104,8 +104,8 @@ def pair(calibrated):
     splits = calibrated.load_splits()
     explanation = calibrated.explain(splits.files(splits.test_pairs, 1)[0])
     matches = decompose(calibrated.network, explanation, "layer2", steps=4)
-    change = smallest_edit(calibrated.network, explanation, calibrated.references)
-    return explanation, judge(calibrated.network, explanation), matches, change
+    edit = smallest_edit(calibrated.network, explanation, calibrated.references)
+    return explanation, judge(calibrated.network, explanation), matches, edit
 
 
 @pytest.fixture
@@ -179,14 +179,14 @@ def test_keys_slider_and_zoom(viewer):
     assert "strongest match of each place" in viewer.shown()
 
 
-def test_before_and_after_the_change(viewer, pair):
-    *_, change = pair
+def test_before_and_after_the_edit(viewer, pair):
+    *_, edit = pair
     viewer.page.locator("[data-image='1'] .stage").focus()
     viewer.page.keyboard.press("b")
-    assert f"after: similarity {change.after:.3f}" in viewer.shown()
+    assert f"after: similarity {edit.after:.3f}" in viewer.shown()
     sources = viewer.page.locator("figure img").evaluate_all("images => images.map(image => image.src)")
     viewer.page.keyboard.press("b")
-    assert f"before: similarity {change.before:.3f}" in viewer.shown()
+    assert f"before: similarity {edit.before:.3f}" in viewer.shown()
     assert viewer.page.locator("figure img").evaluate_all("images => images.map(image => image.src)") != sources
 
 
@@ -284,7 +284,7 @@ def test_the_report_asks_no_host_and_its_viewers_work(calibrated, open_page, tmp
     parts = find_suspects(calibrated, splits), find_shortcuts(calibrated, splits)
     path = saved(report(calibrated, splits, distances, metrics, rows, *parts), tmp_path)
     opened = open_page(path, viewport, "report")
-    assert opened.page.locator("h2").first.inner_text() == "What to beware of"
+    assert opened.page.locator("h2").first.inner_text() == "Limitations"
     opened.page.locator("[data-image='1'] .stage").first.scroll_into_view_if_needed()
     opened.move_to(1, 0.5, 0.5)
     assert "This place of image 1" in opened.page.locator(".matched").first.inner_text()

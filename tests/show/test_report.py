@@ -27,7 +27,15 @@ def measured(calibrated):
     metrics = write_metrics(calibrated, splits, distances, baseline)
     methods = {calibrated.method: methods_of(calibrated.settings)[calibrated.method]}
     rows = compare(methods, calibrated, choose_pairs(splits, 4), splits)
-    return calibrated, splits, distances, metrics, rows, find_suspects(calibrated, splits), find_shortcuts(calibrated, splits)
+    return (
+        calibrated,
+        splits,
+        distances,
+        metrics,
+        rows,
+        find_suspects(calibrated, splits),
+        find_shortcuts(calibrated, splits),
+    )
 
 
 def test_it_says_what_was_measured_and_loads_nothing(measured):
@@ -46,22 +54,24 @@ def test_it_says_what_was_measured_and_loads_nothing(measured):
     assert len(element.html) < 4_000_000
 
 
-def test_cautions_come_when_they_are_due(measured):
+def test_limitations_come_when_they_apply(measured):
     trained, splits, _, metrics, (row,), _, shortcuts = measured
     found = audit_images(splits.folder, splits.pixels, splits.duplicates)
 
-    def said(trained=trained, auc=(0.95, 0.94, 0.96), faithful=0.9):
+    def words(trained=trained, auc=(0.95, 0.94, 0.96), faithful=0.9):
         others = tuple(metric for metric in metrics.metrics if metric.name != "auc")
         known = replace(metrics, metrics=(replace(metrics["auc"], interval=Interval(*auc)), *others))
         return " ".join(limitations(trained, known, replace(row, faithful=Interval(faithful, 0, 1)), shortcuts, found))
 
-    assert "do not determine it better" not in said()
-    assert "do not determine it better" in said(auc=(0.8, 0.6, 0.9))
-    assert "faithful for" not in said()
-    assert "faithful for 20%" in said(faithful=0.2)
+    assert "do not determine it better" not in words()
+    assert "do not determine it better" in words(auc=(0.8, 0.6, 0.9))
+    assert "faithful for" not in words()
+    assert "faithful for 20%" in words(faithful=0.2)
     blind = replace(trained, measurements=replace(trained.measurements, auc=Interval(0.5, 0.4, 0.6)))
-    assert "CAUTION" in said(trained=blind)
-    assert "CAUTION" not in said(trained=replace(trained, measurements=replace(trained.measurements, auc=Interval(0.9, 0.8, 1))))
+    assert "CAUTION" in words(trained=blind)
+    assert "CAUTION" not in words(
+        trained=replace(trained, measurements=replace(trained.measurements, auc=Interval(0.9, 0.8, 1)))
+    )
 
 
 def test_names_from_files_are_no_markup(measured):

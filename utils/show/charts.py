@@ -192,10 +192,8 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
         value_range: Of `image` in config.yml.
     """
     wrong = contradictions(duplicates, folder.labels)
-    groups = list(wrong)
-    for group in groups_of_several(duplicates):
-        if len(np.unique(folder.labels[group])) == 1:
-            groups.append(group)
+    within = [group for group in groups_of_several(duplicates) if len(np.unique(folder.labels[group])) == 1]
+    groups = wrong + within
     if not groups:
         return nothing(f"No near-duplicates among {len(folder.paths)} images.", "duplicates")
     shown = groups[:rows]

@@ -67,11 +67,6 @@ def overlay(image, heatmap, opacity: float) -> np.ndarray:
     return (image + cover * (colours - image)).round().astype(np.uint8)
 
 
-def colour_table(name: str) -> np.ndarray:
-    """Return the colours of a colour map of Matplotlib, from 0 to 1: uint8 (256, 3)."""
-    return colormaps[name](np.arange(256), bytes=True)[:, :3]
-
-
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:
     """Shrink an image (H, W, 3) to `side` pixels along its longer side; a smaller one is returned as it is."""
     scale = side / max(image.shape[:2])
@@ -179,10 +174,7 @@ def wrapped(text: str, width: int) -> str:
     A dollar sign opens no formula, and a character that no font here has is shown as its code.
     """
     known = _characters()
-    drawable = ""
-    for character in printable(text):
-        is_known = character == "\n" or ord(character) in known
-        drawable += character if is_known else coded(character)
+    drawable = "".join(letter if ord(letter) in known else coded(letter) for letter in printable(text))
     lines = [textwrap.fill(line, width) for line in drawable.splitlines()]
     return "\n".join(lines).replace("$", r"\$")
 
@@ -201,11 +193,9 @@ def _fonts() -> list[str]:
 
 @cache
 def _characters() -> set[int]:
-    """All characters that the fonts of figures have."""
-    characters = set()
-    for family in _fonts():
-        characters.update(font_manager.get_font(font_manager.findfont(family)).get_charmap())
-    return characters
+    """The line end, and all characters that the fonts of figures have."""
+    fonts = [font_manager.get_font(font_manager.findfont(family)) for family in _fonts()]
+    return {ord("\n")}.union(*[font.get_charmap() for font in fonts])
 
 
 def set_texts(figure, title: str, caption: str):

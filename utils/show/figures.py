@@ -76,10 +76,8 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         return nothing(NOTHING, "explanation_nothing", warning)
     if explanation.undecided.any():
         kinds = KINDS
-    images, heights = [], []
-    for pair in explanation:
-        images.append(photos(pair))
-        heights.append(min(2.2 * sum(_aspects(images[-1])), TALLEST) + WORDS)
+    images = [photos(pair) for pair in explanation]
+    heights = [min(2.2 * sum(_aspects(both)), TALLEST) + WORDS for both in images]
     drawing = Drawing(2.4 * (1 + len(kinds)) + 0.8, sum(heights))
     panels = drawing.subfigures(len(images), 1, height_ratios=heights, squeeze=False)[:, 0]
     for index, panel in enumerate(panels):
@@ -138,7 +136,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     if not len(explanation):
         return nothing(NOTHING, "grid_nothing", warning)
     rows = math.ceil(len(explanation) / ACROSS)
-    drawing = Drawing(9, 3.5 * rows)
+    drawing = Drawing(9, 3.3 * rows)
     body, side = drawing.subfigures(1, 2, width_ratios=[1, 0.09])
     panels = body.subfigures(rows, ACROSS, squeeze=False).flat
     for index, pair in enumerate(explanation):
@@ -271,12 +269,12 @@ def matches_figure(matches: Matches, count=5):
         bounds[0].append(matches.bounds(match.place1))
         bounds[1].append(matches.bounds(match.place2))
         handles.append(Patch(color=COLOURS[number], label=f"{number + 1}: {match.value:+.3f}"))
-    drawing = Drawing(8, 5)
+    drawing = Drawing(9, 5)
     images = photos(matches.explanation)
     for image, axes in enumerate(drawing.subplots(1, 2)):
         _show_regions(axes, images[image], bounds[image], numbered=True)
         axes.set_title(f"image {image + 1}", fontsize=10)
-    drawing.legend(handles=handles, loc="outside upper center", ncols=len(handles), frameon=False)
+    drawing.legend(handles=handles, loc="outside right center", frameon=False)
     text = f"At {matches.description}, {matches.parts_in_words(strongest)}"
     title = "Regions that match, and what each match adds"
     return finished_pair(drawing, matches.explanation, "matches", title, text, matches.layer)

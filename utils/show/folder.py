@@ -172,10 +172,8 @@ def _file_of(folder, cell):
 
 
 def _pairs_of_folders(folder1, folder2):
-    pairs = []
-    for pair in product(_images_of(Path(folder1)), _images_of(Path(folder2))):
-        if pair[0] != pair[1]:
-            pairs.append(pair)
+    paths1, paths2 = _images_of(Path(folder1)), _images_of(Path(folder2))
+    pairs = [pair for pair in product(paths1, paths2) if pair[0] != pair[1]]
     if not pairs:
         raise DataError(f"{folder1} and {folder2} hold one image, the same: name a folder with another one.")
     return pairs

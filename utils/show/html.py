@@ -7,6 +7,7 @@ import zlib
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from string import Template
 
 import cv2
 import numpy as np
@@ -16,32 +17,6 @@ from .drawing import shrunk
 
 LOSSLESS_SIDE = 160  # pixels: images up to this size are stored as PNG
 JPEG_QUALITY = 88
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; \
-script-src 'unsafe-inline'">
-<title>{title}</title><style>{style}</style></head>
-<body>{body}</body>
-</html>
-"""
-COMPONENT = """<div data-view="{digest}" data-lm-suppress-shortcuts="true">{title}: this view needs \
-scripts; the figure beside it does not.</div>
-<script>(async () => {{
-{script}
-async function unpack(text) {{
-  const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).json();
-}}
-const style = {style};
-const content = await unpack('{data}');
-for (const host of document.querySelectorAll('[data-view="{digest}"]')) {{
-  if (host.shadowRoot) continue;
-  const root = host.attachShadow({{mode: 'open'}});
-  root.append(Object.assign(document.createElement('style'), {{textContent: style}}));
-  {mount}(root, content);
-}}
-}})()</script>"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +49,7 @@ def page(title: str, body: str) -> str:
         title: Plain text.
         body: HTML.
     """
-    return PAGE.format(title=escape(title), style=text_of("page.css"), body=body)
+    return filled("page.html", title=escape(title), style=text_of("page.css"), body=body)
 
 
 def component(kind: str, content: dict, name: str, title: str, warning="") -> Element:
@@ -92,7 +67,8 @@ def component(kind: str, content: dict, name: str, title: str, warning="") -> El
     script = "\n".join(text_of(f"{file}.js") for file in files)
     style = "\n".join(text_of(f"{file}.css") for file in files)
     data = packed(np.frombuffer(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9), np.uint8))
-    html = COMPONENT.format(
+    html = filled(
+        "component.html",
         digest=hashlib.blake2b(data.encode(), digest_size=8).hexdigest(),
         title=escape(title),
         script=script,
@@ -108,6 +84,11 @@ def component(kind: str, content: dict, name: str, title: str, warning="") -> El
 def text_of(file: str) -> str:
     """Read a file of this folder."""
     return (Path(__file__).parent / file).read_text(encoding="utf-8")
+
+
+def filled(file: str, **parts: str) -> str:
+    """Fill the places `$name` of a file of this folder."""
+    return Template(text_of(file)).substitute(parts)
 
 
 def script_json(content) -> str:

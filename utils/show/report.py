@@ -67,10 +67,7 @@ def report(
     audit = audit_images(splits.folder, splits.pixels, splits.duplicates)
     labels = splits.test_pairs.labels
     calibration = reliability(trained.probabilities(distances), splits.test_pairs, seed)
-    row = comparison[0]
-    for candidate in comparison:
-        if candidate.default:
-            row = candidate
+    row = next((row for row in comparison if row.default), comparison[0])
     score = [
         _table(_metrics(metrics)),
         _image(distances_figure(distances, labels, trained.threshold, trained.band)),
@@ -123,18 +120,14 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
             f"Heatmaps of the default method are faithful for {row.faithful.value:.0%} of {row.pairs} test pairs only: "
             "read the verdict above each map before the map."
         )
-    for shortcut in shortcuts.properties:
-        if shortcut.sentence():
-            sentences.append(shortcut.sentence())
+    sentences += [shortcut.sentence() for shortcut in shortcuts.properties if shortcut.sentence()]
     if audit.contradictions():
         sentences.append("Some pictures are in the folders of two classes: see Images.")
     return sentences + GENERAL
 
 
 def _metrics(metrics):
-    rows = []
-    for metric in metrics.metrics:
-        rows.append((metric.name.replace("_", " "), metric.shown, metric.meaning))
+    rows = [(metric.name.replace("_", " "), metric.shown, metric.meaning) for metric in metrics.metrics]
     return pd.DataFrame(rows, columns=["metric", "test value (95 % interval)", "meaning"]).set_index("metric")
 
 

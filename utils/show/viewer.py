@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib import colormaps
 from scipy.spatial.distance import cdist
 
 from ..config import LAST
@@ -13,7 +14,7 @@ from ..network.distance import Explainable, similarity
 from ..search.gallery import Gallery
 from ..trained import Trained
 from ..trust.faithfulness import Verdict
-from .drawing import OPACITY, check_verdict, colour_table, file_name, photo, photos, pixels
+from .drawing import OPACITY, check_verdict, file_name, photo, photos, pixels
 from .html import Element, component, data_uri, packed
 from .words import KINDS, NOTHING, SOLID, UNJUDGED, caption, judgement, remark, titles_of_maps
 
@@ -52,9 +53,6 @@ def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
         verdicts = {next(iter(explanations)): verdicts}
     verdicts = verdicts or {}
     _check_same_pair(pair, explanations, verdicts, matches, edit)
-    images = []
-    for number, image in enumerate(photos(pair)):
-        images.append(_image_content(pair, number, image))
     methods = []
     of_matches = []
     for name, explanation in explanations.items():
@@ -67,10 +65,10 @@ def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
         "similarity": pair.similarity.item(),
         "same_from": similarity(torch.tensor(pair.threshold)).item(),
         "correct": pair.correct(),
-        "images": images,
+        "images": [_image_content(pair, number, image) for number, image in enumerate(photos(pair))],
         "methods": methods,
         "first": next(iter(of_matches), methods[0]["name"]),
-        "colours": {name: packed(colour_table(name)) for name in COLOURS},
+        "colours": {name: packed(colormaps[name](np.arange(256), bytes=True)[:, :3]) for name in COLOURS},
         "opacity": OPACITY,
         "solid": SOLID,
         "matches": matches and _matches_content(matches),
