@@ -255,8 +255,8 @@ def right_and_wrong(trained, pairs) -> str:
     (higher,) = intervals(difference, pairs_of_files(pairs), rates=False)
     return (
         f"Right and wrong decisions, {len(matched)} wrong ones each beside the right one of the nearest score: the "
-        f"share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where the decision is "
-        "right."
+        f"share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where the decision "
+        "is right."
     )
 
 

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -16,16 +17,7 @@ from ..network.distance import distance
 from ..score.intervals import Interval, mean_interval
 from ..trained import Trained
 from .controls import PROBED, choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
-from .faithfulness import (
-    FAITHFUL,
-    PARTS,
-    Verdict,
-    embed_evidence,
-    gap_of,
-    insertion_deletion,
-    measure_chance,
-    span_of,
-)
+from .faithfulness import FAITHFUL, Verdict, embed_evidence, gap_of, insertion_deletion, measure_chance, span_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +90,11 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
     network = trained.network
     inputs = trained.threshold, trained.references
     batches = trained.load_batches(pairs)
-    sizes = [len(images) for images in batches]
+    size = len(batches[0])
     drawn = pairs_of_files(pairs)
-    different = torch.from_numpy(drawn.labels == 1).split(sizes)
+    different = torch.from_numpy(drawn.labels == 1).split(size)
     masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
-    masks = [None] * len(batches) if masks is None else masks.split(sizes)
+    masks = [None] * len(batches) if masks is None else masks.split(size)
     partners = choose_partners(splits, len(pairs), seed)
     random = random_network(trained, seed)
     chances = []
@@ -151,7 +143,7 @@ def table(rows: list[Row]) -> pd.DataFrame:
     lines = []
     for row in rows:
         line = {
-            "method": f"{row.method} (default)" if row.default else row.method,
+            "method": row.method,
             "both images": str(row.gap),
             "in mean colour": f"{row.gap_colour:.3f}",
             "each image": f"{row.gap_each:.3f}",
@@ -161,6 +153,8 @@ def table(rows: list[Row]) -> pd.DataFrame:
             "faithful images": f"{row.faithful_each:.0%}",
             "correct when shown, hidden": f"{row.inserted:.0%}, {row.deleted:.0%}",
         }
+        if row.default:
+            line["method"] += " (default)"
         if row.hit1 is not None:
             line["peak on object"] = f"{row.hit1:.0%} / {row.hit2:.0%}"
             line["energy on it"] = f"{row.energy1:.0%} / {row.energy2:.0%}"
@@ -215,7 +209,7 @@ def _measure(network, explanation, span, chance, different, masks) -> pd.DataFra
     measured = pd.DataFrame({name: values.cpu().double() for name, values in columns.items()})
     measured["copies"] = copies(explanation).reshape(-1, 2).mean(axis=1)
     verdict = Verdict(explanation, gap, span, chance)
-    words = pd.DataFrame({part: verdict.words(part) for part in PARTS}) == FAITHFUL
-    measured["faithful"] = words["pair"]
-    measured["faithful_each"] = words[["image 1", "image 2"]].mean(axis=1)
+    measured["faithful"] = np.array(verdict.words()) == FAITHFUL
+    words = np.array([verdict.words("image 1"), verdict.words("image 2")])
+    measured["faithful_each"] = (words == FAITHFUL).mean(axis=0)
     return measured

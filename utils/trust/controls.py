@@ -82,12 +82,12 @@ def sanity_curve(method, network: SiameseNetwork, images, threshold: float, refe
 def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str, float]]:
     """Return the curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
     images = trained.load_pairs(*pairs[:PROBED])
-    references = trained.load_references() if trained.measurements else None
+    reference_images = _reference_images(trained)
     names = [name for name in methods if name != "occlusion"]
     curves = {}
     for name in progress(names, "Methods", trained.config.hyperparameters.verbose):
         curves[name] = sanity_curve(
-            methods[name], trained.network, images, trained.threshold, references, trained.config.seed
+            methods[name], trained.network, images, trained.threshold, reference_images, trained.config.seed
         )
     return curves
 
@@ -95,7 +95,7 @@ def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str,
 def random_network(trained: Trained, seed=0) -> tuple[SiameseNetwork, References | None]:
     """Return the network with all weights shuffled, and its embeddings of the references."""
     network = fully_random(trained.network, seed)
-    return network, _references(network, trained.load_references() if trained.measurements else None)
+    return network, _references(network, _reference_images(trained))
 
 
 def sanity(method, trained: Trained, images, random) -> float:
@@ -209,9 +209,18 @@ def pointing(maps, masks) -> tuple[torch.Tensor, torch.Tensor]:
     return hits.masked_fill(without_object, torch.nan), energies.masked_fill(without_object, torch.nan)
 
 
+def _reference_images(trained):
+    """The reference images (R, 3, H, W) of a calibrated network, or None."""
+    if trained.measurements is None:
+        return None
+    return trained.load_references()
+
+
 def _references(network, images):
     """The references that a network makes of the reference images, if there are any."""
-    return None if images is None else embed_references(network, images)
+    if images is None:
+        return None
+    return embed_references(network, images)
 
 
 def _rows(maps):
