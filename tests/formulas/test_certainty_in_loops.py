@@ -51,10 +51,10 @@ def test_interval_in_log_odds():
         variance += (value - mean) ** 2 / 200
     middle = math.log(mean / (1 - mean))
     reach = Z * math.sqrt(variance / 200) / (mean * (1 - mean))
-    found = independent_mean(values)
-    assert found.value == pytest.approx(mean)
-    assert found.low == pytest.approx(1 / (1 + math.exp(reach - middle)), abs=2e-4)
-    assert found.high == pytest.approx(1 / (1 + math.exp(-reach - middle)), abs=2e-4)
+    result = independent_mean(values)
+    assert result.value == pytest.approx(mean)
+    assert result.low == pytest.approx(1 / (1 + math.exp(reach - middle)), abs=2e-4)
+    assert result.high == pytest.approx(1 / (1 + math.exp(-reach - middle)), abs=2e-4)
 
 
 def test_standard_error_of_pairs_that_come_twice():
@@ -82,9 +82,9 @@ def sandwich(values, first, second):
     mean = sum(values) / count
     total = 0.0
     for pair in range(count):
-        for other in range(count):
-            if {first[pair], second[pair]} & {first[other], second[other]}:
-                total += (values[pair] - mean) * (values[other] - mean)
+        for counterpart in range(count):
+            if {first[pair], second[pair]} & {first[counterpart], second[counterpart]}:
+                total += (values[pair] - mean) * (values[counterpart] - mean)
     return math.sqrt(total) / count
 
 
@@ -99,16 +99,16 @@ def test_standard_error_of_pairs(images_matter):
     of_images = images_matter * random.normal(size=100)
     drawn = set()
     while len(drawn) < 250:
-        image, other = sorted(random.integers(0, 100, 2).tolist())
-        if image != other:
-            drawn.add((image, other))
+        image, counterpart = sorted(random.integers(0, 100, 2).tolist())
+        if image != counterpart:
+            drawn.add((image, counterpart))
     first = [image for image, _ in sorted(drawn)]
-    second = [other for _, other in sorted(drawn)]
+    second = [counterpart for _, counterpart in sorted(drawn)]
     values = of_images[first] + of_images[second] + random.normal(size=250)
     pairs = Pairs(np.array(first), np.array(second), np.zeros(250, dtype=int))
-    found, errors = standard_errors(lambda weights: np.average(values, weights=weights), pairs, draws=2000)
+    result, errors = standard_errors(lambda weights: np.average(values, weights=weights), pairs, draws=2000)
     right = sandwich(values.tolist(), first, second)
-    assert found.item() == pytest.approx(values.mean())
+    assert result.item() == pytest.approx(values.mean())
     assert errors.item() == pytest.approx(right, rel=0.08)
     interval = mean_interval(values, pairs, seed=3)
     _, errors = standard_errors(lambda weights: np.average(values, weights=weights), pairs, seed=3)
@@ -164,8 +164,8 @@ def test_softened_targets():
     labels = np.array([0] * same + [1] * different)
     pairs = Pairs(2 * np.arange(same + different), 2 * np.arange(same + different) + 1, labels)
     calibration = fit_calibration(labels.astype(float), pairs)
-    found = calibration(torch.tensor([0.0, 1.0]))[:, 0].tolist()
-    assert found == pytest.approx([(same + 1) / (same + 2), 1 / (different + 2)], abs=2e-3)
+    result = calibration(torch.tensor([0.0, 1.0]))[:, 0].tolist()
+    assert result == pytest.approx([(same + 1) / (same + 2), 1 / (different + 2)], abs=2e-3)
 
 
 def test_calibration_between_knots():
@@ -176,7 +176,7 @@ def test_calibration_between_knots():
     heights = [[0.9, 0.8, 0.95], [0.7, 0.6, 0.8], [0.3, 0.2, 0.5], [0.1, 0.0, 0.2]]
     calibration = Calibration(torch.tensor(knots), torch.tensor(heights))
     asked = [0.0, 0.1, 0.2, 0.5, 0.57, 0.6, 1.0, 1.65, 1.7, 2.0]
-    found = calibration(torch.tensor(asked))
+    result = calibration(torch.tensor(asked))
     for row, separation in enumerate(asked):
         right = heights[0] if separation <= knots[0] else heights[-1]
         for left in range(3):
@@ -186,4 +186,4 @@ def test_calibration_between_knots():
                 for before, after in zip(heights[left], heights[left + 1], strict=True):
                     right.append(before + share * (after - before))
                 break
-        assert found[row].tolist() == pytest.approx(right, abs=1e-6)
+        assert result[row].tolist() == pytest.approx(right, abs=1e-6)

@@ -51,9 +51,9 @@ def test_error_rates(digits):
         distances, labels = some_pairs(seed, 30, digits)
         plain = curve_of(distances.tolist(), labels.tolist())
         fmr, fnmr = error_rates(distances, labels)
-        found = list(zip(fmr.tolist(), fnmr.tolist(), strict=True))
-        assert {tuple(np.round(point, 9)) for point in found} == {tuple(np.round(point, 9)) for point in plain}
-        assert found == sorted(found, reverse=True, key=lambda point: (point[0], -point[1]))
+        result = list(zip(fmr.tolist(), fnmr.tolist(), strict=True))
+        assert {tuple(np.round(point, 9)) for point in result} == {tuple(np.round(point, 9)) for point in plain}
+        assert result == sorted(result, reverse=True, key=lambda point: (point[0], -point[1]))
         for most in (0.0, 0.05, 0.2, 0.5):
             lowest = min(misses for matches, misses in plain if matches <= most)
             assert fnmr_at(fmr, fnmr, most) == pytest.approx(lowest)
@@ -124,9 +124,9 @@ def test_retrieval():
     recalls, precisions, averages = [], [], []
     for query in range(10):
         gallery = []
-        for other in range(10):
-            if other != query:
-                gallery.append((math.dist(rows[query], rows[other]), other))
+        for counterpart in range(10):
+            if counterpart != query:
+                gallery.append((math.dist(rows[query], rows[counterpart]), counterpart))
         gallery.sort()
         relevant = labels.count(labels[query]) - 1
         if relevant == 0:

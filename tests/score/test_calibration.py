@@ -97,14 +97,14 @@ def bins_within(calibration, distances, labels):
 
     Both kinds have the same weight.
     """
-    found = calibration(torch.from_numpy(distances)).numpy()
+    result = calibration(torch.from_numpy(distances)).numpy()
     weights = np.where(labels == 0, 1 / (labels == 0).sum(), 1 / (labels == 1).sum())
     within = []
     for start in range(10):
-        inside = (found[:, 0] >= start / 10) & (found[:, 0] < (start + 1) / 10)
+        inside = (result[:, 0] >= start / 10) & (result[:, 0] < (start + 1) / 10)
         if inside.any():
             share = np.average(labels[inside] == 0, weights=weights[inside])
-            _, low, high = np.average(found[inside], axis=0, weights=weights[inside])
+            _, low, high = np.average(result[inside], axis=0, weights=weights[inside])
             within.append(low <= share <= high)
     return within
 
@@ -188,7 +188,7 @@ def test_the_curve_falls_whatever_the_distances():
     """Same pairs may lie farther apart than different ones: distances then say nothing, and the curve is flat."""
     distances, pairs = draw(sigmoid_truth, 300)
     spread = np.random.default_rng(0).uniform(0, 2, 300)
-    found = {
+    result = {
         "as it should be": fit_calibration(distances, pairs),
         "the other way round": fit_calibration(1.6 - distances, pairs),
         "equal": fit_calibration(np.full(300, 0.7), pairs),
@@ -198,12 +198,12 @@ def test_the_curve_falls_whatever_the_distances():
         "piled up": fit_calibration(np.where(spread < 0.7, 0, np.where(spread > 1.4, 2, distances)), pairs),
         "of five pairs": fit_calibration(distances[:5], Pairs(pairs.first[:5], pairs.second[:5], np.arange(5) % 2)),
     }
-    for name, curve in found.items():
+    for name, curve in result.items():
         value, low, high = curve.probabilities.T
         assert (curve.probabilities.diff(dim=0) <= 0).all(), name
         assert ((low <= value) & (value <= high) & (value > 0) & (value < 1) & (low >= 0) & (high <= 1)).all(), name
     for name in ("the other way round", "equal", "at either end, the other way round"):
-        assert found[name].probabilities[:, 0].numpy() == pytest.approx(0.5, abs=0.02), name
+        assert result[name].probabilities[:, 0].numpy() == pytest.approx(0.5, abs=0.02), name
 
 
 def equal_kinds(truth, count):
@@ -219,8 +219,8 @@ def test_the_sigmoid_is_that_of_scikit_learn():
     any_slope = FrozenEstimator(LogisticRegression().fit(inputs, labels == 0))
     expected = CalibratedClassifierCV(any_slope, method="sigmoid").fit(inputs, labels == 0)
     grid = np.linspace(0, 2, 21)
-    found = fit_shape("sigmoid", distances, labels, np.ones(400), grid)
-    assert 1 / (1 + np.exp(-found)) == pytest.approx(expected.predict_proba(grid[:, None])[:, 1], abs=1e-4)
+    result = fit_shape("sigmoid", distances, labels, np.ones(400), grid)
+    assert 1 / (1 + np.exp(-result)) == pytest.approx(expected.predict_proba(grid[:, None])[:, 1], abs=1e-4)
 
 
 def weighted():
@@ -241,8 +241,8 @@ def test_the_isotonic_curve_is_that_of_scikit_learn():
     distances, labels, weights, targets, balanced = weighted()
     model = IsotonicRegression(increasing=False, out_of_bounds="clip").fit(distances, targets, balanced)
     grid = np.linspace(0, 2, 201)
-    found = 1 / (1 + np.exp(-fit_shape("isotonic", distances, labels, weights, grid)))
-    assert found == pytest.approx(model.predict(grid), abs=1e-9)
+    result = 1 / (1 + np.exp(-fit_shape("isotonic", distances, labels, weights, grid)))
+    assert result == pytest.approx(model.predict(grid), abs=1e-9)
 
 
 def beta_of_the_paper(distances, targets, weights):
@@ -301,8 +301,8 @@ def test_the_interval_covers_the_truth():
     inside = 0
     grid = torch.tensor([0.2, 0.6, 0.8, 1.0, 1.6])
     for seed in range(5):
-        found = fit_calibration(*draw(sigmoid_truth, 300, seed), seed)(grid).numpy()
-        inside += ((found[:, 1] <= sigmoid_truth(grid.numpy())) & (sigmoid_truth(grid.numpy()) <= found[:, 2])).sum()
+        result = fit_calibration(*draw(sigmoid_truth, 300, seed), seed)(grid).numpy()
+        inside += ((result[:, 1] <= sigmoid_truth(grid.numpy())) & (sigmoid_truth(grid.numpy()) <= result[:, 2])).sum()
     assert inside >= 22  # of 25
 
 
@@ -316,9 +316,9 @@ def test_far_from_the_threshold_the_interval_narrows():
     first, second = images
     first[122:126] = first[122]
     pairs = Pairs(first, second, np.repeat([0, 1], 126))
-    found = fit_calibration(np.append(same, different), pairs)
-    assert (found.probabilities.diff(dim=0) <= 0).all()
-    low, high = found(torch.tensor([2.0]))[0, 1:]
+    result = fit_calibration(np.append(same, different), pairs)
+    assert (result.probabilities.diff(dim=0) <= 0).all()
+    low, high = result(torch.tensor([2.0]))[0, 1:]
     assert low < 0.01
     assert 0.01 < high < 0.2
 
@@ -328,16 +328,16 @@ def test_images_without_exceptions_leave_what_wilson_leaves_open():
     """Forty images whose 400 pairs are perfectly separated; Wilson's interval is SciPy's."""
     pairs = draw_pairs(np.arange(40), np.arange(40) % 4, 5, np.random.default_rng(0))
     distances = np.random.default_rng(1).uniform(0, 0.5, 400) + pairs.labels
-    found = fit_calibration(distances, pairs).probabilities
+    result = fit_calibration(distances, pairs).probabilities
     left_open = binomtest(0, 40).proportion_ci(method="wilson").high
-    assert found[:, 2].min() >= left_open - 1e-4
-    assert found[:, 1].max() <= 1 - left_open + 1e-4
+    assert result[:, 2].min() >= left_open - 1e-4
+    assert result[:, 1].max() <= 1 - left_open + 1e-4
 
 
 def test_between_the_knots_it_is_linear_and_beyond_them_flat():
     calibration = Calibration(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([[1.0] * 3, [0.5] * 3, [0.1] * 3]))
-    found = calibration(torch.tensor([-1.0, 0.0, 0.5, 1.5, 2.0, 3.0]))[:, 0]
-    assert found.tolist() == pytest.approx([1.0, 1.0, 0.75, 0.3, 0.1, 0.1])
+    result = calibration(torch.tensor([-1.0, 0.0, 0.5, 1.5, 2.0, 3.0]))[:, 0]
+    assert result.tolist() == pytest.approx([1.0, 1.0, 0.75, 0.3, 0.1, 0.1])
 
 
 def test_the_calibration_error_by_hand():

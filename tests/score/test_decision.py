@@ -56,7 +56,7 @@ def test_the_false_match_rate_is_kept_with_the_fewest_misses(pairs, most):
     fmr, fnmr = error_rates(distances, labels, choose_threshold(distances, labels, settings))
     assert fmr <= most
     rates = [error_rates(distances, labels, threshold) for threshold in GRID]
-    assert fnmr <= min(other for rate, other in rates if rate <= most) + 1e-9
+    assert fnmr <= min(counterpart for rate, counterpart in rates if rate <= most) + 1e-9
 
 
 def test_threshold_lies_midway_between_separated_classes():
@@ -94,20 +94,20 @@ class World:
 
     def images(self, random, centres, labels):
         """Unit vectors, float (..., D), and what is odd about them: 0 nothing, 1 near to all, 2 far from all."""
-        other = random.integers(0, self.classes, labels.shape)
-        labels = np.where(random.random(labels.shape) < self.flipped, other, labels)
+        counterpart = random.integers(0, self.classes, labels.shape)
+        labels = np.where(random.random(labels.shape) < self.flipped, counterpart, labels)
         noise = self.noise * np.exp(self.spread * random.normal(size=labels.shape))
         vectors = centres[labels] + noise[..., None] * random.normal(size=(*labels.shape, centres.shape[1]))
         odd = np.where(random.random(labels.shape) < 2 * self.odd, random.integers(1, 3, labels.shape), 0)
         return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True), odd
 
-    def distances(self, random, one, other):
-        (vectors, odd), (others, odd_too) = one, other
-        found = np.linalg.norm(vectors - others, axis=-1)
+    def distances(self, random, image, counterpart):
+        (vectors, odd), (others, odd_too) = image, counterpart
+        result = np.linalg.norm(vectors - others, axis=-1)
         odd = np.maximum(odd, odd_too)
-        found[odd == 1] = 0.02 * random.random((odd == 1).sum())
-        found[odd == 2] = 2 - 0.02 * random.random((odd == 2).sum())
-        return np.round(found / self.step) * self.step if self.step else found
+        result[odd == 1] = 0.02 * random.random((odd == 1).sum())
+        result[odd == 2] = 2 - 0.02 * random.random((odd == 2).sum())
+        return np.round(result / self.step) * self.step if self.step else result
 
     def population(self, random, centres, count):
         """Distances of as many same and different pairs of images that share none, each float (count,), sorted."""
@@ -130,8 +130,8 @@ class World:
         low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
         keys, rows = np.unique(low * count + high, return_inverse=True)  # the same two images have one distance
         low, high = keys // count, keys % count
-        found = self.distances(random, (vectors[low], odd[low]), (vectors[high], odd[high]))
-        return found[rows], pairs
+        result = self.distances(random, (vectors[low], odd[low]), (vectors[high], odd[high]))
+        return result[rows], pairs
 
 
 def true_rates(population, band):
@@ -147,7 +147,7 @@ def true_rates(population, band):
 def promises(world, count, iterations, worlds, draws, seed=0, targets=TARGETS, choose=choose_band):
     """For each target, of worlds times draws validation sets: true error rates and what is undecided, float (N, 3)."""
     random = np.random.default_rng(seed)
-    found = {target: [] for target in targets}
+    result = {target: [] for target in targets}
     for _ in range(worlds):
         centres = world.centres(random)
         population = world.population(random, centres, 10_000)
@@ -156,8 +156,8 @@ def promises(world, count, iterations, worlds, draws, seed=0, targets=TARGETS, c
             threshold = threshold_by_rule(distances, pairs.labels)
             for target in targets:
                 band = choose(distances, pairs, threshold, target)
-                found[target].append(true_rates(population, band))
-    return {target: np.array(rates) for target, rates in found.items()}
+                result[target].append(true_rates(population, band))
+    return {target: np.array(rates) for target, rates in result.items()}
 
 
 EQUAL = [World(classes, noise) for classes, noise in ((2, 0.55), (8, 0.55), (20, 0.3))]
@@ -262,8 +262,8 @@ def test_the_bound_of_pairs_that_share_images_in_loops():
     scores = random.random((24, 24))[low, high] + 0.1 * pairs.labels
     candidates = np.sort(scores)[[40, 70, 110]]
     mistaken = pairs.labels == 1
-    found = _highest_rates(scores, mistaken, pairs, candidates, 6.0)
-    for candidate, bound in zip(candidates, found, strict=True):
+    result = _highest_rates(scores, mistaken, pairs, candidates, 6.0)
+    for candidate, bound in zip(candidates, result, strict=True):
         weights = {}
         for pair in range(len(pairs)):
             if scores[pair] <= candidate:
@@ -314,7 +314,7 @@ def test_a_useless_network_is_not_taken_for_reversed_labels():
 
 
 @pytest.mark.parametrize(
-    ("distances", "labels", "said"),
+    ("distances", "labels", "message"),
     [
         ([0.1, 0.2, 1.0], [0, 1], r"distances \(3,\) and labels \(2,\) must both be \(P,\)"),
         ([[0.1, 0.2]], [[0, 1]], r"must both be \(P,\)"),
@@ -327,8 +327,8 @@ def test_a_useless_network_is_not_taken_for_reversed_labels():
         ([], [], "labels: no pair is"),
     ],
 )
-def test_what_is_no_labelled_distance_is_refused(distances, labels, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_labelled_distance_is_refused(distances, labels, message):
+    with pytest.raises(ValueError, match=message):
         choose_threshold(np.array(distances), np.array(labels))
 
 

@@ -40,8 +40,8 @@ def test_intervals_cover_the_truth_where_pairs_share_images():
     by_pairs = []
     for seed in range(500):
         pairs, wrong = draw_world(random)
-        (found,) = intervals(partial(weighted_mean, wrong), pairs, seed, draws=120)
-        covered.append(found.low <= truth <= found.high)
+        (result,) = intervals(partial(weighted_mean, wrong), pairs, seed, draws=120)
+        covered.append(result.low <= truth <= result.high)
         rows = random.integers(0, len(pairs), (200, len(pairs)))
         low, high = np.percentile(wrong[rows].mean(axis=1), (2.5, 97.5))
         by_pairs.append(low <= truth <= high)
@@ -68,8 +68,8 @@ def test_the_variance_is_that_of_sums_over_shared_images(classes, iterations):
     mean = mean_interval(numbers, pairs)
     assert (mean.value, mean.high - mean.value) == pytest.approx((numbers.mean(), mean.value - mean.low))
     assert (mean.high - mean.low) / (2 * 1.96) == pytest.approx(100 * np.sqrt(variance), rel=0.15)
-    (found,) = intervals(partial(weighted_mean, wrong), pairs, draws=10_000)
-    odds = np.log([end / (1 - end) for end in (found.low, found.high)])
+    (result,) = intervals(partial(weighted_mean, wrong), pairs, draws=10_000)
+    odds = np.log([end / (1 - end) for end in (result.low, result.high)])
     error = (odds[1] - odds[0]) / (2 * 1.96) * value * (1 - value)
     assert error == pytest.approx(np.sqrt(variance), rel=0.1)
 
@@ -105,14 +105,14 @@ def test_standard_errors_of_an_auc_where_the_pair_rule_repeats_pairs(size, itera
 
         return area, pairs
 
-    found = []
+    result = []
     errors = []
     for number in range(1500):
         area, pairs = draw()
-        found.append(area(np.ones(len(pairs))))
+        result.append(area(np.ones(len(pairs))))
         if number < 60:
             errors.append(standard_errors(area, pairs, number, draws=150)[1][0])
-    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(found), rel=0.12)
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(result), rel=0.12)
 
 
 def test_rates_at_the_ends_get_wilsons_interval():
@@ -143,11 +143,11 @@ def test_the_auc_against_sklearn(scored, seed):
     """On a coarse grid, so that ties are common; also of weighted pairs, as they are when images are drawn anew."""
     distances, labels = np.array(scored).T
     images = np.arange(2 * len(labels)).reshape(2, -1)
-    found = auc_interval(distances / 4, Pairs(images[0], images[1], labels), draws=2)
+    result = auc_interval(distances / 4, Pairs(images[0], images[1], labels), draws=2)
     if len(set(labels)) == 1:
-        assert np.isnan(found.value)
+        assert np.isnan(result.value)
     else:
-        assert found.value == pytest.approx(roc_auc_score(labels, distances))
+        assert result.value == pytest.approx(roc_auc_score(labels, distances))
         weights = np.random.default_rng(seed).integers(1, 4, len(labels))
         with patch.dict(auc_interval.__globals__, intervals=lambda measure, *others: [measure]):
             measure = auc_interval(distances / 4, Pairs(images[0], images[1], labels))
@@ -156,9 +156,9 @@ def test_the_auc_against_sklearn(scored, seed):
 
 def test_the_auc_and_the_mean():
     pairs = Pairs(np.array([0, 1, 2, 3]), np.array([4, 5, 6, 7]), np.array([0, 0, 1, 1]))
-    found = auc_interval(np.array([0.1, 0.6, 0.5, 0.9]), pairs)
-    assert found.value == 0.75
-    assert found.low < 0.75 < found.high
+    result = auc_interval(np.array([0.1, 0.6, 0.5, 0.9]), pairs)
+    assert result.value == 0.75
+    assert result.low < 0.75 < result.high
     mean = independent_mean(np.array([0.0, 1.0] * 50))
     assert (mean.value, mean.low, mean.high) == pytest.approx((0.5, 0.4033, 0.5967), abs=1e-3)
     assert str(mean) == "0.500 (0.403 to 0.597)"
@@ -189,6 +189,6 @@ def test_errors_are_less_low_where_there_are_few_images():
 
 def test_a_single_pair_has_no_interval():
     pair = Pairs(np.array([0]), np.array([1]), np.array([1]))
-    found = mean_interval(np.array([0.25]), pair)
-    assert np.isnan(found.low)
-    assert str(found) == "0.250 (interval unknown)"
+    result = mean_interval(np.array([0.25]), pair)
+    assert np.isnan(result.low)
+    assert str(result) == "0.250 (interval unknown)"

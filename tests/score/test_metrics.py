@@ -65,28 +65,28 @@ def test_all_rates_are_those_of_sklearn(pairs, seed):
     weights = np.random.default_rng(seed).integers(0, 4, len(pairs)).astype(float)
     weights[[np.argmax(labels == kind) for kind in (0, 1)]] += 1  # something of each kind is left
     threshold, band = 0.9, (0.4, 1.3)
-    found = curve_rates(distances, labels, weights) | decision_rates(distances, labels, weights, threshold, band)
-    assert found["auc"] == pytest.approx(roc_auc_score(labels, distances, sample_weight=weights))
+    result = curve_rates(distances, labels, weights) | decision_rates(distances, labels, weights, threshold, band)
+    assert result["auc"] == pytest.approx(roc_auc_score(labels, distances, sample_weight=weights))
     expected = average_precision_score(labels, distances, sample_weight=weights)
-    assert found["average_precision"] == pytest.approx(expected)
+    assert result["average_precision"] == pytest.approx(expected)
     decisions = (distances > threshold).astype(int)
-    assert found["accuracy"] == pytest.approx(accuracy_score(labels, decisions, sample_weight=weights))
+    assert result["accuracy"] == pytest.approx(accuracy_score(labels, decisions, sample_weight=weights))
     rates = confusion_matrix(labels, decisions, sample_weight=weights, normalize="true")
-    assert (found["fmr"], found["fnmr"]) == pytest.approx((rates[1, 0], rates[0, 1]))
+    assert (result["fmr"], result["fnmr"]) == pytest.approx((rates[1, 0], rates[0, 1]))
     decided = (distances <= band[0]) | (distances > band[1])
-    assert found["undecided"] == pytest.approx(1 - np.average(decided, weights=weights))
+    assert result["undecided"] == pytest.approx(1 - np.average(decided, weights=weights))
     if (weights * decided).any():
         errors = 1 - accuracy_score(labels, distances > band[1], sample_weight=weights * decided)
-        assert found["wrong_of_decided"] == pytest.approx(errors)
+        assert result["wrong_of_decided"] == pytest.approx(errors)
     missed, passed, _ = roc_curve(labels, distances, sample_weight=weights)  # different pairs are its positive event
-    assert found["eer"] == pytest.approx(
+    assert result["eer"] == pytest.approx(
         brentq(lambda rate: 1 - rate - np.interp(rate, missed, passed), 0, 1), abs=1e-9
     )
     for most in FMRS:
         fmr, fnmr, _ = det_curve(labels == 0, -distances, sample_weight=weights)
-        if not np.isnan(found[f"fnmr_at_fmr_{most:g}"]):
+        if not np.isnan(result[f"fnmr_at_fmr_{most:g}"]):
             lowest = fnmr[fmr <= most + 1e-9].min() if (fmr <= most + 1e-9).any() else 1.0
-            assert found[f"fnmr_at_fmr_{most:g}"] == pytest.approx(lowest)
+            assert result[f"fnmr_at_fmr_{most:g}"] == pytest.approx(lowest)
 
 
 @pytest.mark.parametrize("count", [5, 40])
@@ -95,22 +95,22 @@ def test_intervals_of_no_and_of_only_errors_are_wilsons_in_scipy(count):
     metrics = evaluate(distances, pairs, np.median(distances))
     for name, hits in (("fnmr", 0), ("accuracy", 4 * count)):  # the trials are the images
         expected = binomtest(hits, 4 * count).proportion_ci(0.95, "wilson")
-        found = metrics[name].interval
-        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
+        result = metrics[name].interval
+        assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=1e-4)
 
 
 def test_everything_by_hand():
     distances, pairs = scored([0.1, 0.3, 0.6, 0.4, 0.8, 0.9], [0, 0, 0, 1, 1, 1])
     metrics = evaluate(distances, pairs, 0.5, (0.35, 0.7), np.array([0.95, 0.85, 0.35, 0.55, 0.15, 0.05]))
-    found = values_of(metrics)
-    assert found["auc"] == pytest.approx(8 / 9)  # of nine orderings only 0.6 before 0.4 is wrong
-    assert found["accuracy"] == pytest.approx(4 / 6)
-    assert found["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)  # ranks 1, 2 and 4
-    assert found["eer"] == pytest.approx(1 / 3)
-    assert (found["fmr"], found["fnmr"]) == pytest.approx((1 / 3, 1 / 3))
-    assert found["undecided"] == pytest.approx(2 / 6)  # 0.6 and 0.4
-    assert found["wrong_of_decided"] == 0
-    assert found["calibration_error"] == pytest.approx((0.05 + 0.15 + 0.65 + 0.55 + 0.15 + 0.05) / 6)
+    result = values_of(metrics)
+    assert result["auc"] == pytest.approx(8 / 9)  # of nine orderings only 0.6 before 0.4 is wrong
+    assert result["accuracy"] == pytest.approx(4 / 6)
+    assert result["average_precision"] == pytest.approx((1 + 1 + 3 / 4) / 3)  # ranks 1, 2 and 4
+    assert result["eer"] == pytest.approx(1 / 3)
+    assert (result["fmr"], result["fnmr"]) == pytest.approx((1 / 3, 1 / 3))
+    assert result["undecided"] == pytest.approx(2 / 6)  # 0.6 and 0.4
+    assert result["wrong_of_decided"] == 0
+    assert result["calibration_error"] == pytest.approx((0.05 + 0.15 + 0.65 + 0.55 + 0.15 + 0.05) / 6)
     assert metrics.facts["confusion_matrix"] == [[2, 1], [1, 2]]
     assert (metrics.facts["pairs"], metrics.facts["images"]) == (6, 12)
 
@@ -153,8 +153,8 @@ def test_every_interval_holds_its_value_and_narrows_with_more_images():
         distances, pairs = scored(random.normal(0.6 + 0.5 * labels, 0.3).clip(0, 2), labels)
         metrics = evaluate(distances, pairs, 0.8, (0.5, 1.0), 1 - distances / 2)
         for metric in metrics.metrics:
-            found = metric.interval
-            assert math.isnan(found.value) or 0 <= found.low <= found.value <= found.high <= 1
+            result = metric.interval
+            assert math.isnan(result.value) or 0 <= result.low <= result.value <= result.high <= 1
         widths.append(metrics["auc"].interval.high - metrics["auc"].interval.low)
     assert widths[1] < widths[0] / 2
 

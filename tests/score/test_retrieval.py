@@ -28,10 +28,10 @@ def test_against_plain_loops():
     random = np.random.default_rng(0)
     labels = random.permutation(np.repeat(np.arange(6), [1, 2, 3, 6, 8, 9]))
     embeddings = random.normal(size=(len(labels), 4)) + 0.8 * random.normal(size=(6, 4))[labels]
-    found = retrieval_rates(torch.from_numpy(embeddings), labels)
+    result = retrieval_rates(torch.from_numpy(embeddings), labels)
     expected = by_loops(embeddings, labels)
-    assert list(found) == ["recall_at_1", "r_precision", "map_at_r"]
-    for values, column in zip(found.values(), expected.T, strict=True):
+    assert list(result) == ["recall_at_1", "r_precision", "map_at_r"]
+    for values, column in zip(result.values(), expected.T, strict=True):
         assert values == pytest.approx(column)
 
 
@@ -40,7 +40,7 @@ def test_against_pytorch_metric_learning():
     random = np.random.default_rng(1)
     labels = random.permutation(np.repeat(np.arange(6), [1, 2, 3, 6, 8, 9]))
     embeddings = torch.from_numpy(random.normal(size=(len(labels), 4)) + 0.8 * random.normal(size=(6, 4))[labels])
-    found = retrieval_rates(embeddings, labels)
+    result = retrieval_rates(embeddings, labels)
     queries = labels[labels > 0]  # in the order in which rates come
     names = {"recall_at_1": "precision_at_1", "r_precision": "r_precision", "map_at_r": "mean_average_precision_at_r"}
     nearest = CustomKNN(LpDistance(normalize_embeddings=False))
@@ -49,7 +49,7 @@ def test_against_pytorch_metric_learning():
             include=tuple(names.values()), return_per_class=by_class, knn_func=nearest, device=torch.device("cpu")
         )
         expected = peer.get_accuracy(embeddings, torch.from_numpy(labels))
-        for name, values in found.items():
+        for name, values in result.items():
             means = [values[queries == number].mean() for number in range(1, 6)] if by_class else values.mean()
             assert means == pytest.approx(expected[names[name]])
 
@@ -66,5 +66,5 @@ def test_a_perfect_and_a_useless_embedding():
 
 
 def test_no_class_of_two_images_leaves_nothing():
-    found = retrieval_rates(torch.rand(3, 2), np.arange(3))
-    assert all(len(values) == 0 for values in found.values())
+    result = retrieval_rates(torch.rand(3, 2), np.arange(3))
+    assert all(len(values) == 0 for values in result.values())

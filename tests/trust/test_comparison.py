@@ -82,8 +82,8 @@ def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypat
     words = {"pair": [], "image 1": [], "image 2": []}
     for start in (0, 2, 4):  # random maps are drawn for each batch
         verdict = judge(network, explanation[start : start + 2], seed=3)
-        for part, found in words.items():
-            found += verdict.words(part)
+        for part, result in words.items():
+            result += verdict.words(part)
     drawn = pairs_of_files(pairs)
     both = mean_interval(gap.both.double().numpy(), drawn, seed=3)
     faithful = mean_interval([word == FAITHFUL for word in words["pair"]], drawn, seed=3, rate=True)

@@ -70,26 +70,26 @@ def test_the_curve_falls_at_the_stage_that_a_map_depends_on_and_not_before():
 def test_the_curve_is_the_mean_over_all_maps_of_both_polarities():
     network, images = network_and_images(count=3)
     method = partial(explain, method="hirescam", layer="layer2")
-    found = sanity_curve(method, network, images, 0.5, seed=3)
+    result = sanity_curve(method, network, images, 0.5, seed=3)
     trained = method(network, images, 0.5)
     for stage, random in randomised(network, seed=3):
-        other = method(random, images, 0.5)
+        counterpart = method(random, images, 0.5)
         total = 0
         for pair in range(3):
             for image in range(2):
                 for polarity in ("towards_different", "towards_same"):
-                    maps = (getattr(one, polarity)[pair, image].flatten() for one in (trained, other))
+                    maps = (getattr(first, polarity)[pair, image].flatten() for first in (trained, counterpart))
                     total += spearmanr(*maps).statistic
-        assert found[stage] == pytest.approx(total / 12, abs=1e-6)
+        assert result[stage] == pytest.approx(total / 12, abs=1e-6)
 
 
 def test_like_is_held_against_like_whatever_is_decided():
     """Maps that are the same, of networks that decide otherwise: the factual maps are each other's opposite."""
     maps = torch.rand(2, 2, 5, 6)
-    one = Explanation(torch.zeros(2, 2, 3, 5, 6), torch.tensor([0.1, 0.9]), 0.5, maps, 1 - maps)
-    other = replace(one, distance=torch.tensor([0.9, 0.1]))
-    assert agreement(one, other).tolist() == pytest.approx([1.0] * 4)
-    assert rank_correlation(one.factual, other.factual).tolist() == pytest.approx([-1.0] * 4)
+    first = Explanation(torch.zeros(2, 2, 3, 5, 6), torch.tensor([0.1, 0.9]), 0.5, maps, 1 - maps)
+    counterpart = replace(first, distance=torch.tensor([0.9, 0.1]))
+    assert agreement(first, counterpart).tolist() == pytest.approx([1.0] * 4)
+    assert rank_correlation(first.factual, counterpart.factual).tolist() == pytest.approx([-1.0] * 4)
 
 
 def test_copies_are_seen_and_opposites_too():
@@ -114,8 +114,8 @@ def test_a_map_that_is_blind_to_network_and_partner_scores_one(trained):
     for blind in (explain_at_random, brightness):
         assert sanity(blind, trained, images, random_network(trained)) == pytest.approx(1.0)
         assert partner_agreement(blind, trained, partners) == pytest.approx((1.0, 1.0))
-    same, other = partner_agreement(partner_alone, trained, partners)
-    assert max(same, other) < 0.5  # noise images of another draw
+    same, counterpart = partner_agreement(partner_alone, trained, partners)
+    assert max(same, counterpart) < 0.5  # noise images of another draw
     assert sanity(partial(explain, method="hirescam"), trained, images, random_network(trained)) < 0.9
 
 
@@ -123,12 +123,12 @@ def test_partners_are_of_the_classes_that_their_names_say(trained):
     splits = trained.load_splits()
     partners = choose_partners(splits, 5, seed=2)
     test = {splits.folder.paths[index] for index in splits.test}
-    for own, same, other in zip(*partners.values(), strict=True):
-        assert own[0] == same[0] == other[0]
+    for own, same, counterpart in zip(*partners.values(), strict=True):
+        assert own[0] == same[0] == counterpart[0]
         assert len({own[0], own[1], same[1]}) == 3
-        classes = [path.split("/")[-2] for path in (own[0], own[1], same[1], other[1])]
+        classes = [path.split("/")[-2] for path in (own[0], own[1], same[1], counterpart[1])]
         assert classes[0] == classes[1] == classes[2] != classes[3]
-        assert {*own, *same, *other} <= test
+        assert {*own, *same, *counterpart} <= test
     assert partners == choose_partners(splits, 5, seed=2)
     assert partners != choose_partners(splits, 5, seed=3)
 
@@ -143,10 +143,10 @@ def test_stability_undoes_the_shift_and_leaves_out_changed_scores(make_config):
         explanation = brightness(network, images, threshold)
         return replace(explanation, distance=torch.tensor(list(scores.values())))
 
-    found = stability(method, network, images, 0.5, settings)
-    assert found["shift"] == (pytest.approx(1.0), 1.0)
-    assert 0.5 < found["noise"][0] < 1
-    assert 0.5 < found["JPEG"][0] < 1
+    result = stability(method, network, images, 0.5, settings)
+    assert result["shift"] == (pytest.approx(1.0), 1.0)
+    assert 0.5 < result["noise"][0] < 1
+    assert 0.5 < result["JPEG"][0] < 1
     alone = {name: rank_of_first(images, changed, name) for name, changed in disturbed(images, settings).items()}
 
     def unsteady(network, images, threshold, references):
@@ -170,10 +170,10 @@ def rank_of_first(images, changed, name):
 def test_disturbances_are_small(make_config):
     settings = make_config().image
     images = F.avg_pool2d(torch.randn(4, 3, *settings.size), 9, 1, 4).unflatten(0, (-1, 2))
-    found = disturbed(images, settings)
-    assert torch.equal(found["shift"][..., 2:, 2:], images[..., :-2, :-2])
+    result = disturbed(images, settings)
+    assert torch.equal(result["shift"][..., 2:, 2:], images[..., :-2, :-2])
     for name in ("noise", "JPEG"):
-        change = (found[name] - images).abs()
+        change = (result[name] - images).abs()
         assert 0 < change.mean() < 0.15
 
 
@@ -201,8 +201,8 @@ def test_jpegs_of_disturbed_images_are_those_of_pillow(make_config):
     pixels = np.stack(colourful()[:2])
     shown = torch.from_numpy(pixels).movedim(-1, 1) / 255
     mean, std = (torch.tensor(part)[:, None, None] for part in (normalise.mean, normalise.std))
-    found = to_pixels(disturbed(((shown - mean) / std)[None], settings)["JPEG"][0], normalise).numpy()
-    for image, expected in zip(found, pixels, strict=True):
+    result = to_pixels(disturbed(((shown - mean) / std)[None], settings)["JPEG"][0], normalise).numpy()
+    for image, expected in zip(result, pixels, strict=True):
         assert abs(image.astype(int) - by_pillow(expected, QUALITY)).max() <= 2
 
 
@@ -218,10 +218,10 @@ def test_hits_and_energy_against_quantus():
     maps = torch.rand(3, 2, 8, 9)
     masks = torch.rand(3, 2, 8, 9) > 0.5
     settings = {"abs": False, "normalise": False, "disable_warnings": True}
-    for found, peer in zip(pointing(maps, masks), (quantus.PointingGame, quantus.RelevanceMassAccuracy), strict=True):
+    for result, peer in zip(pointing(maps, masks), (quantus.PointingGame, quantus.RelevanceMassAccuracy), strict=True):
         batch = {"a_batch": maps.flatten(0, 1)[:, None].numpy(), "s_batch": masks.flatten(0, 1)[:, None].numpy()}
         expected = np.array(peer(**settings).evaluate_batch(**batch), float)
-        assert found.flatten().numpy() == pytest.approx(expected, abs=1e-6)
+        assert result.flatten().numpy() == pytest.approx(expected, abs=1e-6)
 
 
 def test_no_object_and_a_blank_map():

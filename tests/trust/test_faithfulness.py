@@ -21,8 +21,8 @@ def plain_gap(network, images, maps, different, hide, which):
                         y, x = divmod(place, heatmap.shape[1])
                         result[:, y, x] = (image if sign == 1 else hidden)[:, y, x]
                 changed[number] = result
-            one, two = (network(part[None])[0] for part in changed)
-            apart = (one - two).norm().item()
+            first, two = (network(part[None])[0] for part in changed)
+            apart = (first - two).norm().item()
             total += sign * (apart / 2 if different else 1 - apart / 2)
     return total / len(SHARES)
 
@@ -50,9 +50,9 @@ def test_the_right_map_scores_best_and_its_negative_worst():
     for name in ("both", "image1", "image2"):
         best, worst, *others = (getattr(score, name) for score in scores)
         assert (best > 0.1).all()
-        for other in others:
-            assert (best > other).all()
-            assert (worst < other).all()
+        for counterpart in others:
+            assert (best > counterpart).all()
+            assert (worst < counterpart).all()
 
 
 @pytest.mark.parametrize("threshold", [0.1, 1.5])
@@ -65,7 +65,7 @@ def test_the_span_is_what_hiding_everything_changes(threshold):
         hidden = blurred(images[pair])
         for name, which in (("both", (0, 1)), ("image1", (0,)), ("image2", (1,))):
             changed = [hidden[number] if number in which else images[pair, number] for number in range(2)]
-            apart = [(network(one[None]) - network(two[None])).norm() / 2 for one, two in (images[pair], changed)]
+            apart = [(network(first[None]) - network(two[None])).norm() / 2 for first, two in (images[pair], changed)]
             lost = apart[0] - apart[1] if explanation.different[pair] else apart[1] - apart[0]
             assert getattr(found, name)[pair].item() == pytest.approx(lost.item(), abs=1e-5)
     if threshold == 0.1:  # decided "different", which only what is hidden can undo

@@ -104,8 +104,8 @@ def test_one_pair_alone_or_among_others_and_modes_as_they_were(peer, monkeypatch
 def test_they_explain_where_gradients_are_off(peer):
     network, images = tiny_and_images()
     with torch.no_grad():
-        found = peer(network, images, THRESHOLD)
-    torch.testing.assert_close(found.evidence, peer(network, images, THRESHOLD).evidence)
+        result = peer(network, images, THRESHOLD)
+    torch.testing.assert_close(result.evidence, peer(network, images, THRESHOLD).evidence)
 
 
 def test_the_papers_repository_takes_image_1s_gradient_for_both_whatever_the_decision():
@@ -200,8 +200,10 @@ def test_sbsm_against_windows_one_at_a_time():
             for y in range(top, top + 4):
                 for x in range(left, left + 6):
                     rises[y][x].append(rise)
-    same = torch.tensor([[sum(max(rise, 0) for rise in found) / len(found) for found in line] for line in rises])
-    different = torch.tensor([[sum(max(-rise, 0) for rise in found) / len(found) for found in line] for line in rises])
+    same = torch.tensor([[sum(max(rise, 0) for rise in result) / len(result) for result in line] for line in rises])
+    different = torch.tensor(
+        [[sum(max(-rise, 0) for rise in result) / len(result) for result in line] for line in rises]
+    )
     assert same.any()
     torch.testing.assert_close(explanation.towards_same[0, 1], same, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(explanation.towards_different[0, 1], different, atol=1e-5, rtol=1e-3)
@@ -229,15 +231,15 @@ def test_pair_x_against_matches_one_at_a_time(monkeypatch):
         cosine = jacobian(lambda part, other=other: network.embed_features(part)[0] @ other, features[image])
         relevances.append((features[image] * cosine).abs().sum(dim=1).flatten())
     one, two = (part[0].flatten(1).T for part in features)
-    found = []
+    result = []
     for i in range(20):
         j = min(range(20), key=lambda j: float((one[i] - two[j]).norm()))
         back = min(range(20), key=lambda k: float((one[k] - two[j]).norm()))
         if back == i:
-            found.append((float(relevances[0][i] * relevances[1][j]), i, j))
-    assert 4 < len(found) < 20
+            result.append((float(relevances[0][i] * relevances[1][j]), i, j))
+    assert 4 < len(result) < 20
     maps = torch.zeros(2, 20)
-    for weight, i, j in sorted(found)[-4:]:
+    for weight, i, j in sorted(result)[-4:]:
         maps[0, i] = weight
         maps[1, j] = weight
     expected = F.interpolate(maps.reshape(1, 2, 4, 5), size=(8, 10), mode="bilinear")
@@ -268,7 +270,7 @@ def test_integrated_jacobians_against_the_sum_over_pairs_of_places(monkeypatch):
     monkeypatch.setattr(peers, "STEPS", 40)
     network, images = tiny_and_images(count=1)
     network, images = network.double(), images.double()
-    found = peers.integrated_jacobians(network, images, THRESHOLD).evidence
+    result = peers.integrated_jacobians(network, images, THRESHOLD).evidence
     with torch.no_grad():
         ends = [network.features(image) for image in images[0, :, None]]
         starts = [network.features(blurred(image)) for image in images[0, :, None]]
@@ -283,7 +285,7 @@ def test_integrated_jacobians_against_the_sum_over_pairs_of_places(monkeypatch):
     pairs = places1.T @ places2  # (20, 20), of a place of image 1 with a place of image 2
     same = torch.stack([pairs.sum(dim=1), pairs.sum(dim=0)]).reshape(1, 2, 4, 5)
     expected = F.interpolate(same, size=(8, 10), mode="bilinear")
-    assert (found + expected).norm() < 1e-3 * expected.norm()
+    assert (result + expected).norm() < 1e-3 * expected.norm()
     shares = [
         network.embed_features(end) - network.embed_features(start) for start, end in zip(starts, ends, strict=True)
     ]

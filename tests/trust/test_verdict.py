@@ -130,9 +130,9 @@ def test_several_explanations_are_judged_as_one_by_one():
         assert together[name].explanation is explanation
         for part in PARTS:
             assert together[name].words(part) == alone.words(part)
-    other = explanation_of(network, images.flip(0), right)
+    counterpart = explanation_of(network, images.flip(0), right)
     with pytest.raises(ValueError, match="of different pairs"):
-        judge_all(network, explanations | {"other": other})
+        judge_all(network, explanations | {"other": counterpart})
 
 
 def test_pairs_whose_words_are_certain_take_no_more_passes(monkeypatch):
@@ -142,8 +142,8 @@ def test_pairs_whose_words_are_certain_take_no_more_passes(monkeypatch):
     whole = judge_all(network, {"one": explanation_of(network, images, maps)})["one"]
     seen = []
     monkeypatch.setattr(network, "forward", lambda batch: seen.append(len(batch)) or Chequered.forward(network, batch))
-    found = judge(network, explanation_of(network, images, maps))
-    assert [found.words(part) for part in PARTS] == [whole.words(part) for part in PARTS]
+    result = judge(network, explanation_of(network, images, maps))
+    assert [result.words(part) for part in PARTS] == [whole.words(part) for part in PARTS]
     once = 4 * (2 + 2 + 20 + 4)  # explained again, then the gap and the span of all pairs, with what is untouched
     chance = 4 * 2 + 2 * 20 * (1 + DRAWS)  # the centre and the masks, of the two pairs that are open
     assert sum(seen) == once + chance
