@@ -261,8 +261,8 @@ def equalize_size(pixels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 def equalize_aspect(pixels: np.ndarray, aspects: np.ndarray) -> np.ndarray:
     """Crop each image, in the middle, to the median of the aspects, float (N,), and resize it to the former size."""
     full = np.array(pixels.shape[1:3])
-    kept = np.median(aspects) / aspects  # of the width; above 1: its inverse of the height
-    shares = np.stack([1 / kept, kept], axis=1).clip(max=1)
+    widths = np.median(aspects) / aspects  # the share that is left; above 1: its inverse, of the height
+    shares = np.stack([1 / widths, widths], axis=1).clip(max=1)
     sides = (shares * full).round().clip(min=1).astype(int)
     cropped = np.empty_like(pixels)
     for number, (height, width) in enumerate(sides):
