@@ -88,7 +88,7 @@ def stores_of(trained) -> dict[str, Store]:
         return open_pixels(scan(images), SIZE, cache, show_progress=False)
 
     def hashes(images, cache):
-        return hashes_of(scan(images), pixels(images, cache))
+        return hashes_of(pixels(images, cache))
 
     def embeddings(images, cache):
         config = trained.config.changed(cache_path=cache).from_source(None)
