@@ -54,7 +54,6 @@ from utils import (
 )
 from utils.audit.labels import judge_labels
 from utils.config import ExplanationSettings
-from utils.explanations.methods import BY_PATH
 from utils.network.distance import copy_of, distances_of, evaluating
 from utils.network.hooks import hooked
 from utils.network.variants import dilated, folded, fully_random, randomised
@@ -260,7 +259,7 @@ def test_a_siamese_network_does_so_at_all_layers_by_all_methods():
     network, images = siamese()
     every = simple_tasks(network, images, "layer2")
     tasks = {name: every[name] for name in ("embeddings", "distances", "references", "features", "matches", "view")}
-    for name in ("gradcam", *BY_PATH):
+    for name in ("gradcam", "integrated", "path_layercam", "contrastive"):
         for layer in ("layer1", "layer3"):
             tasks[f"{name} at {layer}"] = partial(explain, network, images, 0.5, method=name, layer=layer, steps=2)
     tasks["stride 16"] = partial(explain, network, images, 0.5, output_stride=16)
@@ -346,8 +345,7 @@ def test_many_sizes_come_and_go_and_a_map_may_be_read_in_another_thread():
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(one_after_the_other, range(16, 32, 4)))
-    assert len(network._by_image) <= 64
-    assert len(network._by_map) <= 64
+    assert len(network._readings) <= 128
 
 
 def test_modes_come_back_and_statistics_stay():
@@ -532,11 +530,11 @@ def test_a_network_is_copied_while_another_thread_sets_hooks():
 
 def test_a_layer_that_is_used_for_the_first_time_is_noted_beside_what_others_read():
     network, images = network_and_images()
-    noted = network._maps._tried
-    names = list(noted)
+    network.features(images[0], "layer1")
+    readings = network._readings
     network.features(images[0], "layer2")
-    assert list(noted) == names  # which another thread may be copying
-    assert "layer2" in network._maps._tried
+    assert list(readings) == ["layer1"]  # which another thread may be copying
+    assert list(network._readings) == ["layer1", "layer2"]
 
 
 @pytest.fixture
@@ -613,7 +611,7 @@ def test_one_folder_is_filled_by_four_threads(tmp_path):
             results = [pool.submit(fill, f"mixed {number}", method) for method in ("gradcam", "layercam")]
         errors = [one.exception() for one in results if one.exception()]
         assert [type(error) for error in errors] == [DataError]
-        assert "were made otherwise (explanation)" in str(errors[0])
+        assert "holds maps of other settings (explanation)" in str(errors[0])
 
 
 def test_labels_are_judged_by_one_thread_at_a_time(monkeypatch):

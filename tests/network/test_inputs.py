@@ -1,4 +1,4 @@
-"""What users hand over as images: right as a tensor would be, or one error whose cure, followed, ends it."""
+"""What users pass as images: explained as a tensor is, or an error with its cure."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.explanations.explanation import Explanation
 from utils.explanations.methods import explain
-from utils.explanations.path import References, embed_references
+from utils.explanations.references import References, embed_references
 from utils.files import ExplanationError
 from utils.network.cut import Cut
 from utils.network.distance import distances_of
@@ -98,42 +98,15 @@ def test_arrays_and_lists_go_where_the_network_is_and_tensors_are_told():
     tensor = pairs()
     assert pairs_for(network, tensor.numpy()).device.type == "meta"
     assert pairs_for(network, list(tensor)).device.type == "meta"
-    with pytest.raises(ExplanationError, match="images are on cpu and the network is on meta") as found:
+    message = r'images are on cpu and the network is on meta: pass images\.to\("meta"\)'
+    with pytest.raises(ExplanationError, match=message):
         explain(network, tensor, 0.5)
-    assert pairs_for(network, run_first(followed(found), tensor)).device.type == "meta"
+    assert pairs_for(network, tensor.to("meta")).device.type == "meta"
     assert pairs_for(Chequered(), tensor.to("meta")).device.type == "meta"
     network.module[4].to_empty(device="cpu")  # a network on two devices
     assert pairs_for(network, tensor) is tensor
 
 
-def followed(found):
-    """The code behind "pass" in an error."""
-    return str(found.value).rpartition("pass ")[2]
-
-
-def run_first(cures, images):
-    """What the first of several cures, as code in words, makes of images."""
-    words = cures.split(" ")
-    for count in range(len(words), 0, -1):
-        try:
-            code = compile(" ".join(words[:count]), "cure", "eval")
-        except SyntaxError:
-            continue
-        return eval(code, {"images": images, "torch": torch, "np": np})
-    raise AssertionError(f"no code in {cures}")
-
-
-def pair_of_grey(tensor):
-    return tensor[0, :, 0]
-
-
-SHAPES = {  # of images of `pairs`, and what the error's cure makes of them
-    "one pair": (lambda tensor: tensor[0], lambda tensor: tensor[:1]),
-    "grey without channels": (lambda tensor: tensor[:, :, 0], lambda tensor: tensor[:, :, :1]),
-    "one pair of grey": (pair_of_grey, lambda tensor: tensor[:1, :, :1]),
-    "the pair's axis first": (lambda tensor: tensor.transpose(0, 1), lambda tensor: tensor),
-    "one image after the other": (lambda tensor: tensor.flatten(0, 1), lambda tensor: tensor),
-}
 FORMS = {
     "tensor": lambda tensor: tensor,
     "array": lambda tensor: tensor.numpy(),
@@ -142,45 +115,52 @@ FORMS = {
     "list of lists of tensors": lambda tensor: [list(part) for part in tensor],
     "list of lists of arrays": lambda tensor: [list(part) for part in tensor.numpy()],
 }
+SHAPES = {  # of images of `pairs`
+    "one pair": lambda tensor: tensor[0],
+    "grey without channels": lambda tensor: tensor[:, :, 0],
+    "one pair of grey": lambda tensor: tensor[0, :, 0],
+    "the pair's axis first": lambda tensor: tensor.transpose(0, 1),
+    "one image after the other": lambda tensor: tensor.flatten(0, 1),
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_shape_that_is_no_pairs_is_told_its_cure(name, form):
-    make, expected = SHAPES[name]
-    images = FORMS[form](make(pairs()).contiguous())
-    with pytest.raises(
-        ExplanationError, match=r"^images \(.*\) must be \(B, 2, C, H, W\), two images of C channels"
-    ) as found:
+def test_a_shape_that_is_no_pairs_is_refused_with_the_shape_that_is(name, form):
+    images = FORMS[form](SHAPES[name](pairs()).contiguous())
+    message = r"^images \(.*\) must be \(B, 2, C, H, W\), two images.*pass torch\.stack\(\[images1, images2\]"
+    with pytest.raises(ExplanationError, match=message):
         explain(network_of(), images, 0.5)
-    cured = run_first(followed(found), images)
-    wanted = expected(pairs())
-    assert torch.equal(explain(network_of(wanted.shape[2]), cured, 0.5).images, wanted)
 
 
-def test_two_readings_of_one_shape_are_both_told():
-    """Two images of two channels, or two pairs of grey images."""
-    with pytest.raises(ExplanationError, match=r"images\[None\] for one pair or images\[:, :, None\] for grey images"):
-        explain(network_of(), pairs()[:2, :, 0], 0.5)
+def test_the_cures_of_shapes_work():
+    network, images1, images2 = network_of(), pairs()[:, 0], pairs()[:, 1]
+    assert torch.equal(pairs_for(network, torch.stack([images1, images2], dim=1)), pairs())
+    assert torch.equal(pairs_for(network, pairs()[0][None]), pairs()[:1])
 
 
 @pytest.mark.parametrize(
     "images", [torch.zeros(3, 8, 8), torch.zeros(5, 3, 8, 8), torch.zeros(4, 3, 3, 8, 8), [], [[]]]
 )
-def test_what_is_no_pair_of_images_is_told_what_is(images):
+def test_what_is_no_pair_of_images_is_refused_with_what_is(images):
     with pytest.raises(ExplanationError, match=r"must be .* pass torch\.stack\(\[images1, images2\], dim=1\)"):
         explain(network_of(), images, 0.5)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("form", FORMS)
-def test_channels_that_stand_last_are_told_how_to_turn(form, channels):
+def test_channels_that_stand_last_are_refused_with_how_to_move_them(form, channels):
     """As NumPy, OpenCV and Pillow have them."""
-    right = pairs()[:, :, [0] * channels]
-    images = FORMS[form](right.movedim(2, -1).contiguous())
-    with pytest.raises(ExplanationError, match="channels last, as in OpenCV") as found:
+    expected = pairs()[:, :, [0] * channels]
+    images = FORMS[form](expected.movedim(2, -1).contiguous())
+    with pytest.raises(ExplanationError, match="channels last, as in OpenCV") as caught:
         explain(network_of(channels), images, 0.5)
-    assert torch.equal(explain(network_of(channels), run_first(followed(found), images), 0.5).images, right)
+    for_tensors, for_arrays = "images.movedim(-1, -3)", "np.moveaxis(images, -1, -3)"
+    assert for_tensors in str(caught.value)
+    assert for_arrays in str(caught.value)
+    cure = for_tensors if form == "tensor" else for_arrays
+    moved = eval(cure, {"images": images, "np": np})
+    assert torch.equal(explain(network_of(channels), moved, 0.5).images, expected)
 
 
 @pytest.mark.parametrize("size", [(3, 5), (24, 6)])
@@ -194,8 +174,7 @@ def test_narrow_images_are_no_channels(size):
 def test_whole_numbers_are_refused_in_every_container(dtype, form):
     array = np.zeros((1, 2, 3, 24, 30), dtype)
     images = {"array": array, "list": [tuple(array[0])], "tensors": [tuple(map(torch.from_numpy, array[0]))]}[form]
-    cast = r"image\.float\(\)" if form == "tensors" else r'images\.astype\("float32"\)'
-    with pytest.raises(ExplanationError, match=rf"images of .*{dtype} are refused.*\({cast} / 255 - mean\) / std"):
+    with pytest.raises(ExplanationError, match=rf"images of .*{dtype} are refused.*\(images / 255 - mean\) / std"):
         explain(network_of(), images, 0.5)
 
 
@@ -242,10 +221,10 @@ def test_references_are_made_of_the_same_containers():
     for images in (tensor.numpy(), list(tensor), list(tensor.numpy()), tensor.double().numpy()):
         assert torch.equal(embed_references(network, images).embeddings, expected)
     for wrong, cause in {
-        "pairs": (pairs(), r"reshape\(-1, \*images\.shape\[2:\]\)"),
-        "grey": (tensor[:, 0], r"images\[:, None\]"),
+        "pairs": (pairs(), r"pairs\.flatten\(0, 1\) of pairs"),
+        "grey": (tensor[:, 0], r"images\[:, None\] of grey ones"),
         "bytes": (tensor.byte(), "images of torch.uint8 are refused"),
-        "last": (tensor.movedim(1, -1).numpy(), r"images\.transpose\(0, 3, 1, 2\)"),
+        "last": (tensor.movedim(1, -1).numpy(), r"np\.moveaxis\(images, -1, -3\)"),
         "files": (["a.png"], "FromFiles"),
     }.values():
         with pytest.raises(ExplanationError, match=cause):

@@ -1,5 +1,7 @@
 """Layouts of the outputs of layers: which a shape allows, there and back without loss."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -68,9 +70,21 @@ def test_places_in_an_order_of_their_own():
 
 def test_all_layouts_that_a_shape_allows():
     assert len(possible_layouts((2, 48, 48, 48), (192, 192))) == 2
-    fronts = [layout.front for layout in possible_layouts((2, 16 + 3, 64), (64, 64)) if layout.grid == (4, 4)]
+    fronts = [layout.tokens[0] for layout in possible_layouts((2, 16 + 3, 64), (64, 64)) if layout.grid == (4, 4)]
     assert fronts == [3, 2, 1, 0]
-    assert likely_layout(torch.randn(2, 48, 48, 48), (192, 192), "NHWC").channels_last
+    assert not likely_layout(torch.randn(2, 48, 48, 48), (192, 192)).channels_last
+    channels_last = SimpleNamespace(output_fmt="NHWC")
+    assert likely_layout(torch.randn(2, 48, 48, 48), (192, 192), channels_last).channels_last
+
+
+def test_layouts_of_other_sizes_are_of_the_same_kind():
+    small, large = (
+        {layout.kind for layout in possible_layouts((2, side * side + 2, 96), (16 * side, 16 * side))}
+        for side in (4, 10)
+    )
+    in_front = {(0, True, 2, 2), (0, True, 1, 2), (0, True, 0, 2)}  # of two tokens without a place
+    assert small & large == in_front
+    assert Layout((2, 2), True, (4, 2, 3, 0), (1,)).kind != Layout((2, 2), True, (4, 2, 0, 3), (1,)).kind
 
 
 @pytest.mark.parametrize("shape", [(2, 10), (2, 64, 7, 768), (2, 999, 90), (2, 3, 224, 7), (2, 3, 4, 7, 7)])

@@ -1,6 +1,5 @@
 """Backbones by name: timm's models without their classifiers, their weights, and the layers that timm names."""
 
-import pickle
 import sys
 import zipfile
 from contextlib import suppress
@@ -138,9 +137,7 @@ def _read(path) -> dict:
         if zipfile.is_zipfile(path):
             check_archive(path)
         weights = timm.models.load_state_dict(str(path), weights_only=True)
-    except pickle.UnpicklingError as error:  # whose own message advises to load it all the same
-        raise ConfigError(f"{wrong}: it holds more than tensors, or is damaged.") from error
-    except Exception as error:  # whatever torch and safetensors raise for damaged files
+    except Exception as error:  # whatever pickle, torch and safetensors raise for damaged files
         raise ConfigError(f"{wrong}, holds more than tensors, or is damaged ({type(error).__name__}).") from error
     if not isinstance(weights, dict):
         raise ConfigError(f"{wrong}: it holds a {type(weights).__name__}.")
@@ -179,7 +176,7 @@ def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
         if name in RESNET_STEM and "maxpool" in outputs:
             name, path = RESNET_STEM[name]
             stride = STEM_STRIDE
-        layout = likely_layout(outputs.get(path), image_size, order_of(backbone))
+        layout = likely_layout(outputs.get(path), image_size, backbone)
         if layout is not None:
             layers[name] = _named(path, layout, outputs[path], stride)
     try:
@@ -203,7 +200,7 @@ def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
 
 def layout_of(output, backbone, images) -> Layout | None:
     """Return the layout of an output of a backbone; None where its shape allows others, which must be measured."""
-    layout = likely_layout(output, images.shape[2:], order_of(backbone))
+    layout = likely_layout(output, images.shape[2:], backbone)
     if layout is None or layout.tokens is not None:
         return None
     if layout.grid == (1, 1):
@@ -211,11 +208,6 @@ def layout_of(output, backbone, images) -> Layout | None:
     if layout.channels_last or output.shape[1] in layout.grid:
         return None
     return layout
-
-
-def order_of(backbone) -> str:
-    """Return the order of a backbone's axes, "NCHW" or "NHWC", where a shape allows both."""
-    return getattr(backbone, "output_fmt", "NCHW")
 
 
 def _named(path, layout, output, stride) -> NamedLayer:

@@ -1,6 +1,7 @@
 """Any torch module, cut at one of its layers, so that its pairs of images can be explained."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from threading import Lock, get_ident
 
 import torch
@@ -8,12 +9,11 @@ from torch import nn
 
 from ..config import LAST
 from .distance import evaluating, unit
-from .hooks import hooked
 from .layers import FailsError, Layers, Reading
 from .places import changed, close, possible_layouts, with_contrast
 
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
-SIZES = 64  # of images, and of maps, that are remembered
+SIZES = 128  # of images and of maps, that are remembered
 _lock = Lock()  # around what a Cut remembers
 
 
@@ -46,8 +46,7 @@ class Cut(nn.Module):
         self._function = forward
         self._layers = Layers(self.module, self._run, self._vectors)
         self.layer = self._layers.find(layer)
-        self._by_image = {}  # the Reading of each size (C, H, W), type and device of images
-        self._by_map = {}  # the Reading of each size of maps (C, h, w) that each thread has read
+        self._readings = {}  # of each size, type and device of images, and of the maps that each thread has read
 
     @property
     def layers(self) -> list[str]:
@@ -90,11 +89,7 @@ class Cut(nn.Module):
         """
         self._check_name(layer)
         size = tuple(features.shape[1:])
-        reading = self._by_map.get((get_ident(), size))
-        if reading is None:  # the map was read in another thread
-            for (_, known), candidate in self._by_map.items():
-                if known == size:
-                    reading = candidate
+        reading = self._readings.get((size, get_ident())) or self._readings.get(size)
         if reading is None:
             raise ValueError("call features(images) first: it sets the size of the images")
         return self._layers.resume(reading, features)
@@ -121,30 +116,39 @@ class Cut(nn.Module):
 
     def _remembered(self, features, reading):
         """Copy a map, so that `project_features` knows it and torch can record gradients at it."""
-        with _lock:
-            self._by_map = _with(self._by_map, (get_ident(), tuple(features.shape[1:])), reading)
+        size = tuple(features.shape[1:])
+        self._remember((size, get_ident()), reading)
+        self._remember(size, reading)  # for other threads
         return features.clone()  # the module may run the layer in torch.inference_mode
+
+    def _remember(self, key, reading):
+        """Keep the newest readings, in a new dict: other threads may go through the one that is there."""
+        with _lock:
+            readings = dict(self._readings)
+            readings.pop(key, None)
+            if len(readings) == SIZES:
+                del readings[next(iter(readings))]
+            readings[key] = reading
+            self._readings = readings
 
     def _reading(self, images, layer) -> Reading:
         """Return how maps of images of this size are read: measured for the first, of the same kind for other sizes."""
         self._check_name(layer)
-        size = (*images.shape[1:], images.dtype, images.device)
-        reading = self._by_image.get(size)
+        kind = (images.shape[1:], images.dtype, images.device)
+        reading = self._readings.get(kind)
         if reading is None:
-            reading = self._as_other_sizes(images) or self._measured(images[:1])
-            with _lock:
-                self._by_image = _with(self._by_image, size, reading)
+            reading = self._as_other_sizes(images[:1]) or self._measured(images[:1])
+            self._remember(kind, reading)
         return reading
 
     @torch.no_grad()
-    def _as_other_sizes(self, images) -> Reading | None:
-        known = next(iter(self._by_image.values()), None)
-        if known is None:
-            return None
-        output = self._layers.output(self.layer, images[:1])
-        for layout in possible_layouts(output.shape, images.shape[2:], known.layout.batch):
-            if layout.kind == known.layout.kind and layout.grid != (1, 1):
-                return Reading(self.layer, layout, images[:1].clone(), known.repeated)
+    def _as_other_sizes(self, image) -> Reading | None:
+        for known in self._readings.values():
+            output = self._layers.output(self.layer, image)
+            for layout in possible_layouts(output.shape, image.shape[2:], known.layout.batch):
+                if layout.kind == known.layout.kind and layout.grid != (1, 1):
+                    return replace(known, layout=layout, image=image.clone())
+            return None  # all are of one kind
         return None
 
     def _measured(self, image) -> Reading:
@@ -176,13 +180,10 @@ class Cut(nn.Module):
                 f"{self._place} has no gradient behind it: the module stops it there (torch.no_grad, inference_mode, "
                 "detach, reentrant checkpointing, rounding). Name a layer behind that place, or take it out"
             )
-        slope = SLOPE / features.norm()
-        if not gradient.norm() > slope:
-            raise ValueError(f"{self._place} is nothing that the embedding depends on")
-        if not reading.layout.without_placeless(gradient).norm() > slope:
+        if not reading.layout.without_placeless(gradient).norm() * features.norm() > SLOPE:
             raise ValueError(
-                f"{self._place} is read only at tokens without a place: no place of the image counts there. "
-                "Name an earlier block, or pool the places."
+                f"no place of {self._place} counts for the embedding: it depends on nothing of it, or only on tokens "
+                "without a place, such as a class token. Name an earlier layer, or pool the places."
             )
 
     @torch.enable_grad()
@@ -203,20 +204,12 @@ class Cut(nn.Module):
             return None
         direction = torch.linspace(-1, 1, embeddings.numel()).view_as(embeddings).to(embeddings)
         value = (embeddings * direction).sum()
-        layer = self.module.get_submodule(self.layer)
-        with hooked(layer, refuse), torch.autograd.set_multithreading_enabled(False):  # hooks act in one thread
+        with (
+            self._layers.hooked(self.layer, refuse),
+            torch.autograd.set_multithreading_enabled(False),
+        ):  # hooks act in one thread
             (gradient,) = torch.autograd.grad(value, features, allow_unused=True, materialize_grads=True)
         return gradient
-
-
-def _with(readings, key, reading):
-    """Copy the newest readings, with this one: other threads may go through those that are there."""
-    readings = dict(readings)
-    readings.pop(key, None)
-    if len(readings) == SIZES:
-        del readings[next(iter(readings))]
-    readings[key] = reading
-    return readings
 
 
 def vectors_in(output, count: int, kind: str) -> torch.Tensor:

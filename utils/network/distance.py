@@ -43,12 +43,6 @@ class Explainable(Protocol):
     def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
         """Return the embeddings of a feature map, float (N, D), of length 1."""
 
-    def modules(self):
-        """Return all submodules, as torch.nn.Module does."""
-
-    def eval(self):
-        """Set evaluation mode, as torch.nn.Module does."""
-
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
     """Scale vectors over the last dimension to length 1; NaN where the length is 0, or too small or large to compute.

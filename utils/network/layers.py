@@ -67,8 +67,14 @@ class Layers:
         parts = dict(self.module.named_modules())
         del parts[""]
         for name, part in parts.items():
-            if part is layer or name == layer:
-                return name
+            if part is not layer and name != layer:
+                continue
+            if isinstance(part, torch.jit.ScriptModule):
+                raise ValueError(
+                    f"{self.kind} was compiled by torch.jit, which hides its layers: pass the module that it was made "
+                    "from, with the same weights"
+                )
+            return name
         if isinstance(layer, nn.Module):
             raise ValueError(
                 f"layer: this {type(layer).__name__} is no part of {self.kind}: pass a part of the same module"
@@ -92,7 +98,7 @@ class Layers:
         def stop(module, inputs, output):
             raise _Reached(output)
 
-        with self._hooked(name, stop):
+        with self.hooked(name, stop):
             try:
                 self._run(images)
             except _Reached as reached:
@@ -114,7 +120,7 @@ class Layers:
         def keep(module, inputs, output):
             outputs.append(output.clone())  # the module may go on in place
 
-        with self._hooked(reading.name, keep):
+        with self.hooked(reading.name, keep):
             vectors = self(images)
         if len(outputs) != 1:
             raise self._runs(reading.name, len(outputs))
@@ -137,7 +143,7 @@ class Layers:
             return output
 
         try:
-            with self._hooked(reading.name, replace):
+            with self.hooked(reading.name, replace):
                 result = self._run(images)
         finally:
             torch.set_grad_enabled(recording)
@@ -186,7 +192,8 @@ class Layers:
             "where they meet."
         )
 
-    def _hooked(self, name, function):
+    def hooked(self, name, function):
+        """Set a forward hook on a layer, for a block and for this thread only."""
         return hooked(self.module.get_submodule(name), function)
 
     def _run(self, images):
@@ -205,18 +212,17 @@ class Layers:
             raise FailsError(f"{self.kind} fails on {shape}: {type(error).__name__}: {cause}. {hint}") from error
 
     def _runs(self, name, count) -> ValueError:
-        return ValueError(
-            f"layer {name!r} of {self.kind} runs {count} times: name one that runs once, of this module itself. "
-            "Compiled modules hide their layers, and forward= may call a copy"
-        )
+        hint = ""
+        if count == 0:
+            hint = ", of this module itself: forward= may call a copy"
+        return ValueError(f"layer {name!r} of {self.kind} runs {count} times: name one that runs once{hint}")
 
     def _with_places(self, name, image) -> str:
         """Name the outermost layers whose output has the shape of a map of several places, in the order they run."""
         paths = []
-        order = getattr(self.module, "output_fmt", "NCHW")
 
         def see(path, module, inputs, output):
-            layout = likely_layout(output, image.shape[2:], order)
+            layout = likely_layout(output, image.shape[2:], self.module)
             if path not in ("", name, *paths) and layout is not None and layout.grid != (1, 1):
                 paths.append(path)
 

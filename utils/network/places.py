@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 
 from .hooks import example_of
 
@@ -101,19 +100,17 @@ def possible_layouts(shape, image_size, batch=0) -> list[Layout]:
     return layouts
 
 
-def likely_layout(output, image_size, order="NCHW") -> Layout | None:
+def likely_layout(output, image_size, module=None) -> Layout | None:
     """Return the first of the possible layouts of an output; None where there is none.
 
-    order: which of "NCHW" and "NHWC" it is where its shape allows both.
+    module: that gave it; one of timm's knows whether channels come last.
     """
     if not isinstance(output, torch.Tensor):
         return None
     layouts = possible_layouts(output.shape, image_size)
-    if not layouts:
-        return None
-    if output.dim() == 4 and order == "NHWC":
-        return layouts[-1]
-    return layouts[0]
+    if output.dim() == 4 and getattr(module, "output_fmt", "NCHW") == "NHWC":
+        layouts.reverse()
+    return layouts[0] if layouts else None
 
 
 def _sequences(length, channels_last, image_size, batch):
@@ -139,13 +136,10 @@ def _in_proportion(grid, image_size):
 def _grid(count, image_size):
     """Return rows and columns of `count` square patches that cover an image exactly; None where none do."""
     height, width = image_size
-    rows = round(math.sqrt(count * height / width))
-    if rows == 0 or count % rows:
+    side = math.isqrt(height * width // count)
+    if side == 0 or height % side or width % side or count * side**2 != height * width:
         return None
-    columns = count // rows
-    if height % rows or height // rows * columns != width:
-        return None
-    return rows, columns
+    return height // side, width // side
 
 
 BANDS = 8  # of rows and of columns, at most, for maps with two axes of places
@@ -225,7 +219,7 @@ def measure_layout(read, images) -> Layout:
         best = _best(agreements) or _in_unusual_order(read, _noise_like(image, DRAWS), answers, groups)
         if best is not None:
             return best
-    if _answers_are_even(agreements):
+    if _answers_are_even(agreements) and layouts[0].grid != (1, 1):
         return agreements[0].layout
     order = max(agreement.order for agreement in agreements)
     for agreement in agreements:
@@ -267,10 +261,9 @@ def _batch_axis(read, image) -> int:
     """Return the axis of the output along which the images stand."""
     two_images = torch.cat([image, changed(image)])
     two = read(two_images)
-    if not isinstance(two, torch.Tensor):
-        raise PlacesError(f"gives {type(two).__name__}, not one tensor of real numbers")
-    if not two.is_floating_point():
-        raise PlacesError(f"gives {two.dtype}, not one tensor of real numbers")
+    if not isinstance(two, torch.Tensor) or not two.is_floating_point():
+        kind = getattr(two, "dtype", type(two).__name__)
+        raise PlacesError(f"gives {kind}, not one tensor of real numbers")
     three = read(torch.cat([two_images, image]))
     axes = []
     for axis, lengths in enumerate(zip(two.shape, three.shape, strict=False)):
@@ -403,10 +396,8 @@ def _best(agreements) -> Layout | None:
     if best.layout.tokens is None:
         accepted = best.order >= ORDERED
     else:
-        second = 0
-        if len(ranked) > 1:
-            second = ranked[1].order
-        clearly = best.order >= WELL_ORDERED and 1 - best.order < (1 - second) / 2
+        orders = [agreement.order for agreement in ranked] + [0]
+        clearly = best.order >= WELL_ORDERED and 1 - best.order < (1 - orders[1]) / 2
         accepted = best.in_place >= IN_PLACE or clearly
     return best.layout if accepted else None
 
@@ -425,6 +416,8 @@ def _in_unusual_order(read, image, answers, groups) -> Layout | None:
     """Return the layout of a sequence where each place is the token that answers to its row and column, as Hiera has
     it; the tokens that are left have no place. It must hold for another image too.
     """
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     for (grid, channels_last), group in groups.items():
         if group[0].tokens is None:
             return None

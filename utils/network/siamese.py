@@ -68,20 +68,12 @@ class SiameseNetwork(nn.Module):
         layout = self._named[self._last].layout
         if name != self._last:
             layout = self._reading(name).layout
-        if layout.grid != (1, 1):
-            return
-        size = list(self.image_size)
-        if layer == LAST:  # which the paper's method reads
-            stride = self._named[name].stride
+        if layout.grid == (1, 1):
             raise ConfigError(
-                f"image.size: {size} is refused for {self.backbone_model}: its last map is 1 x 1, which has no places "
-                f"to explain: set more than {stride} pixels a side, such as {[2 * stride] * 2}"
+                f"image.size: {list(self.image_size)} is too small for explanation.layer {layer!r} of "
+                f"{self.backbone_model}: its map is 1 x 1, which has no places to explain. Set a larger size, or name "
+                "another layer."
             )
-        names = [name for name, known in self._named.items() if known.layout.grid != (1, 1)]
-        raise ConfigError(
-            f"explanation.layer: {layer!r} is refused: its maps are 1 x 1 for images of {size}, which have no places "
-            f"to distinguish; should be {', '.join(names) or 'that of larger images'}"
-        )
 
     def features(self, images, layer=LAST):
         """Return the feature map (N, C, h, w) of images (N, 3, H, W) at a layer."""
@@ -154,11 +146,8 @@ class SiameseNetwork(nn.Module):
         return pd.DataFrame(rows, columns=["stage", "output", "parameters", "trained"]).set_index("stage")
 
     def _run(self, images):
-        return self.backbone.forward_features(images.to(self._weight.dtype))  # bfloat16 in a copy by `folded`
-
-    @property
-    def _weight(self):
-        return next(self.backbone.parameters())
+        weight = next(self.backbone.parameters())
+        return self.backbone.forward_features(images.to(weight.dtype))  # bfloat16 in a copy by `folded`
 
     def _vectors(self, output, count):
         return self._project(self._last_map(output))
@@ -175,12 +164,15 @@ class SiameseNetwork(nn.Module):
             pooled = features.to(exact).mean(dim=(2, 3))  # (N, C)
             return self.embedding(pooled)
 
-    def _name(self, layer) -> str:
-        """Return the name of a layer given as "last", "stride4", "stride8", ..., by its name or by its path."""
-        strides = {LAST: self._last}
+    def _aliases(self) -> dict[str, str]:
+        """Return the names of layers that are known as "last", "stride4", "stride8", ..."""
+        aliases = {LAST: self._last}
         for name, named in self._named.items():
-            strides[f"stride{named.stride}"] = name  # the last one of each stride
-        return strides.get(layer, layer)
+            aliases[f"stride{named.stride}"] = name  # the last one of each stride
+        return aliases
+
+    def _name(self, layer) -> str:
+        return self._aliases().get(layer, layer)
 
     def _reading(self, name) -> Reading:
         """Return how the maps of a layer before the last one are read; measured before it is used for the first time.
@@ -193,8 +185,7 @@ class SiameseNetwork(nn.Module):
             try:
                 reading = self._measured(name)
             except ValueError as error:
-                strides = dict.fromkeys(f"stride{named.stride}" for named in self._named.values())
-                names = ", ".join(dict.fromkeys([LAST, *self._named, *strides]))
+                names = ", ".join(dict.fromkeys([*self._aliases(), *self._named]))
                 raise ConfigError(
                     f"explanation.layer: {name!r} is refused; should be {names}, or the path of a module: {error}"
                 ) from error
@@ -203,12 +194,13 @@ class SiameseNetwork(nn.Module):
 
     @torch.no_grad()
     def _measured(self, name):
-        named = self._named.get(name)
-        path = named.path if named else self._layers.find(name)
-        image = example_of(self.image_size, 1).to(self._weight)
+        path = name
+        if name in self._named:
+            path = self._named[name].path
+        image = example_of(self.image_size, 1).to(next(self.backbone.parameters()))
         with evaluating(self):
-            layout = layout_of(self._layers.output(path, image), self.backbone, image)
-            return self._layers.measure(path, image, layout)
+            output = self._layers.output(self._layers.find(path), image)
+            return self._layers.measure(path, image, layout_of(output, self.backbone, image))
 
 
 def build_network(config: Config) -> SiameseNetwork:
