@@ -10,9 +10,12 @@ import pytest
 import torch
 import yaml
 from helpers import changed, tiny_images, tiny_settings
+from pillow_heif import register_heif_opener
 
 from utils import calibrate, fit, load_config, load_trained
 from utils.device import seed_everything
+
+register_heif_opener(thumbnails=False)  # tests save HEIF, too
 
 LONGEST = ("test_notebooks.py", "test_commands.py", "test_parallel.py")  # these files take minutes
 

@@ -55,6 +55,29 @@ def test_explaining_loads_little_but_torch():
     assert not loaded("from utils import load_config") & {"torch", "timm", "matplotlib"}
 
 
+def test_no_module_changes_a_setting_of_a_library():
+    code = """
+import importlib, pathlib, signal, sys
+import cv2, matplotlib, torch
+from matplotlib import pyplot
+from PIL import Image, PngImagePlugin
+
+def settings():
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    pillow = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, dict(Image.registered_extensions())
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    return handlers, pillow, deterministic, threads, dict(matplotlib.rcParams), sys.stdout.errors
+
+before = settings()
+for path in sorted(pathlib.Path("utils").rglob("*.py")):
+    importlib.import_module(".".join(path.with_suffix("").parts))
+    assert settings() == before, path
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The folder into which the wheel of the project was installed."""

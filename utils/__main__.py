@@ -6,7 +6,9 @@ import signal
 import sys
 from pathlib import Path
 
-from .files import GOES_ON, FileError, print_any_name, without_traceback, write_text
+from .files import GOES_ON, FileError, check_writable, print_any_name, without_traceback, write_text
+
+utils = sys.modules[__package__]  # whose names load their modules when they are first used
 
 
 def run(options):
@@ -29,94 +31,72 @@ def train(options):
     """Train and test without a notebook; with several GPUs: torchrun --nproc-per-node N -m utils train."""
     import torch.distributed as dist
 
-    from .audit.diagnosis import diagnose
     from .data.images import write_unreadable
-    from .data.sample import ensure_sample
-    from .data.splits import load_splits
-    from .device import from_first, rank, start
-    from .train.evaluation import frozen_baseline
-    from .train.loop import fit
+    from .device import from_first, rank
     from .train.runs import claimed
-    from .trained import calibrate, load_trained, write_metrics
 
-    config = _config(options)
-    runtime = start(config)
+    config = utils.load_config(options.config, options.set)
+    runtime = utils.start(config)
     with claimed(config.checkpoints_path):  # from training to its results
         if rank() == 0:
-            ensure_sample(config.data_path)
+            utils.ensure_sample(config.data_path)
         from_first(None)  # the others wait for the sample
-        splits = load_splits(config)
+        splits = utils.load_splits(config)
         write_unreadable(splits.unreadable, config.results_path)
-        baseline = frozen_baseline(config, splits, runtime)
+        baseline = utils.frozen_baseline(config, splits, runtime)
         if rank() == 0:
             print(baseline)
-        fit(config, splits, runtime)
+        utils.fit(config, splits, runtime)
         from_first(None)  # and for the last checkpoint
-        trained = load_trained(config, runtime)
+        trained = utils.load_trained(config, runtime)
         distances = trained.distances(splits, splits.test_pairs)
         first = rank() == 0
         if dist.is_initialized():
             dist.destroy_process_group()
         if not first:
             return
-        trained = calibrate(trained, splits, distances)
-        metrics = write_metrics(trained, splits, distances, baseline)
+        trained = utils.calibrate(trained, splits, distances)
+        metrics = utils.write_metrics(trained, splits, distances, baseline)
         print(trained.measurements)
-        print(diagnose(trained, splits, distances))
+        print(utils.diagnose(trained, splits, distances))
         print(f"{metrics}\nTest AUC {metrics['auc'].interval} ({config.results_path}/metrics.json)")
 
 
 def explain(options):
     """Explain many pairs of image files: heatmaps, pictures and a table."""
-    from .show.folder import SCORES, explain_folder
-    from .trained import load_trained
-
-    trained = load_trained(_config(options))
-    table = explain_folder(trained, options.pairs or options.folders, options.out, options.judged)
-    print(f"{len(table)} pairs: {options.out}/{SCORES}")
+    trained = utils.load_trained(utils.load_config(options.config, options.set))
+    table = utils.explain_folder(trained, options.pairs or options.folders, options.out, options.judged)
+    print(f"{len(table)} pairs: {options.out}/scores.csv")
 
 
 def audit(options):
     """Report problems of the images in `data_path`, before training."""
-    from .audit.images import audit_images
-    from .data.sample import ensure_sample
     from .data.splits import load_images
 
-    config = _config(options)
-    ensure_sample(config.data_path)
-    print(audit_images(*load_images(config)))
+    config = utils.load_config(options.config, options.set)
+    utils.ensure_sample(config.data_path)
+    print(utils.audit_images(*load_images(config)))
 
 
 def search(options):
     """List the images of a folder, or the test images, that are most similar to one image."""
-    from .search.gallery import gallery, most_similar
-    from .search.ranked import scores_table
-    from .trained import load_trained
-
-    trained = load_trained(_config(options))
-    images = gallery(trained, options.folder)
-    print(scores_table(most_similar(trained, options.image, options.count, images)).to_string(index=False))
+    trained = utils.load_trained(utils.load_config(options.config, options.set))
+    pairs = utils.most_similar(trained, options.image, options.count, utils.gallery(trained, options.folder))
+    print(utils.scores_table(pairs).to_string(index=False))
 
 
 def report(options):
     """Write report.html, one page about the current run, to `results_path`."""
-    from .audit.labels import find_suspects
-    from .audit.shortcuts import find_shortcuts
-    from .explanations.methods import methods_of
-    from .show.report import report
-    from .train.evaluation import frozen_baseline
-    from .trained import load_trained, write_metrics
-    from .trust.comparison import choose_pairs, compare
-
-    trained = load_trained(_config(options))
+    trained = utils.load_trained(utils.load_config(options.config, options.set))
     config = trained.config
     splits = trained.load_splits()
     distances = trained.distances(splits, splits.test_pairs)
-    metrics = write_metrics(trained, splits, distances, frozen_baseline(config, splits, trained.runtime))
-    pairs = choose_pairs(splits, config.explanation.test_pairs, config.seed)
-    comparison = compare(methods_of(trained.settings), trained, pairs, splits, config.seed)
-    page = report(
-        trained, splits, distances, metrics, comparison, find_suspects(trained, splits), find_shortcuts(trained, splits)
+    metrics = utils.write_metrics(trained, splits, distances, utils.frozen_baseline(config, splits, trained.runtime))
+    pairs = utils.choose_pairs(splits, config.explanation.test_pairs, config.seed)
+    comparison = utils.compare(utils.methods_of(trained.settings), trained, pairs, splits, config.seed)
+    suspects = utils.find_suspects(trained, splits)
+    page = utils.report(
+        trained, splits, distances, metrics, comparison, suspects, utils.find_shortcuts(trained, splits)
     )
     page.saved(config.results_path)
     print(f"{config.results_path}/report.html: {page}")
@@ -129,19 +109,12 @@ def sample(options):
     make_sample(options.folder)
 
 
-def _config(options):
-    from .config import load_config
-
-    return load_config(options.config, options.set)
-
-
 def _notebooks_and_config(options):
     """Return the notebooks that are named, or all of the project, and the config, which their kernels read too."""
     from .config import CONFIG_VARIABLE, PROJECT
-    from .files import check_writable
     from .notebooks import NOTEBOOKS
 
-    config = _config(options)
+    config = utils.load_config(options.config, options.set)
     check_writable(config.results_path, "results_path")
     if options.set:
         options.config = str(config.results_path / "config.yml")

@@ -161,11 +161,9 @@ def _backbone_name(value):
 
 
 def _pattern(value):
-    if value is None:
-        return None
     try:
         groups = re.compile(value).groups
-    except (re.error, TypeError, OverflowError, RecursionError) as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"should be a regular expression: {error}") from error
     if groups != 1:
         raise ValueError("should hold one group in parentheses, which names the group of a file")
@@ -306,7 +304,7 @@ class Config(Section):
     gpu: Annotated[int, Field(ge=0, le=1023)]
     # the keys from here on are not in the paper's repository
     split: Literal["images", "classes", "groups"] = "images"
-    group_pattern: Annotated[str | None, PlainValidator(_pattern)] = None
+    group_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     duplicate_radius: Annotated[int, Field(ge=0, le=16)] | None = 6
     unreadable: Literal["skip", "stop"] = "skip"
     max_megapixels: Annotated[Number, Field(gt=0, le=100_000)] = 100.0

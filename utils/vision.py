@@ -35,17 +35,7 @@ import timm
 import timm.data
 import timm.layers
 import timm.models
-from torchvision.transforms.v2 import functional
-
-__all__ = [
-    "backbone_name",
-    "functional",
-    "normalization_of",
-    "restriction_of",
-    "timm",
-    "weights_config",
-    "weights_name",
-]
+from torchvision.transforms.v2 import functional as functional
 
 TORCHVISION = "tv_in1k"  # timm's tag of the ImageNet weights that torchvision publishes
 ALIASES = {  # names of torchvision and of the paper's repository that timm spells differently

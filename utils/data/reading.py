@@ -2,6 +2,7 @@
 
 import os
 from contextlib import contextmanager
+from functools import cache
 
 import cv2
 import numpy as np
@@ -10,11 +11,7 @@ from pillow_heif import register_heif_opener
 
 from ..files import UserError
 
-register_heif_opener(thumbnails=False)  # decode the image itself, not a thumbnail that a phone stored beside it
-Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` limits them
 TEXT_MEGABYTES = 64  # of a PNG: image generators write their settings and workflows into it
-PngImagePlugin.MAX_TEXT_CHUNK = TEXT_MEGABYTES * 2**20  # Pillow's own limit is 1 MB
-PngImagePlugin.MAX_TEXT_MEMORY = TEXT_MEGABYTES * 2**20
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "HEIF", "AVIF")  # no other is tried: some start other programs
 MEGAPIXELS = 100.0  # a small file may claim any number of pixels
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif"))
@@ -109,9 +106,19 @@ def brightness_of(pixels: np.ndarray) -> np.ndarray:
     return pixels.mean(axis=(1, 2)) @ (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
+@cache
+def _set_up_pillow():
+    """Let Pillow read HEIF, and images and texts of any size, when the first image is read."""
+    register_heif_opener(thumbnails=False)  # decode the image itself, not a thumbnail that a phone stored beside it
+    Image.MAX_IMAGE_PIXELS = None  # `max_megapixels` limits them
+    PngImagePlugin.MAX_TEXT_CHUNK = TEXT_MEGABYTES * 2**20  # Pillow's own limit is 1 MB
+    PngImagePlugin.MAX_TEXT_MEMORY = TEXT_MEGABYTES * 2**20
+
+
 @contextmanager
 def _opened(path):
     """Open an image file by Pillow; what Pillow, its plugins and OpenCV raise for damaged files becomes a DataError."""
+    _set_up_pillow()
     try:
         # a file, not its path: Pillow would map a TIFF into memory, and garble one that lies on its side
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
