@@ -24,7 +24,7 @@ from ..score.metrics import FMRS, error_rates, fnmr_at
 from ..train.stopping import kept_epoch
 from ..trained import Trained
 from ..trust.faithfulness import judge
-from .drawing import OPACITY, Drawing, finished, named, nothing, photo, set_texts, show, wrapped
+from .drawing import OPACITY, Drawing, finished, named, nothing, photo, set_texts, show
 from .figures import figure
 from .words import texts_of
 
@@ -108,9 +108,8 @@ def reliability_figure(reliability: Reliability):
     axes.errorbar(predicted, observed, errors, fmt="o", capsize=3, label=label)
     for place, count in zip(zip(predicted, observed, strict=True), reliability.counts, strict=True):
         axes.annotate(str(count), place, xytext=(5, -10), textcoords="offset points", fontsize=8)
-    title = f"Expected calibration error {reliability.error}; "
-    title += f"correct probabilities would show {reliability.error_by_chance:.3f} by chance"
-    axes.set_title(wrapped(title, 48), fontsize=10)
+    by_chance = f"by chance {reliability.error_by_chance:.3f}, with correct probabilities"
+    axes.set_title(f"Expected calibration error {reliability.error},\n{by_chance}", fontsize=9)
     axes.set(xlabel='predicted probability of "same class"', ylabel="observed share of same pairs")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     return _with_legend(drawing, "reliability")
@@ -300,5 +299,6 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=3, opacity=OPACI
         suspicion += f"{suspect['neighbours say']} (quality {suspect['quality']:.3f})"
         title, text = texts_of(explanation[index], verdict, index)
         set_texts(drawing.subfigs[index], suspicion, f"{title}\n{text}")
+    drawing.set_figheight(drawing.get_figheight() + 0.5 * len(pairs))  # for the longer captions
     drawing.set_label("suspects")
     return drawing

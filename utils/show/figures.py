@@ -37,6 +37,7 @@ from .words import KINDS, NOTHING, details_of, judgement, maps_in_short, symbol_
 MOST_PAIRS = 8  # in one figure
 TALLEST = 6.0  # inches of both images of a pair, so that the figure fits the screen of a laptop
 WORDS = 1.6  # inches of the words above and below a pair
+VERDICT = 0.7  # inches of a verdict below a pair
 COLUMN = 30  # characters that fit a column of 2.4 inches
 BLOCK = 4  # methods side by side
 ACROSS = 2  # pairs side by side in a grid
@@ -77,7 +78,8 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     if explanation.undecided.any():
         kinds = KINDS
     images = [photos(pair) for pair in explanation]
-    heights = [min(2.2 * sum(_aspects(both)), TALLEST) + WORDS for both in images]
+    words = WORDS + VERDICT * (verdict is not None)
+    heights = [min(2.2 * sum(_aspects(both)), TALLEST) + words for both in images]
     drawing = Drawing(2.4 * (1 + len(kinds)) + 0.8, sum(heights))
     panels = drawing.subfigures(len(images), 1, height_ratios=heights, squeeze=False)[:, 0]
     for index, panel in enumerate(panels):
@@ -136,7 +138,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     if not len(explanation):
         return nothing(NOTHING, "grid_nothing", warning)
     rows = math.ceil(len(explanation) / ACROSS)
-    drawing = Drawing(9, 3.3 * rows)
+    drawing = Drawing(9, (3 + VERDICT * (verdict is not None)) * rows)
     body, side = drawing.subfigures(1, 2, width_ratios=[1, 0.09])
     panels = body.subfigures(rows, ACROSS, squeeze=False).flat
     for index, pair in enumerate(explanation):
