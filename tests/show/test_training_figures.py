@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from helpers import drawn
+from helpers import ROOT, drawn
 
 from utils import augmentation_figure, distances_figure, history_figure, load_splits, pairs_figure, roc_figure, saved
 from utils.data.reading import read_image
@@ -39,3 +42,16 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path, monkeypatch
         saved(figure, tmp_path)
     assert (tmp_path / "history.png").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_notebook_cell_shows_a_figure_without_pyplot():
+    code = """
+import sys
+import matplotlib
+before = dict(matplotlib.rcParams)
+from utils import history_figure
+png = history_figure([])._repr_png_()
+print(png[1:4].decode(), "matplotlib.pyplot" in sys.modules, dict(matplotlib.rcParams) == before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "PNG False True\n"
