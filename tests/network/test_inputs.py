@@ -13,7 +13,7 @@ from utils.explanations.references import References, embed_references
 from utils.files import ExplanationError
 from utils.network.cut import Cut
 from utils.network.distance import distances_of
-from utils.network.inputs import image_for, images_for, pairs_for
+from utils.network.inputs import images_for, pairs_for
 
 SHAPE = (4, 2, 3, 24, 30)
 
@@ -254,12 +254,6 @@ def test_an_explanation_is_of_tensors():
     for images in (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 3, 8, 8)):
         with pytest.raises(ExplanationError, match=r"must be \(B, 2, C, H, W\)"):
             Explanation(**parts | {"images": images})
-
-
-def test_one_image_may_be_on_any_device():
-    network = network_of()
-    assert image_for(network, torch.zeros(3, 8, 8, device="meta")).device.type == "meta"
-    assert torch.equal(image_for(network, np.ones((3, 8, 8))), torch.ones(3, 8, 8))
 
 
 @pytest.mark.parametrize("container", CONTAINERS)

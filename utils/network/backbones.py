@@ -78,11 +78,11 @@ def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
     """
     path = _fetch(name) if pretrained is True else Path(pretrained)
     weights = _read(path)
-    wanted = model.state_dict()
-    unused = [key for key, parameter in model.named_parameters() if not parameter.requires_grad]
-    for key in list(wanted):
-        if key in unused or key.endswith(UNUSED_BUFFER):
-            del wanted[key]
+    unused = {key for key, parameter in model.named_parameters() if not parameter.requires_grad}
+    wanted = {}
+    for key, value in model.state_dict().items():
+        if key not in unused and not key.endswith(UNUSED_BUFFER):
+            wanted[key] = value
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert and _misfit(weights, wanted):  # from another image size, or with the names of the first publication
         with suppress(AttributeError, KeyError, RuntimeError, TypeError, ValueError):  # a file of another family

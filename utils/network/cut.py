@@ -202,8 +202,7 @@ class Cut(nn.Module):
         embeddings = unit(self._layers.resume(reading, features.requires_grad_()))
         if not embeddings.requires_grad:
             return None
-        direction = torch.linspace(-1, 1, embeddings.numel()).view_as(embeddings).to(embeddings)
-        value = (embeddings * direction).sum()
+        value = embeddings.flatten() @ torch.linspace(-1, 1, embeddings.numel()).to(embeddings)
         with (
             self._layers.hooked(self.layer, refuse),
             torch.autograd.set_multithreading_enabled(False),

@@ -50,17 +50,6 @@ def images_for(network: nn.Module, images) -> torch.Tensor:
     return tensor
 
 
-def image_for(network: nn.Module, image) -> torch.Tensor:
-    """Return one image as a tensor (C, H, W), on any device; other errors are those of `pairs_for`."""
-    tensor = _tensor_for(network, image, anywhere=True)
-    if tensor.dim() != 3 or not all(tensor.shape):
-        raise ExplanationError(
-            f"an image {tuple(tensor.shape)} must be (C, H, W), one image of C channels: pass image[None] of a grey one"
-        )
-    _check_channels(network, tensor)
-    return tensor
-
-
 def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     """Return device and type of the network's first floating parameter; None where it has none."""
     for parameter in _parameters(network):
@@ -74,14 +63,14 @@ def _parameters(network):
         yield from module.parameters(recurse=False)
 
 
-def _tensor_for(network, images, anywhere=False):
+def _tensor_for(network, images):
     """Turn images in any container into one tensor of floats; a tensor stays as it is."""
     place = place_of(network)
     if not isinstance(images, torch.Tensor):
         return _converted(images, *(place or (torch.device("cpu"), torch.float32)))
     _check_floats(images.dtype, images.is_floating_point())
     devices = {parameter.device for parameter in _parameters(network)}  # a large network may lie on several
-    if place and images.device not in devices and not anywhere:
+    if place and images.device not in devices:
         raise ExplanationError(
             f'images are on {images.device} and the network is on {place[0]}: pass images.to("{place[0]}")'
         )

@@ -52,11 +52,7 @@ class Layers:
         self.module = module
         self.run = run
         self.vectors = vectors
-
-    @property
-    def kind(self) -> str:
-        """Name of the module's class, for errors."""
-        return type(self.module).__name__
+        self.kind = type(module).__name__  # for errors
 
     def find(self, layer: str | nn.Module) -> str:
         """Return the name in `named_modules` of a layer, given by its name or as itself.
@@ -228,9 +224,6 @@ class Layers:
 
         with watched(self.module, see):
             self._run(image)
-        outermost = []
-        for path in paths:
-            if not any(path.startswith(f"{around}.") for around in paths):
-                outermost.append(path)
+        outermost = [path for path in paths if not any(path.startswith(f"{around}.") for around in paths)]
         named = ", ".join(outermost[-NAMED:]) or "none: pass larger images"
         return f"Layers whose maps have places: {named}"

@@ -265,10 +265,7 @@ def _batch_axis(read, image) -> int:
         kind = getattr(two, "dtype", type(two).__name__)
         raise PlacesError(f"gives {kind}, not one tensor of real numbers")
     three = read(torch.cat([two_images, image]))
-    axes = []
-    for axis, lengths in enumerate(zip(two.shape, three.shape, strict=False)):
-        if lengths == (2, 3):
-            axes.append(axis)
+    axes = [axis for axis, lengths in enumerate(zip(two.shape, three.shape, strict=False)) if lengths == (2, 3)]
     if len(axes) != 1:
         raise PlacesError(
             f"gives {tuple(two.shape)} for two images and {tuple(three.shape)} for three: no axis is that of the images"
@@ -385,10 +382,7 @@ def _shares(answers):
 
 def _best(agreements) -> Layout | None:
     """Return the layout that the image agrees with; None where there is none."""
-    ranked = []
-    for agreement in agreements:
-        if agreement.placeless and agreement.complete:
-            ranked.append(agreement)
+    ranked = [agreement for agreement in agreements if agreement.placeless and agreement.complete]
     if not ranked:
         return None
     ranked.sort(key=lambda agreement: agreement.in_place + agreement.order, reverse=True)

@@ -1,6 +1,6 @@
 """Variants of a Siamese network: folded for speed, dilated for a finer map, randomised as a control."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 import torch
 from torch import nn
@@ -11,42 +11,44 @@ from ..config import ConfigError
 from ..vision import timm
 from .distance import copy_of
 from .hooks import example_of, watched
+from .places import close
 from .siamese import SiameseNetwork
 
 PLAIN = (nn.Conv2d, timm.layers.Conv2dSame)  # convolutions that compute with their weights as they are
 POOLING = (nn.AvgPool2d, nn.MaxPool2d)
-EXACT = 1e-3  # of the values of an embedding of length 1, by which a folded network may differ
 
 
+@torch.no_grad()
 def folded(network: SiameseNetwork, dtype: torch.dtype) -> SiameseNetwork:
-    """A copy for evaluation alone, faster and the same up to rounding: each batch norm is folded into the convolution
-    whose output it takes, and the weights of the backbone are kept in `dtype`. The activation that some batch norms of
-    timm's hold stays.
+    """Copy a network for evaluation only, faster and the same up to rounding.
+
+    Each batch norm is folded into the convolution whose output it takes; the activation that some batch norms of timm's
+    hold stays. The weights of the backbone are converted to `dtype`.
     """
-    network = copy_of(network).eval()
     images = example_of(network.image_size).to(next(network.parameters()))
-    with torch.no_grad():
-        before = network(images)
-        pairs = _norms_behind_convolutions(network.backbone, images)
-        plain = copy_of(network) if pairs else network
-        for convolution, norm in pairs:
-            fused = fuse_conv_bn_eval(network.backbone.get_submodule(convolution), network.backbone.get_submodule(norm))
-            network.backbone.set_submodule(convolution, fused)
-            network.backbone.set_submodule(norm, _without_norm(network.backbone.get_submodule(norm)))
-        if pairs and (network(images) - before).abs().max() > EXACT:
-            network = plain  # something else takes the output of a convolution too
-    network.backbone.to(dtype)
-    return network
+    copied = copy_of(network).eval()
+    before = copied(images)
+    backbone = copied.backbone
+    for convolution, norm in _norms_behind_convolutions(backbone, images):
+        fused = fuse_conv_bn_eval(backbone.get_submodule(convolution), backbone.get_submodule(norm))
+        backbone.set_submodule(convolution, fused)
+        backbone.set_submodule(norm, _without_norm(backbone.get_submodule(norm)))
+    if not close(before, copied(images)):
+        copied = copy_of(network).eval()  # something else takes the output of a convolution too
+    copied.backbone.to(dtype)
+    return copied
 
 
 def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
-    """The network with a cell of the last feature map for every `output_stride` pixels: 16 or 8; 32 as trained.
+    """Copy a network so that its last map has a cell for every `output_stride` pixels: 16 or 8; 32 as trained.
 
-    The late strides are taken out and the kernels behind them spread (the à trous algorithm; Chen et al. 2018, section
-    3.1), as timm does: every second cell is what it was, the cells between are new. Embeddings change a little: the
-    mean is over more cells. The weights are those of `network` itself, shared, not copied.
+    The late strides are taken out and the kernels behind them spread, as timm does: every second cell is what it was,
+    the cells between are new. Embeddings change a little: the mean is over more cells. Both networks share the weights.
 
-    Raises ConfigError for a network that is no SiameseNetwork, and for a backbone that timm does not dilate.
+    Raises:
+        ConfigError: The network is no SiameseNetwork, or timm does not dilate its backbone.
+
+    Source: the à trous algorithm; Chen et al. 2018, DeepLab, section 3.1.
     """
     if not isinstance(network, SiameseNetwork):
         kind = type(network).__name__
@@ -54,7 +56,7 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
     name = network.backbone_model
     refused = f"explanation.output_stride: {output_stride} is refused for {name}, which timm does not dilate: keep 32"
     try:
-        with torch.device("meta"):  # a plan alone: no weights are drawn
+        with torch.device("meta"):  # only a plan: no weights are drawn
             plan = timm.create_model(name, num_classes=0, output_stride=output_stride)
     except (AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(refused) from error
@@ -70,15 +72,16 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
         elif isinstance(module, POOLING):
             network.backbone.set_submodule(path, planned)
         elif not list(module.children()) and getattr(module, "stride", None) != getattr(planned, "stride", None):
-            raise ConfigError(refused)  # a blur that strides, for one
+            raise ConfigError(refused)  # a blur that strides, for example
     return network
 
 
 def randomised(network: SiameseNetwork, seed=0):
-    """Yields (stage, network) with the weights shuffled from the top down to that stage: embedding, layer4, ..., stem.
+    """Yield (stage, network) with the weights shuffled from the top down to that stage: embedding, layer4, ..., stem.
 
-    The cascading randomisation of Adebayo et al. 2018, section 3.1; each tensor keeps its values, but not their places.
-    The network yielded is one copy, shuffled further at each turn.
+    Each tensor keeps its values, but not their places. The network is the same copy, shuffled further at each turn.
+
+    Source: cascading randomisation; Adebayo et al. 2018, Sanity Checks for Saliency Maps, section 3.1.
     """
     network = copy_of(network)
     generator = torch.Generator().manual_seed(seed)
@@ -93,32 +96,33 @@ def randomised(network: SiameseNetwork, seed=0):
 
 
 def fully_random(network: SiameseNetwork, seed=0) -> SiameseNetwork:
-    """A copy with all weights shuffled."""
-    for _, shuffled in randomised(network, seed):
-        last = shuffled
-    return last
+    """Copy a network with all weights shuffled."""
+    _, shuffled = list(randomised(network, seed))[-1]
+    return shuffled
 
 
 def _norms_behind_convolutions(backbone, images) -> list[tuple[str, str]]:
-    """Paths of each plain convolution that runs once, and of the batch norm that takes its output."""
-    makers = {}  # what each convolution gave
+    """Return the paths of each plain convolution and of the batch norm that takes its output, if both run once."""
+    outputs = {}  # of convolutions, by path
     pairs = {}
-    runs = {}
+    runs = Counter()
 
     def see(path, module, inputs, output):
-        runs[path] = runs.get(path, 0) + 1
+        runs[path] += 1
         if type(module) in PLAIN:
-            makers[path] = output
+            outputs[path] = output
         elif isinstance(module, _BatchNorm):
-            pairs.update({maker: path for maker, made in makers.items() if made is inputs[0]})
+            for convolution, convolved in outputs.items():
+                if convolved is inputs[0]:
+                    pairs[convolution] = path
 
     with watched(backbone, see):
         backbone.forward_features(images)
-    return [(maker, norm) for maker, norm in pairs.items() if runs[maker] == runs[norm] == 1]
+    return [pair for pair in pairs.items() if runs[pair[0]] == runs[pair[1]] == 1]
 
 
 def _without_norm(norm):
-    """What is left of a batch norm that is folded away: the activation that timm's holds, or nothing."""
+    """Return what is left of a batch norm that is folded away: the activation that timm's holds, or nothing."""
     if not hasattr(norm, "act"):
         return nn.Identity()
     return nn.Sequential(OrderedDict(drop=norm.drop, act=norm.act))  # under their own names: a layer may be one

@@ -15,7 +15,7 @@ from ..explanations.methods import explain, replace_auto
 from ..explanations.references import References
 from ..files import ExplanationError
 from ..network.distance import Explainable, paired
-from ..network.inputs import image_for, place_of
+from ..network.inputs import images_for, place_of
 from ..trained import files_of
 
 FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images
@@ -93,7 +93,7 @@ class FromFiles:
             kind = type(image).__name__
             raise ExplanationError(f"load gives {kind} for {path}: it must give a float tensor (C, H, W), normalised.")
         try:
-            return image_for(self.network, image)
+            return images_for(self.network, [image])[0]
         except ExplanationError as error:
             raise ExplanationError(f"load gives no image for {path} that can be explained: {error}") from error
 
