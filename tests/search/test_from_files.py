@@ -188,10 +188,10 @@ def test_what_load_gives_is_checked(files, paths, tmp_path):
         "load gives list": lambda path: load(path).tolist(),
         "images of uint8 are refused: pass floats": read_image,
         r"images \(1, 32, 40, 3\) have their channels last": lambda path: read_image(path) / np.float32(255),
-        r"\(32, 40, 3\) have their channels last.*movedim": lambda path: load(path).movedim(0, 2),
+        r"\(1, 32, 40, 3\) have their channels last.*movedim": lambda path: load(path).movedim(0, 2),
         "torch.uint8": lambda path: torch.zeros(3, 8, 8, dtype=torch.uint8),
-        r"image \(8, 8\) must be \(C, H, W\).*image\[None\]": lambda path: torch.zeros(8, 8),
-        r"image \(1, 3, 8, 8\) must be \(C, H, W\)": lambda path: torch.zeros(1, 3, 8, 8),
+        r"images \(1, 8, 8\) must be \(N, C, H, W\)": lambda path: torch.zeros(8, 8),
+        r"images \(1, 1, 3, 8, 8\) must be \(N, C, H, W\)": lambda path: torch.zeros(1, 3, 8, 8),
         "stretch or crop all to one size": lambda path: torch.zeros(3, 8, 8 + next(numbers)),
     }
     for cause, function in wrong.items():
