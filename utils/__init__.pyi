@@ -7,6 +7,7 @@ from .config import ConfigError as ConfigError
 from .config import Normalization as Normalization
 from .config import load_config as load_config
 from .data.images import scan as scan
+from .data.images import write_unreadable as write_unreadable
 from .data.reading import DataError as DataError
 from .data.reading import read_image as read_image
 from .data.sample import ensure_sample as ensure_sample
@@ -23,8 +24,8 @@ from .explanations.matches import decompose as decompose
 from .explanations.methods import PAPER as PAPER
 from .explanations.methods import explain as explain
 from .explanations.methods import methods_of as methods_of
-from .explanations.path import References as References
-from .explanations.path import embed_references as embed_references
+from .explanations.references import References as References
+from .explanations.references import embed_references as embed_references
 from .network.cut import Cut as Cut
 from .network.distance import Explainable as Explainable
 from .network.siamese import SiameseNetwork as SiameseNetwork

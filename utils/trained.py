@@ -15,8 +15,8 @@ from .data.splits import Pairs, Splits, load_splits
 from .data.transforms import evaluation_transform, stored_size
 from .device import Runtime, find_runtime, progress
 from .explanations.explanation import UNTESTED, Explanation, Source, embed_explained, only_pair
-from .explanations.methods import BY_PATH, explain, measured, methods_of, name_of
-from .explanations.path import References, embed_references
+from .explanations.methods import METHODS, explain, methods_of, name_of, replace_auto
+from .explanations.references import References, embed_references
 from .files import printable, write_text
 from .network.distance import distance, evaluating, paired
 from .network.siamese import SiameseNetwork
@@ -118,8 +118,8 @@ class Trained:
     def settings(self) -> ExplanationSettings:
         """The settings `explanation` of config.yml, with `auto` replaced by what was measured."""
         if self.measurements is None:
-            return measured(self.config.explanation)
-        return measured(self.config.explanation, self.measurements.layer, self.measurements.steps)
+            return replace_auto(self.config.explanation)
+        return replace_auto(self.config.explanation, self.measurements.layer, self.measurements.steps)
 
     @property
     def method(self) -> str:
@@ -503,12 +503,12 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
         The layer, the steps, and the mean gap of each choice that was tried.
     """
     settings = trained.config.explanation
-    given = measured(settings)
+    given = replace_auto(settings)
     layers = [given.layer]
     if settings.layer == AUTO:
         layers = _spread(trained.network.layers, LAYERS)
     numbers = [given.steps]
-    if settings.steps == AUTO and settings.method in BY_PATH:
+    if settings.steps == AUTO and METHODS[settings.method].takes_steps:
         numbers = STEPS
     if settings.method == "occlusion" or len(layers) == len(numbers) == 1:
         return given.layer, given.steps, {}
@@ -532,7 +532,7 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
 
 def _mean_gap(trained, batches, references, layer, steps) -> float:
     """Insertion minus deletion, the mean of all pairs."""
-    settings = measured(trained.config.explanation, layer, steps).model_dump()
+    settings = replace_auto(trained.config.explanation, layer, steps).model_dump()
     gaps = []
     for images in batches:
         explanation = explain(trained.network, images, trained.threshold, references, **settings)

@@ -1,6 +1,7 @@
 """Images of any number of channels: against plain hooks, and against networks that must say the same of others."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,17 +12,15 @@ from torch import nn
 from utils.config import Normalization
 from utils.explanations.edits import smallest_edit
 from utils.explanations.explanation import Explanation, Source
-from utils.explanations.gradient import FORMULAS
 from utils.explanations.matches import decompose
-from utils.explanations.methods import explain
+from utils.explanations.methods import METHODS, explain
 from utils.explanations.occlusion import mean_colour
-from utils.explanations.path import embed_references
+from utils.explanations.references import embed_references
 from utils.files import ExplanationError
 from utils.network.cut import Cut
 from utils.network.siamese import SiameseNetwork
 from utils.trust.faithfulness import insertion_deletion, judge
 
-METHODS = (*FORMULAS, "integrated", "path_layercam", "contrastive", "occlusion")
 SIZE = (24, 30)
 THRESHOLDS = {"same": 1.9, "different": 0.01}
 
@@ -205,6 +204,6 @@ def test_pixels_are_doubted_until_their_normalization_is_given(channels, white):
     images[0, 0, 0, 0, :2] = torch.tensor([0, white])
     warning = explain(network, images, 0.5, source=Source(warning="")).source.warning
     assert warning.startswith(f"CAUTION: the images hold values from 0 to {white:.4g}")
-    cure = eval(warning.partition("say so by normalization=")[2].rstrip("."), {"Normalization": Normalization})
-    assert len(cure.mean) == channels
-    assert explain(network, images, 0.5, source=Source(warning="", normalization=cure)).source.warning == ""
+    cure = eval(warning.partition("say so by source=")[2].removesuffix("."))
+    assert len(cure.normalization.mean) == channels
+    assert explain(network, images, 0.5, source=replace(cure, warning="")).source.warning == ""

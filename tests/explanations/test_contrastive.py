@@ -7,7 +7,7 @@ from helpers import network_and_images
 from utils.config import ConfigError
 from utils.explanations.methods import explain
 from utils.explanations.occlusion import blurred
-from utils.explanations.path import References, embed_references, explain_by_contrast
+from utils.explanations.references import References, embed_references
 from utils.network.distance import distances_of
 
 
@@ -21,7 +21,7 @@ def test_one_step_against_a_full_backward_pass():
     threshold = distances_of(network, images).mean().item()
     references = References(references_of(network.float(), images.float()).embeddings.double())
     network.double()
-    found = explain_by_contrast(network, images, threshold, references, "layer2", steps=1)
+    found = explain(network, images, threshold, references, layer="layer2", steps=1)
     assert found.different.tolist() in ([True, False], [False, True])
     for pair in range(2):
         ends = [network.features(image[None], "layer2").detach() for image in images[pair]]
@@ -56,7 +56,7 @@ def test_maps_against_captum(threshold, layer, steps):
     network, images = network_and_images(size=(48, 64))
     references = References(references_of(network, images).embeddings.double())
     network, images = network.double(), images.double()
-    explanation = explain_by_contrast(network, images, threshold, references, layer, steps)
+    explanation = explain(network, images, threshold, references, layer=layer, steps=steps)
     module = network.backbone.get_submodule(layer)
     for pair in range(2):
         embeddings = network(images[pair]).detach()
@@ -84,7 +84,7 @@ def test_both_maps_add_up_to_the_change_of_the_target(decision):
     threshold = {"same": 2.0, "different": 0.0}[decision]
     errors = []
     for steps in (1, 16, 64):
-        found = explain_by_contrast(network, images, threshold, None, "layer2", steps)
+        found = explain(network, images, threshold, layer="layer2", steps=steps)
         sums, changes = found.completeness.unbind(1)
         errors.append((sums - changes).abs().max().item())
     assert errors[0] > 3 * errors[1]
@@ -104,7 +104,7 @@ def test_both_maps_add_up_to_the_change_of_the_target(decision):
 
 def test_a_place_speaks_for_one_decision():
     network, images = network_and_images()
-    found = explain_by_contrast(network, images, 0.5, None, "layer2")
+    found = explain(network, images, 0.5, layer="layer2")
     assert torch.minimum(found.towards_different, found.towards_same).amax() == 0
     assert (found.towards_different > 0).any()
     assert (found.towards_same > 0).any()
@@ -113,19 +113,19 @@ def test_a_place_speaks_for_one_decision():
 def test_identical_images_have_a_map_all_the_same():
     """Where the distance has no slope, the target has one: what makes both more alike than anything."""
     network, images = network_and_images()
-    found = explain_by_contrast(network, images[:, [0, 0]], 0.5, references_of(network, images), "layer2")
+    found = explain(network, images[:, [0, 0]], 0.5, references_of(network, images), layer="layer2")
     assert torch.isfinite(found.factual).all()
     assert (found.factual.amax(dim=(2, 3)) > 0.5).all()
-    blank = explain_by_contrast(network, torch.zeros_like(images), 0.5, None, "layer1")
+    blank = explain(network, torch.zeros_like(images), 0.5, layer="layer1")
     assert not blank.factual.any()  # a blank image is its own blurred version: nothing is added on the way
 
 
 def test_batched_equals_one_by_one(device):
     network, images = network_and_images(size=(64, 96), count=4, device=device)
-    together = explain_by_contrast(network, images, 0.5, None, "layer2", steps=2)
+    together = explain(network, images, 0.5, layer="layer2", steps=2)
     assert together.evidence.shape == (4, 2, 64, 96)
     for index in range(4):
-        alone = explain_by_contrast(network, images[index : index + 1], 0.5, None, "layer2", steps=2)
+        alone = explain(network, images[index : index + 1], 0.5, layer="layer2", steps=2)
         torch.testing.assert_close(together.evidence[index], alone.evidence[0], atol=1e-5, rtol=1e-3)
 
 
@@ -149,5 +149,5 @@ def test_references_are_embedded_one_by_one_too():
 
 def test_an_unknown_layer_is_refused():
     network, images = network_and_images()
-    with pytest.raises(ConfigError, match="should be last, stem"):
-        explain_by_contrast(network, images, 0.5, None, "layer9")
+    with pytest.raises(ConfigError, match=": last, stem"):
+        explain(network, images, 0.5, layer="layer9")

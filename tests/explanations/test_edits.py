@@ -6,9 +6,9 @@ import pytest
 import torch
 from helpers import Chequered, Coloured, explanation_of, patterned
 
-from utils.explanations.edits import AREAS, in_classes, smallest_edit
+from utils.explanations.edits import AREAS, smallest_edit
 from utils.explanations.occlusion import blurred
-from utils.explanations.path import References
+from utils.explanations.references import References, in_classes
 from utils.network.distance import distance, similarity
 from utils.trust.faithfulness import explain_at_random
 
@@ -56,7 +56,7 @@ def test_pixels_of_the_other_object_cover_the_object():
     found = smallest_edit(Coloured(), explanation)
     assert found.regions[0, 2:8, 12:18].float().mean() > 0.3
     assert found.regions[0, :, :10].sum() == 0
-    assert found.source[12:22, 1:11].sum() == found.source.sum() > 0  # the green square and its border
+    assert found.donor_region[12:22, 1:11].sum() == found.donor_region.sum() > 0  # the green square and its border
     assert not found.regions[1].any()
     assert found.area <= 0.2
 
@@ -68,7 +68,7 @@ def test_what_the_map_does_not_mark_is_not_put_in():
     images[0, 1, 1, 2:8, 14:20] = 1
     found = smallest_edit(Coloured(), explanation_of(Coloured(), images, explanation.evidence))
     assert found.flipped
-    assert not found.source[2:8, 14:20].any()
+    assert not found.donor_region[2:8, 14:20].any()
 
 
 def test_pixels_are_put_in_as_they_are_and_blended_at_the_border(monkeypatch):
@@ -78,7 +78,7 @@ def test_pixels_are_put_in_as_they_are_and_blended_at_the_border(monkeypatch):
     images = explanation.images
     images[0, :, 2] = torch.rand(2, *SIZE)  # blue, which the network does not see
     found = smallest_edit(Coloured(), explanation)
-    (top, left), (source_top, source_left) = (one.nonzero().amin(0) for one in (found.regions[0], found.source))
+    (top, left), (source_top, source_left) = (one.nonzero().amin(0) for one in (found.regions[0], found.donor_region))
     moved = images[0, 1, 2].roll((int(top - source_top), int(left - source_left)), (0, 1))
     before, after = images[0, 0, 2], found.edited[0, 2]
     put_in = (after - moved).abs() < 1e-5

@@ -3,13 +3,14 @@ import torch
 import torch.nn.functional as F
 from helpers import network_and_images
 
-from utils.explanations.explanation import Explanation, Source, explained, only_pair
+from utils.explanations.explanation import Explanation, Source, only_pair
 from utils.explanations.methods import explain
+from utils.explanations.task import explained
 from utils.files import ExplanationError
 from utils.score.calibration import Calibration
 
 
-def of(distances, threshold, towards_different, towards_same, names=(), completeness=None, **source):
+def of(distances, threshold, towards_different, towards_same, names=(), method="", **source):
     images = torch.zeros(len(distances), 2, 3, *towards_different.shape[-2:])
     return Explanation(
         images,
@@ -18,7 +19,7 @@ def of(distances, threshold, towards_different, towards_same, names=(), complete
         towards_different,
         towards_same,
         names=names,
-        completeness=completeness,
+        method=method,
         source=Source(**{"warning": ""} | source),
     )
 
@@ -59,7 +60,7 @@ def test_one_pair_and_some_carry_what_is_theirs():
         assert torch.equal(last.factual, whole.factual[2:])
     assert [one.names[0] for one in whole] == list(paths)
     for beyond in (3, -4):
-        with pytest.raises(IndexError, match="of 3"):
+        with pytest.raises(IndexError, match="out of range"):
             whole[beyond]
     with pytest.raises(ValueError, match="one pair, not 3: take explanation"):
         only_pair(whole)
@@ -124,7 +125,7 @@ def test_the_same_explanation_is_told_from_another():
 
 
 @pytest.mark.parametrize(
-    ("distance", "cause"), [(0.0, "both embeddings are one"), (2.0, "opposite"), (0.7, "does not react")]
+    ("distance", "cause"), [(0.0, "both embeddings are equal"), (2.0, "opposite"), (0.7, "does not react")]
 )
 def test_a_blank_map_says_why(distance, cause):
     nothing = torch.zeros(1, 2, 3, 3)

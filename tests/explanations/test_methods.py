@@ -1,4 +1,6 @@
 import shutil
+from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -8,10 +10,11 @@ from matplotlib.text import Text
 from utils import figure
 from utils.config import ConfigError, ExplanationSettings, Normalization
 from utils.explanations.explanation import Source
-from utils.explanations.gradient import FORMULAS, explain_by_gradient, layercam
-from utils.explanations.methods import PAPER, explain, measured, methods_of, name_of
-from utils.explanations.occlusion import explain_by_occlusion
-from utils.explanations.path import References, explain_by_contrast, explain_by_path
+from utils.explanations.gradient import along_path, at_layer, contrast, gradcam, hirescam, layercam, to_other
+from utils.explanations.methods import METHODS, PAPER, explain, methods_of, name_of, replace_auto
+from utils.explanations.occlusion import occlusion
+from utils.explanations.references import References
+from utils.explanations.task import Task
 from utils.files import ExplanationError
 from utils.network.cut import Cut
 from utils.network.distance import distances_of
@@ -19,42 +22,48 @@ from utils.network.variants import folded
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("settings", "method", "task"),
     [
-        (PAPER, explain_by_gradient),
-        ({"method": "layercam", "layer": "layer2"}, lambda *inputs: explain_by_gradient(*inputs, "layer2", layercam)),
+        (PAPER, partial(at_layer, gradcam), {}),
+        ({"method": "layercam", "layer": "layer2"}, partial(at_layer, layercam), {"layer": "layer2"}),
         (
             {"method": "integrated", "layer": "layer2", "steps": 2},
-            lambda *inputs: explain_by_path(*inputs, "layer2", 2, split=False),
+            partial(along_path, hirescam, to_other),
+            {"layer": "layer2", "steps": 2},
         ),
         (
             {"method": "path_layercam", "layer": "layer2", "steps": 1},
-            lambda *inputs: explain_by_path(*inputs, "layer2", 1),
+            partial(along_path, layercam, to_other),
+            {"layer": "layer2"},
         ),
-        ({"method": "occlusion"}, explain_by_occlusion),
-        ({"layer": "layer2", "steps": 2}, lambda *inputs: explain_by_contrast(*inputs, None, "layer2", 2)),
-        ({}, explain_by_contrast),
+        ({"method": "occlusion"}, occlusion, {}),
+        ({"layer": "layer2", "steps": 2}, partial(along_path, hirescam, contrast), {"layer": "layer2", "steps": 2}),
+        ({}, partial(along_path, hirescam, contrast), {"steps": 4}),
     ],
 )
-def test_each_name_is_its_method(settings, expected):
+def test_each_name_is_its_method(settings, method, task):
     inputs = (*network_and_images(), 0.5)
     found = explain(*inputs, **settings)
-    assert torch.equal(found.evidence, expected(*inputs).evidence)
+    assert torch.equal(found.evidence, method(Task(*inputs, **task)).evidence)
     assert found.method == settings.get("method", "contrastive")
+
+
+def test_every_name_that_the_config_takes_is_a_method():
+    assert list(METHODS) == list(get_args(ExplanationSettings.model_fields["method"].annotation))
 
 
 def test_what_was_never_measured_is_the_last_layer():
     inputs = (*network_and_images(), 0.5)
     assert ExplanationSettings().layer == ExplanationSettings().steps == "auto"
-    for method in (*FORMULAS, "integrated", "path_layercam", "contrastive"):
+    for method in set(METHODS) - {"occlusion"}:
         assert explain(*inputs, method=method).layer == "layer4"
     assert torch.equal(explain(*inputs).evidence, explain(*inputs, layer="layer4", steps=4).evidence)
 
 
 def test_auto_stands_for_what_was_measured_and_nothing_else_is_touched():
-    settings = measured(ExplanationSettings(method="integrated", steps=3), "layer2", 8)
+    settings = replace_auto(ExplanationSettings(method="integrated", steps=3), "layer2", 8)
     assert (settings.layer, settings.steps) == ("layer2", 3)
-    settings = measured(ExplanationSettings(layer="layer3"), "layer2", 8)
+    settings = replace_auto(ExplanationSettings(layer="layer3"), "layer2", 8)
     assert (settings.layer, settings.steps) == ("layer3", 8)
 
 
@@ -105,9 +114,12 @@ def test_a_finer_map_keeps_score_and_decision():
 def test_all_methods_by_name():
     network, images = network_and_images()
     methods = methods_of(ExplanationSettings(layer="layer2", steps=2))
-    expected = ["gradcam, last", *(f"{name}, layer2" for name in FORMULAS)]
     assert list(methods) == [
-        *expected,
+        "gradcam, last",
+        "gradcam, layer2",
+        "gradcam++, layer2",
+        "layercam, layer2",
+        "hirescam, layer2",
         "integrated, layer2",
         "path_layercam, layer2",
         "contrastive, layer2",
@@ -117,7 +129,7 @@ def test_all_methods_by_name():
         place = ["layer4" if part == "last" else part for part in name.split(", ")]
         found = method(network, images, 0.5)
         assert found.description.removesuffix(", 2 steps") == " at ".join(place)
-    assert all(name_of(ExplanationSettings(method=name, layer="layer2")) == f"{name}, layer2" for name in FORMULAS)
+    assert name_of(ExplanationSettings(method="gradcam", layer="layer2")) == "gradcam, layer2"
     assert name_of(ExplanationSettings(layer="layer2")) in methods
     assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))
 
@@ -155,7 +167,7 @@ def test_classes_of_files_from_elsewhere_are_not_known(trained, tmp_path):
     assert trained.explain((path, str(copy))).source.classes == (None,)
 
 
-@pytest.mark.parametrize("method", [*FORMULAS, "integrated", "path_layercam", "contrastive", "occlusion"])
+@pytest.mark.parametrize("method", METHODS)
 def test_maps_in_bfloat16_are_those_in_float32_but_for_rounding(method):
     """The notebooks explain a folded network in bfloat16."""
     network, images = network_and_images()

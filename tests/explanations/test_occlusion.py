@@ -2,7 +2,8 @@ import torch
 from captum.attr import Occlusion
 from helpers import Chequered, ToOther, network_and_images, patterned
 
-from utils.explanations.occlusion import GRID, blurred, explain_by_occlusion
+from utils.explanations.occlusion import GRID, blurred, occlusion
+from utils.explanations.task import Task
 from utils.network.distance import distance
 
 
@@ -10,7 +11,7 @@ def test_against_windows_one_at_a_time():
     network, size = Chequered(), (20, 30)
     (image1, _), (image2, _) = patterned(size, (2, 3), 0.9), patterned(size, (10, 20), -0.4)
     images = torch.stack([image1, image2])[None]
-    explanation = explain_by_occlusion(network, images, 0.5)
+    explanation = occlusion(Task(network, images, 0.5))
     image1, image2 = images[0, :1], images[0, 1:]
     base = distance(network(image1), network(image2)).item()
     assert abs(explanation.distance.item() - base) < 1e-6
@@ -30,7 +31,7 @@ def test_against_windows_one_at_a_time():
 def test_against_captum():
     """Of images so large that all windows lie equally far apart, as captum lays them."""
     network, images = network_and_images(size=(60, 120))
-    explanation = explain_by_occlusion(network, images, 0.5)
+    explanation = occlusion(Task(network, images, 0.5))
     for image in range(2):
         with torch.no_grad():
             peer = Occlusion(ToOther(network, network(images[:, 1 - image])))
@@ -43,7 +44,7 @@ def test_against_captum():
 def test_it_finds_the_pattern_of_each_image():
     size = (24, 24)
     (image1, mask1), (image2, mask2) = patterned(size, (1, 2), 0.8), patterned(size, (15, 14), -0.8)
-    factual = explain_by_occlusion(Chequered(), torch.stack([image1, image2])[None], 0.5).factual[0]
+    factual = occlusion(Task(Chequered(), torch.stack([image1, image2])[None], 0.5)).factual[0]
     for heatmap, mask in zip(factual, (mask1, mask2), strict=True):
         centres = [
             (torch.stack(torch.where(part > 0)).float() * part[part > 0]).sum(1) / part.sum()

@@ -20,8 +20,7 @@ from torch import nn
 from utils import Cut, Source, evaluate, explain, fit, load_splits, load_trained
 from utils.config import DecisionSettings
 from utils.data.splits import Pairs
-from utils.explanations.gradient import FORMULAS
-from utils.explanations.methods import BY_PATH
+from utils.explanations.methods import METHODS
 from utils.files import UserError
 from utils.score.calibration import fit_calibration
 from utils.score.decision import choose_band, threshold_by_rule
@@ -31,7 +30,6 @@ from utils.score.metrics import retrieval_metrics, retrieval_rates
 WORK = "numbers at their limits"
 TRIES = 124  # each kind twice
 QUICK = 62  # each once
-METHODS = (*BY_PATH, *FORMULAS, "occlusion")
 SIZE = (32, 40)
 BRIGHT = 1e6  # of the pixels of an image
 PAIRS = 2
@@ -63,7 +61,7 @@ def faults(project, random, tries, folder):
     kinds = [*EXPLAINED, *TRAINED, *MEASURED]
     for number in range(tries):
         kind = kinds[number % len(kinds)]
-        method = METHODS[number % len(METHODS)]
+        method = list(METHODS)[number % len(METHODS)]
         if kind in EXPLAINED:
             network, images, threshold = EXPLAINED[kind](trained, random)
             yield explained(f"{kind}, {method}", trained, network, images, threshold, method)

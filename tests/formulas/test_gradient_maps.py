@@ -4,7 +4,8 @@ import pytest
 import torch
 from plain_network import CHANNELS, HEIGHT, WIDTH, PlainNetwork, TinyNetwork, as_map, distance_between, gradient, places
 
-from utils.explanations.gradient import FORMULAS, explain_by_gradient
+from utils.explanations.gradient import gradcam, gradcam_plus_plus, hirescam, layercam
+from utils.explanations.methods import explain
 from utils.network.cut import Cut
 
 
@@ -51,6 +52,7 @@ def by_hirescam(activations, slopes):
     return values
 
 
+FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}
 PLAIN = {
     "gradcam": by_gradcam,
     "gradcam++": by_gradcam_plus_plus,
@@ -97,7 +99,7 @@ def test_maps_of_a_pair(name):
     network = TinyNetwork(bend=0.5)
     plain = PlainNetwork(network)
     images = torch.randn(2, 2, 3, HEIGHT, WIDTH, dtype=torch.float64)
-    explanation = explain_by_gradient(Cut(network, "lift"), images, 0.5, formula=FORMULAS[name])
+    explanation = explain(Cut(network, "lift"), images, 0.5, method=name, layer="last")
     for pair in range(2):
         maps = [plain.features(image.tolist()) for image in images[pair]]
         embeddings = [plain.embedding(features) for features in maps]

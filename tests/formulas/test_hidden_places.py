@@ -8,8 +8,9 @@ from torch import nn
 
 from utils.explanations.edits import AREAS, smallest_edit
 from utils.explanations.explanation import Explanation
-from utils.explanations.occlusion import blurred, explain_by_occlusion, mean_colour
-from utils.explanations.path import References
+from utils.explanations.occlusion import blurred, mean_colour, occlusion
+from utils.explanations.references import References
+from utils.explanations.task import Task
 from utils.network.cut import Cut
 from utils.network.distance import distances_of
 from utils.trust.faithfulness import insertion_deletion, span_of
@@ -130,7 +131,7 @@ def test_insertion_and_deletion(threshold, hide):
 
 
 def test_occlusion():
-    """Zeiler and Fergus 2014, section 4.2, as the docstring of `explain_by_occlusion` has it: windows of 0.3 of each
+    """Zeiler and Fergus 2014, section 4.2, as the docstring of `occlusion` has it: windows of 0.3 of each
     side, on a 7 x 7 grid from border to border, are blurred; a window's evidence is what that adds to the distance, a
     pixel's the mean over its windows. Taken with the sides of 60 pixels, where no window needs rounding. What makes the
     images more distant when hidden speaks for "same". Written without reading the implementation.
@@ -139,7 +140,7 @@ def test_occlusion():
     network = WeightedColour(weights)
     module = Cut(network, "lift")
     images = torch.randn(1, 2, 3, 60, 60)
-    explanation = explain_by_occlusion(module, images, 0.5)
+    explanation = occlusion(Task(module, images, 0.5))
     assert explanation.distance.item() == pytest.approx(
         distance_by_hand(weights.tolist(), images[0, 0].tolist(), images[0, 1].tolist()), abs=1e-5
     )
@@ -203,7 +204,7 @@ def chequered(height, width):
 
 
 def test_smallest_blur_that_undoes_same():
-    """`counterfactual` of a pair decided "same", as its docstring has it: of the shares AREAS of the pixels, the
+    """`smallest_edit` of a pair decided "same", as its docstring has it: of the shares AREAS of the pixels, the
     strongest factual places first, blurred in both images, in image 1 or in image 2, the smallest that flips the
     decision; no smaller one does. Of 600 pixels every share is a whole number. Written without reading the
     implementation.
@@ -258,7 +259,7 @@ def test_smallest_blur_that_undoes_same():
 
 
 def test_exchange_that_undoes_different():
-    """`counterfactual` of a pair decided "different": applied by hand, the change flips the decision; it is in image 1
+    """`smallest_edit` of a pair decided "different": applied by hand, the change flips the decision; it is in image 1
     alone, and its area is the share of pixels of image 1 that changed. Each pixel lies between what it was and what
     image 2 shows somewhere. Written without reading the implementation.
     """

@@ -19,8 +19,8 @@ from plain_network import (
     scaled,
 )
 
-from utils.explanations.gradient import explain_by_gradient
 from utils.explanations.matches import Matches, decompose
+from utils.explanations.methods import explain
 from utils.explanations.occlusion import blurred
 from utils.network.cut import Cut
 
@@ -55,7 +55,7 @@ def test_decompose(bend, steps):
     plain = PlainNetwork(network)
     images = torch.randn(1, 2, 3, HEIGHT, WIDTH, dtype=torch.float64)
     cut = Cut(network, "lift")
-    matches = decompose(cut, explain_by_gradient(cut, images, 0.5), steps=steps)
+    matches = decompose(cut, explain(cut, images, 0.5, method="gradcam"), steps=steps)
     parts, starts, embeddings = [], [], []
     for image in range(2):
         end = plain.features(images[0, image].tolist())
@@ -100,7 +100,7 @@ def test_mutual_matches(height, width):
     """
     network = TinyNetwork(0.0)
     images = torch.randn(1, 2, 3, HEIGHT, WIDTH, dtype=torch.float64)
-    explanation = explain_by_gradient(Cut(network, "lift"), images, 0.5)
+    explanation = explain(Cut(network, "lift"), images, 0.5, method="gradcam")
     values = torch.randn(height, width, height, width, dtype=torch.float64)
     nothing = torch.zeros(height, width, dtype=torch.float64)
     matches = Matches(explanation, "lift", values, nothing, nothing, 0.0, 0.5)

@@ -21,8 +21,9 @@ from plain_network import (
     scaled,
 )
 
+from utils.explanations.methods import explain
 from utils.explanations.occlusion import blurred
-from utils.explanations.path import References, contributions, explain_by_contrast, explain_by_path
+from utils.explanations.references import References
 from utils.network.cut import Cut
 
 
@@ -52,8 +53,8 @@ def test_contributions_to_the_distance(network, images, steps):
     negative mean gradient apart. Written without reading the implementation.
     """
     plain = PlainNetwork(network)
-    raising, lowering, _, completeness = contributions(Cut(network, "lift"), images, steps=steps)
-    signed = explain_by_path(Cut(network, "lift"), images, 0.5, steps=steps, split=False)
+    split = explain(Cut(network, "lift"), images, 0.5, method="path_layercam", steps=steps)
+    signed = explain(Cut(network, "lift"), images, 0.5, method="integrated", steps=steps)
     starts, ends = both_ends(plain, images)
     for (pair, image), end in ends.items():
         start = starts[pair, image]
@@ -72,18 +73,21 @@ def test_contributions_to_the_distance(network, images, steps):
                     up[y, x] += gained * slope
                 else:
                     down[y, x] -= gained * slope
-        torch.testing.assert_close(raising[pair, image], as_map(up), rtol=1e-5, atol=1e-8)
-        torch.testing.assert_close(lowering[pair, image], as_map(down), rtol=1e-5, atol=1e-8)
+        raising = split.towards_different[pair, image].double()
+        lowering = split.towards_same[pair, image].double()
+        torch.testing.assert_close(raising, as_map(up).clamp(min=0), rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(lowering, as_map(down).clamp(min=0), rtol=1e-5, atol=1e-8)
         evidence = as_map(up) - as_map(down)
         torch.testing.assert_close(signed.evidence[pair, image].double(), evidence, rtol=1e-4, atol=1e-6)
     for pair in range(2):
         added, changed = 0.0, 0.0
         for image in range(2):
             partner = plain.embedding(ends[pair, 1 - image])
-            added += float((raising - lowering)[pair, image].sum())
+            added += float(signed.evidence[pair, image].sum())
             changed += distance_between(plain.embedding(ends[pair, image]), partner)
             changed -= distance_between(plain.embedding(starts[pair, image]), partner)
-        assert completeness[pair].tolist() == pytest.approx([added, changed], rel=1e-5)
+        for explanation in (split, signed):
+            assert explanation.completeness[pair].tolist() == pytest.approx([added, changed], rel=1e-5)
 
 
 def test_many_steps_are_complete(network, images):
@@ -91,13 +95,13 @@ def test_many_steps_are_complete(network, images):
     reading the implementation.
     """
     plain = PlainNetwork(network)
-    raising, lowering, _, _ = contributions(Cut(network, "lift"), images, steps=60)
+    explanation = explain(Cut(network, "lift"), images, 0.5, method="integrated", steps=60)
     starts, ends = both_ends(plain, images)
     for pair, image in ends:
         partner = plain.embedding(ends[pair, 1 - image])
         changed = distance_between(plain.embedding(ends[pair, image]), partner)
         changed -= distance_between(plain.embedding(starts[pair, image]), partner)
-        assert float((raising - lowering)[pair, image].sum()) == pytest.approx(changed, abs=1e-3)
+        assert float(explanation.evidence[pair, image].sum()) == pytest.approx(changed, abs=1e-3)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -105,7 +109,7 @@ def test_many_steps_are_complete(network, images):
 @pytest.mark.parametrize("threshold", [0.0, 2.0])
 def test_contrastive_target(network, images, threshold, with_references, steps):
     """Integrated gradients (Sundararajan et al. 2017, equation 1) of <e, e* - o> if "different" and <e, c - o> if
-    "same", as the docstring of `explain_by_contrast` has them after Lin et al. 2023 (COCOA), section 3. Written
+    "same", as the docstring of `contrast` has them after Lin et al. 2023 (COCOA), section 3. Written
     without reading the implementation.
     """
     plain = PlainNetwork(network)
@@ -117,7 +121,7 @@ def test_contrastive_target(network, images, threshold, with_references, steps):
         for vector in vectors.tolist():
             for dimension in range(DIMENSIONS):
                 centre[dimension] += vector[dimension] / 5
-    explanation = explain_by_contrast(Cut(network, "lift"), images, threshold, references, steps=steps)
+    explanation = explain(Cut(network, "lift"), images, threshold, references, steps=steps)
     starts, ends = both_ends(plain, images)
     completeness = [[0.0, 0.0], [0.0, 0.0]]
     for (pair, image), end in ends.items():

@@ -1,47 +1,45 @@
-"""Counterfactuals that are checked: the smallest change found that flips the decision, by running the network again."""
+"""Edits that are checked: the smallest change of the images that flips the decision, by running the network again."""
 
 import math
-from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 
 from ..network.distance import Explainable, distance, embed_pairs, evaluating, similarity
 from .explanation import Explanation, embed_explained, only_pair, ranks_of
 from .occlusion import blurred
-from .path import References
+from .references import References, in_classes, most_frequent_class
 
 AREAS = (0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 PLACES = 3  # of the strongest windows: where pixels are taken from, and where they go
 SCALES = (1.0, 1.4, 2.0)  # of what is put in: objects differ in size
 REACH = 0.6  # standard deviation of a region's Gaussian, as a share of the side of a square of its area
 BORDER = 0.02  # standard deviation of the blending at the border, as a share of the image's sides
-TINY = 1e-12  # a map that is zero everywhere still has places
-NEAREST = 5  # reference images that say what an image looks like
+TINY = 1e-12  # a map that is zero everywhere still has strongest places
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """A change of one pair and what the network says to it.
-
-    explanation: of the pair as it was. edited: float (2, C, H, W), both images after the change. regions: bool (2, H,
-    W), what was changed in each. distance: of the edited pair. donor: the pair whose image 2 gave the pixels that were
-    put into image 1, None where pixels were blurred. donor_region: bool (H, W), where in that image they were.
-    nearest_before, nearest_after: names of the nearest references of both images, nearest first; None without
-    references.
-    """
+    """A change of one pair, and what the network says of the result."""
 
     explanation: Explanation
+    """Of the pair before the change."""
     edited: torch.Tensor
+    """Float (2, C, H, W): both images after the change."""
     regions: torch.Tensor
+    """Bool (2, H, W): what was changed in each image."""
     distance: float
+    """Of the edited pair."""
     donor: Explanation | None = None
+    """The pair whose image 2 gave the pixels that were put into image 1; None where pixels were blurred."""
     donor_region: torch.Tensor | None = None
+    """Bool (H, W): where these pixels were in that image."""
     nearest_before: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """Names of the references nearest to each image before the change, nearest first; None without references."""
     nearest_after: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """The same after the change."""
 
     @property
     def before(self) -> float:
@@ -50,37 +48,35 @@ class Edit:
 
     @property
     def after(self) -> float:
-        """Similarity after it, in [0, 1]."""
+        """Similarity after the change, in [0, 1]."""
         return similarity(torch.tensor(self.distance)).item()
 
     @property
     def flipped(self) -> bool:
-        """Whether the decision is another one."""
+        """Whether the change flips the decision."""
         return (self.distance > self.explanation.threshold) != self.explanation.different.item()
 
     @property
     def area(self) -> float:
-        """Changed share of the pixels that might be changed, in [0, 1]: of both images, or of image 1 where it alone
-        takes pixels of the other.
-        """
+        """Changed share of the pixels, in [0, 1]: of image 1 if the pair was "different", else of both images."""
         changeable = self.regions[:1] if self.explanation.different else self.regions
         return changeable.float().mean().item()
 
     def sentence(self) -> str:
-        """What was changed, how much, what came of it, and which references the changed images are nearest to."""
-        touched = self.regions.flatten(1).any(dim=1).tolist()
-        what = "both images" if all(touched) else f"image {1 + touched.index(True)}"
+        """Return what was changed, how much, with what result, and the classes of the nearest references."""
+        changed = self.regions.flatten(1).any(dim=1)
+        numbers = changed.nonzero()[:, 0].tolist()
+        what = "both images" if len(numbers) == 2 else f"image {1 + numbers[0]}"
         how = "blurred" if self.donor is None else f"replaced by pixels of {self.donor.names[0][1]}"
-        changed = self.regions[touched].float().mean()
+        share = self.regions[changed].float().mean()
         outcome = "the decision flips" if self.flipped else "the decision stays: no change that was tried flips it"
-        lines = [f"{changed:.1%} of {what} {how}: similarity {self.before:.3f} to {self.after:.3f}, {outcome}."]
-        if self.nearest_before is not None:
-            for image in (number for number in range(2) if touched[number]):
-                lines.append(
-                    f"Of the training images nearest to image {image + 1}, {in_classes(self.nearest_before[image])} "
-                    f"before, {in_classes(self.nearest_after[image])} after."
-                )
-        return " ".join(lines)
+        text = f"{share:.1%} of {what} {how}: similarity {self.before:.3f} to {self.after:.3f}, {outcome}."
+        if self.nearest_before is None:
+            return text
+        for number in numbers:
+            before, after = in_classes(self.nearest_before[number]), in_classes(self.nearest_after[number])
+            text += f" Of the training images nearest to image {number + 1}, {before} before, {after} after."
+        return text
 
 
 @torch.no_grad()
@@ -90,124 +86,125 @@ def smallest_edit(
     references: References | None = None,
     donors: Explanation | None = None,
 ) -> Edit:
-    """The smallest change along the maps of one explained pair that flips its decision, of those tried.
+    """Find the smallest change along the maps of one explained pair that flips its decision, of those tried.
 
-    "different": a region of image 1 takes the pixels of a region of image 2, blended at the border (after Goyal et al.
-    2019, Counterfactual Visual Explanations, section 3, whose regions are found by trying all). Regions lie around the
-    places where the evidence of each map, for and against together, is strongest: there the network looks. "same": a
-    region is blurred, the strongest factual places first, in both images or in one of them; or, with `donors`, image 1
-    takes pixels of image 2 of one of them, if that is smaller.
+    "different": a region of image 1 takes the pixels of a region of image 2, blended at the border. Regions lie around
+    the places where the evidence of both maps together is strongest: there the network looks. "same": a region is
+    blurred, the strongest factual places first, in both images or in one of them; or, with `donors`, image 1 takes
+    pixels of image 2 of one of them, if that is smaller.
 
-    references: what an image looks like is the class of most of its nearest ones. With them, pixels are put in until
-    image 1 looks like the image that they are from. donors: pairs of any image and one of another class, explained.
+    Args:
+        network: The network that was explained.
+        explanation: Of one pair.
+        references: With names: pixels are put in until the nearest references of image 1 are of the class of those
+            of the image that gave the pixels.
+        donors: Explained pairs of any image and one of another class.
 
-    Without a flip, the change that came nearest is returned. Raises ValueError for more than one pair, and for another
-    network than the explained one.
+    Returns:
+        The smallest change that flips the decision; without any, the one that comes nearest to it.
+
+    Raises:
+        ValueError: The explanation is of several pairs, or of another network.
+
+    Source: after Goyal et al. 2019, Counterfactual Visual Explanations, section 3, which tries all regions.
     """
-    different = only_pair(explanation).different.item()
+    only_pair(explanation)
     if references is not None and not references.names:
-        references = None  # they say nothing of classes
+        references = None
     with evaluating(network):
-        embeddings = embed_explained(network, explanation)
-        if different:
-            found = _replaced(network, explanation, explanation, references)
+        embeddings = embed_explained(network, explanation)[0]  # (2, D)
+        if explanation.different:
+            edits = [_replace_region(network, explanation, explanation, references)]
         else:
-            found = _blurred(network, explanation)
-        if not different and donors is not None:
-            embed_explained(network, donors)
-            others = [_replaced(network, explanation, donor, references) for donor in donors]
-            found = min(found, *others, key=_cost)
+            edits = _blur_regions(network, explanation)
+            if donors is not None:
+                embed_explained(network, donors)
+                edits += [_replace_region(network, explanation, donor, references) for donor in donors]
+        edit = min(edits, key=_cost)
         if references is None:
-            return found
-        after = embed_pairs(network, found.edited[None])
-    nearest_before, nearest_after = (tuple(nearest(references, one) for one in pair[0]) for pair in (embeddings, after))
-    return replace(found, nearest_before=nearest_before, nearest_after=nearest_after)
+            return edit
+        embeddings_after = network(edit.edited)
+    before = tuple(references.nearest(embedding) for embedding in embeddings)
+    after = tuple(references.nearest(embedding) for embedding in embeddings_after)
+    return replace(edit, nearest_before=before, nearest_after=after)
 
 
-def nearest(references: References, embedding: torch.Tensor, count=NEAREST) -> tuple[str, ...]:
-    """Names of the `count` references nearest to an embedding (D,), nearest first."""
-    apart = distance(references.embeddings.to(embedding), embedding)  # (R,)
-    return tuple(references.names[index] for index in apart.argsort()[:count].tolist())
+def _cost(edit: Edit):
+    """Order edits: the smallest that flips the decision first, then the one that comes nearest to it."""
+    if edit.flipped:
+        return 0, edit.area
+    return 1, abs(edit.distance - edit.explanation.threshold)
 
 
-def in_classes(names) -> str:
-    """How many references are of the class that most of them are of, in words: "4 of 5 are rose"."""
-    most, count = _most_frequent(names)
-    return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {most}"
-
-
-def _blurred(network, explanation) -> Edit:
-    """Blurs growing regions of both images, of image 1 alone and of image 2 alone."""
+def _blur_regions(network, explanation) -> list[Edit]:
+    """Blur growing regions of both images, of image 1 alone and of image 2 alone."""
     images = explanation.images[0]  # (2, C, H, W)
-    regions = torch.stack([_strongest_places(explanation, share) for share in (0, *AREAS)])  # (1 + A, 2, H, W)
-    edited = torch.where(regions[:, :, None], blurred(images), images)  # (1 + A, 2, C, H, W)
-    embeddings = embed_pairs(network, edited)  # (1 + A, 2, D)
-    steps = range(1, len(regions))
-    tried = [change for step in steps for change in ((step, step), (step, 0), (0, step))]
-    first, second = torch.tensor(tried).unbind(1)  # which step of image 1 beside which of image 2
-    distances = distance(embeddings[first, 0], embeddings[second, 1])  # (3A,)
-    touched = torch.stack([regions[first, 0], regions[second, 1]], dim=1)  # (3A, 2, H, W)
-    best = _best(distances, touched.float().mean(dim=(1, 2, 3)), explanation)
-    images = torch.stack([edited[first[best], 0], edited[second[best], 1]])
-    return Edit(explanation, images, touched[best], distances[best].item())
+    ranks = ranks_of(explanation.ranking)[0]  # (2, H, W)
+    regions = torch.stack([ranks < area * ranks[0].numel() for area in (0, *AREAS)])  # (1 + A, 2, H, W)
+    blurry = torch.where(regions[:, :, None], blurred(images), images)  # (1 + A, 2, C, H, W)
+    embeddings = embed_pairs(network, blurry)  # (1 + A, 2, D)
+    edits = []
+    for area in range(1, len(regions)):
+        for first, second in ((area, area), (area, 0), (0, area)):
+            edited = torch.stack([blurry[first, 0], blurry[second, 1]])
+            changed = torch.stack([regions[first, 0], regions[second, 1]])
+            after = distance(embeddings[first, 0], embeddings[second, 1])
+            edits.append(Edit(explanation, edited, changed, after.item()))
+    return edits
 
 
-def _best(distances, areas, explanation) -> int:
-    """The index of the smallest change that flips the decision, else of the one that comes nearest to it."""
-    flips = (distances > explanation.threshold) != explanation.different
-    if flips.any():
-        return int(areas.masked_fill(~flips, float("inf")).argmin())
-    return int((distances - explanation.threshold).abs().argmin())
-
-
-def _strongest_places(explanation: Explanation, share: float) -> torch.Tensor:
-    """The share, in [0, 1], of the pixels of each image of one pair that rank highest: bool (2, H, W)."""
-    ranks = ranks_of(explanation.ranking)[0]
-    return ranks < share * ranks[0].numel()
-
-
-def _replaced(network, explanation, donor, references) -> Edit:
-    """Puts regions of the donor's image 2 into image 1, from small to large, up to the first that flips."""
+def _replace_region(network, explanation, donor, references) -> Edit:
+    """Put regions of the donor's image 2 into image 1, from small to large, up to the first that flips the decision."""
     image1, image2 = explanation.images[0]  # (C, H, W) each
     given = donor.images[0, 1]
-    fixed, goal = network(torch.stack([image2, given]))
+    embedding2, goal = network(torch.stack([image2, given]))
+    strength, given_strength = _strength(explanation)[0], _strength(donor)[1]
     sign = -1 if explanation.different else 1  # which way the distance must go
-    found = []
+    edits = []
     for area in AREAS:
-        edited, regions, sources = _edits(image1, given, _strength(explanation)[0], _strength(donor)[1], area)
+        edited, regions, donor_regions = _transplants(image1, given, strength, given_strength, area)
         embeddings = network(edited)  # (N, D)
-        distances = distance(embeddings, fixed)
-        touched = regions.flatten(1).any(dim=1)
-        enough = ((distances > explanation.threshold) != explanation.different) & touched
+        distances = distance(embeddings, embedding2)
+        changed = regions.flatten(1).any(dim=1)
+        enough = changed & ((distances > explanation.threshold) != explanation.different)
         if references is not None:
-            enough &= _alike(references, embeddings, goal)
-        chosen = enough if enough.any() else touched
-        best = int((sign * distances).masked_fill(~chosen, -torch.inf).argmax())
+            enough &= _look_like(goal, embeddings, references)
+        candidates = enough if enough.any() else changed
+        best = int((sign * distances).masked_fill(~candidates, -torch.inf).argmax())
         images = torch.stack([edited[best], image2])
-        region = torch.stack([regions[best], torch.zeros_like(regions[best])])
-        change = Edit(explanation, images, region, distances[best].item(), donor, sources[best])
+        both = torch.stack([regions[best], torch.zeros_like(regions[best])])
+        edit = Edit(explanation, images, both, distances[best].item(), donor, donor_regions[best])
         if enough.any():
-            return change
-        found.append(change)
-    return min(found, key=_cost)  # it flips, but looks like another class; or it does not flip
+            return edit
+        edits.append(edit)
+    return min(edits, key=_cost)  # it flips, but looks like another class; or it does not flip
 
 
-def _cost(change: Edit):
-    """What orders changes: the smallest that flips first, then the one that comes nearest to it."""
-    missed = abs(change.distance - change.explanation.threshold)
-    return not change.flipped, change.area if change.flipped else missed
+def _look_like(goal, embeddings, references):
+    """Whether embeddings (N, D) are nearest to references of the class that `goal` (D,) is nearest to: bool (N,)."""
+    wanted = most_frequent_class(references.nearest(goal))
+    classes = [most_frequent_class(references.nearest(embedding)) for embedding in embeddings]
+    return torch.tensor([name == wanted for name in classes], device=embeddings.device)
 
 
-def _edits(image, given, strength, given_strength, area):
-    """An image with regions of another one put in, for all places and scales: (N, C, H, W); which of its pixels
-    changed, bool (N, H, W), and which of the other image's were put in, bool (N, H, W).
+def _transplants(image, given, strength, given_strength, area):
+    """Put regions of another image into an image, for all places and scales.
+
+    Returns:
+        The edited images (N, C, H, W), which of their pixels changed, and which of the other image's pixels were put
+        in, bool (N, H, W) each.
     """
-    places = _strongest_places_of(strength, area)
-    choices = list(product(_strongest_places_of(given_strength, area), places, SCALES))
-    solid = torch.stack([_region(given_strength, place, area / scale**2) for place, _, scale in choices])  # (N, H, W)
-    soft = _softened(solid.float())
-    pixels = torch.cat([given.expand(len(choices), -1, -1, -1), soft[:, None]], dim=1)  # (N, C + 1, H, W)
-    moved = F.grid_sample(pixels, _grids(choices, pixels), align_corners=False)
+    sources, targets = _strongest_windows(given_strength, area), _strongest_windows(strength, area)
+    solid, matrices = [], []
+    for source, target, scale in product(sources, targets, SCALES):
+        solid.append(_region(given_strength, source, area / scale**2))
+        y, x = (2 * (start - end / scale) - 1 + 1 / scale for start, end in zip(source, target, strict=True))
+        matrices.append([[1 / scale, 0, x], [0, 1 / scale, y]])  # from the edited image to the other one
+    soft = _softened(torch.stack(solid).float())  # (N, H, W)
+    pixels = torch.cat([given.expand(len(solid), -1, -1, -1), soft[:, None]], dim=1)  # (N, C + 1, H, W)
+    matrices = torch.tensor(matrices, device=pixels.device, dtype=pixels.dtype)
+    grid = F.affine_grid(matrices, pixels.shape, align_corners=False)
+    moved = F.grid_sample(pixels, grid, align_corners=False)
     cover = _ramp(moved[:, -1:])  # (N, 1, H, W)
     edited = cover * moved[:, :-1] + (1 - cover) * image
     return edited, cover[:, 0] > 0, _ramp(soft) > 0
@@ -218,61 +215,40 @@ def _ramp(soft):
     return (2 * soft - 1).clamp(0, 1)
 
 
-def _grids(choices, images):
-    """Where each pixel of the edited images (N, C, H, W) comes from, (N, H, W, 2), as `grid_sample` takes it."""
-    matrices = []
-    for (from_y, from_x), (to_y, to_x), scale in choices:
-        x = 2 * (from_x - to_x / scale) - 1 + 1 / scale  # places in [0, 1] to coordinates in [-1, 1]
-        y = 2 * (from_y - to_y / scale) - 1 + 1 / scale
-        matrices.append([[1 / scale, 0, x], [0, 1 / scale, y]])
-    matrices = torch.tensor(matrices, device=images.device, dtype=images.dtype)
-    return F.affine_grid(matrices, images.shape, align_corners=False)
-
-
 def _strength(explanation) -> torch.Tensor:
-    """How much each place of both images of a pair counts, either way: float (2, H, W), smoothed."""
+    """How much each place of both images of a pair counts towards either decision: float (2, H, W), smoothed."""
     return _softened((explanation.towards_different + explanation.towards_same)[0])
 
 
 def _softened(maps):
     """Maps (N, H, W) after a narrow Gaussian blur."""
-    sigma = tuple(BORDER * side for side in maps.shape[-2:])
-    kernel = tuple(2 * math.ceil(3 * side) + 1 for side in sigma)
+    from kornia.filters import gaussian_blur2d  # slow to import
+
+    height, width = maps.shape[-2:]
+    sigma = BORDER * height, BORDER * width
+    kernel = 2 * math.ceil(3 * sigma[0]) + 1, 2 * math.ceil(3 * sigma[1]) + 1
     return gaussian_blur2d(maps[None], kernel, sigma)[0]
 
 
-def _strongest_places_of(strength, area):
-    """The centres, (y, x) in [0, 1], of the PLACES windows of that area that hold most of a map (H, W), apart."""
+def _strongest_windows(strength, area):
+    """The centres, (y, x) in [0, 1], of PLACES windows of that area that hold most of a map (H, W), some way apart."""
     height, width = strength.shape
-    down, across = (max(round(area**0.5 * side), 1) for side in (height, width))
-    inside = F.avg_pool2d(strength[None], (down, across), stride=1)[0]
-    places = []
-    while len(places) < PLACES and inside.max() >= 0:
+    tall, wide = max(round(area**0.5 * height), 1), max(round(area**0.5 * width), 1)
+    inside = F.avg_pool2d(strength[None], (tall, wide), stride=1)[0]
+    centres = []
+    while len(centres) < PLACES and inside.max() >= 0:
         top, left = divmod(int(inside.argmax()), inside.shape[1])
-        places.append(((top + down / 2) / height, (left + across / 2) / width))
-        rows = slice(max(top - down // 3, 0), top + down // 3 + 1)
-        columns = slice(max(left - across // 3, 0), left + across // 3 + 1)
+        centres.append(((top + tall / 2) / height, (left + wide / 2) / width))
+        rows = slice(max(top - tall // 3, 0), top + tall // 3 + 1)
+        columns = slice(max(left - wide // 3, 0), left + wide // 3 + 1)
         inside[rows, columns] = -1  # strengths are at least 0
-    return places
+    return centres
 
 
-def _region(strength, place, area):
+def _region(strength, centre, area):
     """The share `area` of the pixels of a map (H, W) that is strongest around a place: bool (H, W)."""
     height, width = strength.shape
-    y = (torch.arange(height, device=strength.device)[:, None] + 0.5) / height - place[0]
-    x = (torch.arange(width, device=strength.device) + 0.5) / width - place[1]
+    y = (torch.arange(height, device=strength.device)[:, None] + 0.5) / height - centre[0]
+    x = (torch.arange(width, device=strength.device) + 0.5) / width - centre[1]
     around = torch.exp(-(y**2 + x**2) / (2 * area * REACH**2))
     return ranks_of((strength + TINY) * around) < area * strength.numel()
-
-
-def _alike(references, embeddings, goal):
-    """Which of N embeddings (N, D) are nearest to references of the class that `goal` (D,) is nearest to: bool (N,)."""
-    wanted = _most_frequent(nearest(references, goal))[0]
-    found = [_most_frequent(nearest(references, one))[0] == wanted for one in embeddings]
-    return torch.tensor(found, device=embeddings.device)
-
-
-def _most_frequent(names):
-    """The most frequent class among references and how many are of it; of equally many, that of the nearest one."""
-    classes = [name.split("/")[0] for name in names]
-    return Counter(classes).most_common(1)[0]

@@ -7,7 +7,6 @@ from numbers import Integral
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 from ..config import Normalization
 from ..files import ExplanationError, printable
@@ -87,7 +86,7 @@ class Explanation:
 
     def __post_init__(self):
         if not self.names:
-            object.__setattr__(self, "names", self._default_names())
+            object.__setattr__(self, "names", _names_of(self.source.paths, len(self)))
         for name in ("images", "distance", "towards_different", "towards_same"):
             kind = type(getattr(self, name))
             if not issubclass(kind, torch.Tensor):
@@ -97,22 +96,15 @@ class Explanation:
         if not self.distance.isfinite().all():
             cause = "weights or images hold NaN, or embeddings have no length"
             raise ExplanationError(f"The distances are not finite: {cause}.")
-        parts = vars(self) | {"paths": self.source.paths, "classes": self.source.classes}
-        for name in ("images", "towards_different", "towards_same", "paths", "classes", "names", "completeness"):
-            part = parts[name]
+        for name, part in (*self._parts(), ("paths", self.source.paths), ("classes", self.source.classes)):
             if part is not None and len(part) != len(self):
                 raise ValueError(f"{name} of {len(part)} pairs, but distances of {len(self)}")
         check_shown(self.images, self.source)
 
-    def _default_names(self):
-        names = []
-        for number in range(len(self)):
-            if self.source.paths is None:
-                names.append((f"pair {number}, image 1", f"pair {number}, image 2"))
-            else:
-                path1, path2 = self.source.paths[number]
-                names.append((_short(path1), _short(path2)))
-        return tuple(names)
+    def _parts(self):
+        """What is of each pair, by name."""
+        names = ("images", "distance", "towards_different", "towards_same", "names", "completeness")
+        return [(name, getattr(self, name)) for name in names]
 
     def __len__(self):
         return len(self.distance)
@@ -120,16 +112,8 @@ class Explanation:
     def __getitem__(self, index: int | slice) -> "Explanation":
         """The explanation of one pair, or of some."""
         pairs = pairs_of(index, len(self))
-        return replace(
-            self,
-            images=self.images[pairs],
-            distance=self.distance[pairs],
-            towards_different=self.towards_different[pairs],
-            towards_same=self.towards_same[pairs],
-            names=self.names[pairs],
-            completeness=None if self.completeness is None else self.completeness[pairs],
-            source=self.source[pairs],
-        )
+        chosen = {name: part[pairs] for name, part in self._parts() if part is not None}
+        return replace(self, source=self.source[pairs], **chosen)
 
     def of_same_pairs(self, other: "Explanation") -> bool:
         """Return whether both are of the same pairs, compared with the same threshold."""
@@ -250,15 +234,16 @@ class Explanation:
     def _decided(self, index):
         if not self.undecided[index]:
             return f'decided "{self.decision(index)}"'
-        low, high = (f"{edge:.3f}" if math.isfinite(edge) else "any" for edge in self.source.band)
+        low, high = self.source.band
+        low = f"{low:.3f}" if math.isfinite(low) else "any"
+        high = f"{high:.3f}" if math.isfinite(high) else "any"
         return f'undecided (distances from {low} to {high} are), closer to "{self.closer_to(index)}"'
 
     def _actual(self, index):
         """The actual classes in words."""
-        classes = self.classes(index)
-        if classes is None:
+        if self.classes(index) is None:
             return ""
-        class1, class2 = classes
+        class1, class2 = self.classes(index)
         words = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
         verdict = {True: "correct", False: "incorrect", None: "actual classes"}[self.correct(index)]
         return f", {verdict}: {words}"
@@ -270,93 +255,67 @@ class Explanation:
         return chosen / torch.where(strongest > 0, strongest, 1)  # no evidence: all zeros, never NaN
 
 
-def explained(images, distances, threshold: float, different, same) -> Explanation:
-    """The Explanation from coarse maps, enlarged to the size of the images; what is negative counts as 0.
-
-    images: (B, 2, C, H, W). distances: (B,). different, same: (B, 2, h, w), evidence towards either decision.
-    """
-    size = images.shape[-2:]
-    different, same = (
-        F.interpolate(maps, size=size, mode="bilinear", align_corners=False).clamp(min=0) for maps in (different, same)
-    )
-    return Explanation(images, distances, threshold, different, same)
-
-
 def check_shown(images, source: Source):
     """Raise ExplanationError where figures could not show images (B, 2, C, H, W) as their source says."""
     if images.dim() != 5 or images.shape[1] != 2:
         raise ExplanationError(f"images {tuple(images.shape)} must be (B, 2, C, H, W), two images in each pair")
     count = images.shape[2]
-    if source.normalization is not None and len(source.normalization.mean) != count:
+    normalized = len(source.normalization.mean) if source.normalization else count
+    if normalized != count:
         raise ExplanationError(
-            f"normalization of {len(source.normalization.mean)} channels, but images of {count}: give Normalization a "
-            "mean and a std for each channel"
+            f"normalization of {normalized} channels, but images of {count}: give Normalization a mean and a std for "
+            "each channel"
         )
-    channels = source.channels
-    if channels is None:
+    shown = source.channels
+    if shown is None:
         return
-    three = isinstance(channels, list | tuple) and len(channels) == 3
-    if not three or not all(isinstance(channel, Integral) and 0 <= channel < count for channel in channels):
+    three = isinstance(shown, list | tuple) and len(shown) == 3
+    if not three or not all(isinstance(channel, Integral) and 0 <= channel < count for channel in shown):
         raise ExplanationError(
-            f"channels: {channels} is refused: name three channels of the images for red, green and blue, each from 0 "
-            f"to {count - 1}"
+            f"channels: {shown} is refused: name three channels for red, green and blue, each from 0 to {count - 1}"
         )
-
-
-def check_places(network: Explainable, layer: str, images, features):
-    """Raise ExplanationError where a feature map has one place alone: it would be 1.0 everywhere.
-
-    Args:
-        network: The network that is explained.
-        layer: The name of the layer.
-        images: (N, C, H, W).
-        features: The map of these images at the layer, (N, C, h, w).
-    """
-    if features.shape[-2:].numel() > 1:
-        return
-    others = [name for name in network.layers if network.features(images[:1], name).shape[-2:].numel() > 1]
-    cure = f"name one of {', '.join(others)}" if others else "pass larger images"
-    raise ExplanationError(
-        f"layer {layer!r} gives maps of 1 x 1 for images of {' x '.join(map(str, images.shape[2:]))}, which have no "
-        f"places to tell apart: {cure}"
-    )
 
 
 def embed_explained(network: Explainable, explanation: Explanation) -> torch.Tensor:
-    """Embeddings (B, 2, D) of the explained images; the network is in the mode that it is in.
+    """Embed the explained images: (B, 2, D). The mode of the network stays.
 
-    Raises ValueError when they are not as far from each other as the explanation says: another network made it.
+    Raises:
+        ValueError: The distances are not those of the explanation, so another network was explained.
     """
     embeddings = embed_pairs(network, explanation.images)
     distances = distance(*embeddings.unbind(1))
-    if not ((distances - explanation.distance).abs() <= ROUNDING).all():  # NaN is no number to agree with
+    if not ((distances - explanation.distance).abs() <= ROUNDING).all():  # NaN is not equal to any number
         raise ValueError("the explanation is of another network: pass the one that was explained, in its Cut if in one")
     return embeddings
 
 
 def pairs_of(index: int | slice, count: int) -> slice:
-    """The slice that stands for one pair of `count`, or for some. Raises IndexError for a pair that is not there."""
+    """Return the slice of one pair of `count`, or of some. Raises IndexError for a pair that does not exist."""
     if isinstance(index, slice):
         return index
-    if not -count <= index < count:
-        raise IndexError(f"pair {index} of {count}")
-    start = index % count
+    start = range(count)[index]
     return slice(start, start + 1)
 
 
 def only_pair(explanation: Explanation) -> Explanation:
-    """The explanation itself. Raises ValueError when it is not of exactly one pair."""
+    """Return the explanation itself. Raises ValueError if it is not of exactly one pair."""
     if len(explanation) != 1:
         raise ValueError(f"this is for one pair, not {len(explanation)}: take explanation[0], explanation[1], ...")
     return explanation
 
 
 def ranks_of(maps: torch.Tensor) -> torch.Tensor:
-    """The rank of each pixel within its image, 0 for the highest: (..., H, W) to int64 (..., H, W)."""
+    """Rank the pixels of each map (..., H, W), 0 for the highest: int64 (..., H, W)."""
     order = maps.flatten(-2).argsort(dim=-1, descending=True, stable=True)
     return order.argsort(dim=-1).view_as(maps)
 
 
-def _short(path) -> str:
-    """The last two parts of a path: folder and file name."""
-    return printable("/".join(Path(path).parts[-2:]))
+def _names_of(paths, count):
+    """The names of both images of each pair: the last two parts of their paths, or numbers."""
+    names = []
+    for number in range(count):
+        pair = f"pair {number}, image 1", f"pair {number}, image 2"
+        if paths is not None:
+            pair = tuple(printable("/".join(Path(path).parts[-2:])) for path in paths[number])
+        names.append(pair)
+    return tuple(names)

@@ -1,35 +1,34 @@
-"""Grad-CAM for a pair and its kin: evidence from one feature map and the gradient of the distance at it.
+"""Maps from the feature map of a layer and the gradient of a target at it: Grad-CAM and its kin.
 
-Each formula takes activations and gradients, float (N, C, h, w), to a map (N, h, w) of what raises the quantity that
-the gradients are of. Given the negative gradients it maps what lowers it.
+A method is a formula, the feature maps at which gradients are taken (`at_layer` or `along_path`), and a target.
+A formula takes activations and gradients, float (N, C, h, w), to a map (N, h, w) of what raises the target; with the
+opposite gradients it maps what lowers it.
 """
 
 import torch
 
-from ..config import LAST
-from ..network.distance import Explainable, distance, evaluating, paired, unit
-from .explanation import Explanation, check_places, explained
+from ..files import ExplanationError
+from ..network.distance import distance, evaluating, paired, unit
+from .explanation import Explanation
+from .occlusion import blurred
+from .task import Task, explained
 
 
 def gradcam(activations, gradients):
-    """Selvaraju et al. 2017, equations 1 and 2 without the ReLU: a channel's weight is its mean gradient."""
+    """Weigh each channel by its mean gradient.
+
+    Source: Selvaraju et al. 2017, Grad-CAM, equations 1 and 2 without the ReLU.
+    """
     weights = gradients.mean(dim=(2, 3), keepdim=True)
     return (weights * activations).sum(dim=1)
 
 
 def gradcam_plus_plus(activations, gradients):
-    """Weigh each channel by its positive gradients, each with a certainty of its own, and add up the channels.
+    """Weigh each channel by its positive gradients, each with a certainty of its own.
 
     Equation 19 gives a place of gradient g the certainty g^2 / (2 g^2 + S g^3), where S is the sum of the channel's
     activations over all places: 1 / (2 + S g). Activations below 0, which the paper's networks do not have, can bring
     2 + S g near 0: weights are unsteady there.
-
-    Args:
-        activations: Float (N, C, h, w).
-        gradients: Float (N, C, h, w), of the quantity at them.
-
-    Returns:
-        The map, (N, h, w).
 
     Source: Chattopadhay et al. 2018, Grad-CAM++, equations 10 and 19.
     """
@@ -40,28 +39,30 @@ def gradcam_plus_plus(activations, gradients):
 
 
 def layercam(activations, gradients):
-    """Jiang et al. 2021, equations 5 and 6: each activation times its own gradient where that is positive."""
+    """Weigh each activation by its own gradient where that is positive.
+
+    Source: Jiang et al. 2021, LayerCAM, equations 5 and 6.
+    """
     return (gradients.clamp(min=0) * activations).sum(dim=1)
 
 
 def hirescam(activations, gradients):
-    """Draelos and Carin 2020, section 3.2: each activation times its own gradient, never averaged over places."""
+    """Weigh each activation by its own gradient.
+
+    Source: Draelos and Carin 2020, HiResCAM, section 3.2.
+    """
     return (gradients * activations).sum(dim=1)
 
 
-FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}
+def at_layer(formula, task: Task) -> Explanation:
+    """Explain by a formula of the feature maps of the images and of the gradient of the distance at them.
 
-
-def explain_by_gradient(network: Explainable, images, threshold: float, layer=LAST, formula=gradcam) -> Explanation:
-    """Explain B pairs by one of the FORMULAS at a layer, each image with its own gradient.
-
-    images: (B, 2, C, H, W), as the network takes them. All images go through the network once, in evaluation mode; only
-    what stands behind `layer` is differentiated. Modes, parameters and their gradients stay as they were. Raises
-    ConfigError or ValueError for an unknown layer.
+    All images go through the network once, in evaluation mode; only what stands behind the layer is differentiated.
     """
-    with evaluating(network), torch.enable_grad():
-        activations, vectors = network.features_and_vectors(images.flatten(0, 1), layer)  # (2B, C, h, w), (2B, D)
-        check_places(network, layer, images.flatten(0, 1), activations)
+    images = task.images.flatten(0, 1)
+    with evaluating(task.network), torch.enable_grad():
+        activations, vectors = task.network.features_and_vectors(images, task.layer)  # (2B, C, h, w), (2B, D)
+        task.check_places(activations)
         distances = distance(*paired(unit(vectors)).unbind(1))  # (B,)
         (gradients,) = torch.autograd.grad(distances.sum(), activations)
     distances = distances.detach()
@@ -69,4 +70,88 @@ def explain_by_gradient(network: Explainable, images, threshold: float, layer=LA
     gradients = gradients.to(distances.dtype)
     different = paired(formula(activations, gradients))  # (B, 2, h, w)
     same = paired(formula(activations, -gradients))
-    return explained(images, distances, threshold, different, same)
+    return explained(task.images, distances, task.threshold, different, same)
+
+
+@torch.no_grad()
+def along_path(formula, target, task: Task) -> Explanation:
+    """Explain by a formula of what the activations gain on a path, and of the mean gradient of a target on it.
+
+    The path is the straight one from the feature map of the blurred image to that of the image. The mean gradient is
+    taken by the midpoint rule in `task.steps` steps. Gains times mean gradients add up to the change of the target, but
+    for an error that shrinks with the steps.
+
+    Args:
+        formula: As the module has it.
+        target: A function of the task and of the images' vectors (B, 2, D), before they are brought to length 1. It
+            returns a function from vectors (B, 2, D) on the path to one number for each image, (B, 2).
+        task: What is explained.
+
+    Source: Sundararajan et al. 2017, Axiomatic Attribution, equation 1.
+    """
+    network, layer, steps = task.network, task.layer, task.steps
+    images = task.images.flatten(0, 1)  # (2B, C, H, W)
+    with evaluating(network):
+        features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
+        task.check_places(features)
+        starts, ends = features.chunk(2)  # (2B, C, h, w)
+        vectors_at_start, vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
+        quantity = target(task, vectors)
+        gradients = torch.zeros_like(ends, dtype=vectors.dtype)
+        for step in range(steps):
+            with torch.enable_grad():
+                between = torch.lerp(starts, ends, (step + 0.5) / steps).requires_grad_()
+                values = quantity(paired(network.project_features(between, layer)))
+                (gradient,) = torch.autograd.grad(values.sum(), between)
+            gradients += gradient.to(gradients.dtype) / steps
+    gains = ends.to(vectors.dtype) - starts.to(vectors.dtype)
+    different = paired(formula(gains, gradients))  # (B, 2, h, w)
+    same = paired(formula(gains, -gradients))
+    total = paired(gains * gradients).flatten(1).sum(dim=1)  # (B,)
+    change = (quantity(vectors) - quantity(vectors_at_start)).sum(dim=1)
+    completeness = torch.stack([total, change], dim=1)
+    distances = distance(*unit(vectors).unbind(1))
+    return explained(task.images, distances, task.threshold, different, same, completeness)
+
+
+def to_other(task: Task, vectors):
+    """Target: the distance of each image to the other one, which is held fixed."""
+    others = unit(vectors).flip(1)
+
+    def quantity(between):
+        return distance(unit(between), others)
+
+    return quantity
+
+
+def contrast(task: Task, vectors):
+    """Target: how much more an image is like itself, or like the references, than like the other image.
+
+    For an image of embedding e beside one of embedding o, the target is <e, e* - o> if the pair is decided "different",
+    where e* is e itself, held fixed, and <e, c - o> if "same", where c is the mean embedding of the references, 0
+    without them. Unlike the distance, it has a slope where both embeddings are equal. On the path the vector is divided
+    by its length at the end, not by its own: short ones would have steep slopes.
+
+    Raises:
+        ExplanationError: The references are those of another network.
+
+    Source: after Lin et al. 2023, COCOA, section 3.
+    """
+    embeddings = unit(vectors)
+    centre = torch.zeros_like(embeddings)
+    if task.references is not None:
+        dimensions = task.references.embeddings.shape[1]
+        if dimensions != embeddings.shape[2]:
+            raise ExplanationError(
+                f"references: embeddings of {dimensions} dimensions, but those of the network have "
+                f"{embeddings.shape[2]}: pass embed_references(network, images) of this network"
+            )
+        centre = task.references.centre.to(embeddings)
+    different = task.different(distance(*embeddings.unbind(1)))
+    direction = torch.where(different[:, None, None], embeddings, centre) - embeddings.flip(1)  # (B, 2, D)
+    lengths = vectors.norm(dim=2)
+
+    def quantity(between):
+        return (between * direction).sum(dim=2) / lengths
+
+    return quantity

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from ..config import LAST
 from ..device import deterministic_or_refused, progress
 from ..network.distance import Explainable, evaluating
-from .explanation import Explanation, check_places, embed_explained, only_pair
+from .explanation import Explanation, embed_explained, only_pair
 from .occlusion import blurred
+from .task import Task
 
 EXACT = 5e-3  # of the length of the vectors: what the parts may miss by rounding, TF32 and bfloat16 included
 
@@ -24,12 +25,6 @@ class Match:
     place1: tuple[float, float]
     place2: tuple[float, float]
     value: float
-
-    def joins(self, masks) -> bool:
-        """Whether the middles of both regions lie on objects. masks: bool (2, H, W), True on the object."""
-        height, width = masks.shape[1:]
-        places = self.place1, self.place2
-        return all(bool(mask[int(y * height), int(x * width)]) for mask, (y, x) in zip(masks, places, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +152,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
         with torch.no_grad():
             embed_explained(network, explanation)
             ends = network.features(images, layer)  # (2, C, h, w)
-            check_places(network, layer, images, ends)
+            Task(network, explanation.images, explanation.threshold, layer=layer).check_places(ends)
             starts = torch.zeros_like(ends) if steps == 1 else network.features(blurred(images), layer)
             vectors, biases = (network.project_features(maps, layer) for maps in (ends, starts))  # (2, D) each
         with deterministic_or_refused():

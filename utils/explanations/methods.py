@@ -1,7 +1,8 @@
-"""From pairs of images to their explanation, by the method that `explanation.method` names."""
+"""From pairs of images to their explanation, by the method that `explanation.method` in config.yml names."""
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -11,17 +12,37 @@ from ..device import deterministic_or_refused
 from ..files import ExplanationError
 from ..network.distance import Explainable, distances_of
 from ..network.inputs import pairs_for
-from ..network.variants import dilated
 from .explanation import UNKNOWN, Explanation, Source, check_shown
-from .gradient import FORMULAS, explain_by_gradient
-from .occlusion import explain_by_occlusion
-from .path import References, explain_by_contrast, explain_by_path
+from .gradient import along_path, at_layer, contrast, gradcam, gradcam_plus_plus, hirescam, layercam, to_other
+from .occlusion import occlusion
+from .references import References
+from .task import Task
 
-BY_PATH = ("integrated", "path_layercam", "contrastive")  # the methods that take steps
+PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
 STEPS = 4  # where `steps: auto` was never measured
 UNUSUAL = 20  # a value that normalised pixels hardly reach
 BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
-PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of explanation."""
+
+    explain: Callable[[Task], Explanation]
+    reads_layer: bool = True
+    takes_steps: bool = False
+
+
+METHODS = {  # also named in `config.Method`
+    "gradcam": Method(partial(at_layer, gradcam)),
+    "gradcam++": Method(partial(at_layer, gradcam_plus_plus)),
+    "layercam": Method(partial(at_layer, layercam)),
+    "hirescam": Method(partial(at_layer, hirescam)),
+    "integrated": Method(partial(along_path, hirescam, to_other), takes_steps=True),
+    "path_layercam": Method(partial(along_path, layercam, to_other), takes_steps=True),
+    "contrastive": Method(partial(along_path, hirescam, contrast), takes_steps=True),
+    "occlusion": Method(occlusion, reads_layer=False),
+}
 
 
 def explain(
@@ -49,125 +70,98 @@ def explain(
         ExplanationError: The images cannot be explained, the map of the layer has only one place, or the maps are not
             finite.
     """
-    settings = measured(ExplanationSettings().changed(**settings))
-    _check_network(network)
+    settings = replace_auto(ExplanationSettings().changed(**settings))
+    method = METHODS[settings.method]
+    if not hasattr(network, "embed_features"):
+        kind = type(network).__name__
+        raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
     images = pairs_for(network, images)
     check_shown(images, source)
+    task = Task(network, images, threshold, references, settings.layer, settings.steps)
     with deterministic_or_refused():
-        explanation = _by_method(network, images, threshold, references, settings)
+        if method.reads_layer and settings.output_stride != 32:
+            explanation = _explain_finer(method, task, settings.output_stride)
+        else:
+            explanation = method.explain(task)
     if not (explanation.towards_different.isfinite().all() and explanation.towards_same.isfinite().all()):
         raise ExplanationError("The maps are not finite: the values of the images or of the network are too large.")
-    doubt = _doubts(images, source.normalization)
+    layer = ""
+    details = []
+    if method.reads_layer:
+        layer = network.layers[-1] if settings.layer == LAST else settings.layer
+        if settings.output_stride != 32:
+            details.append(f"output stride {settings.output_stride}")
+    if method.takes_steps:
+        details.append("1 step" if settings.steps == 1 else f"{settings.steps} steps")
     return replace(
         explanation,
         method=settings.method,
-        layer=_layer(network, settings),
-        details=_details(settings),
+        layer=layer,
+        details=", ".join(details),
         names=(),
-        source=replace(source, warning=f"{source.warning} {doubt}".strip()),
+        source=replace(source, warning=f"{source.warning} {_doubt(images, source.normalization)}".strip()),
     )
 
 
 def methods_of(settings: ExplanationSettings) -> dict:
-    """All methods by name: Grad-CAM at the last layer, as in the paper, then each at `explanation.layer`.
+    """Return all methods by name: Grad-CAM at the last layer, as in the paper, then each at `explanation.layer`.
 
-    Each is a function of (network, images, threshold, references) that explains as `explain` does.
+    Each is a function of (network, images, threshold, references, source) that explains as `explain` does.
     """
-    settings = measured(settings)
-    place = _place(settings)
-    own = settings.model_dump(include={"layer", "output_stride", "steps"})
-    methods = {"gradcam, last": partial(explain, **PAPER)}
-    for name in (*FORMULAS, *BY_PATH):
-        methods[f"{name}, {place}"] = partial(explain, method=name, **own)
-    methods["occlusion"] = partial(explain, method="occlusion")
+    methods = {}
+    for own in (settings.changed(**PAPER), *(settings.changed(method=name) for name in METHODS)):
+        methods[name_of(own)] = partial(explain, **replace_auto(own).model_dump())
     return methods
 
 
 def name_of(settings: ExplanationSettings) -> str:
-    """The name, among those of `methods_of`, of the method of the settings."""
-    settings = measured(settings)
-    return "occlusion" if settings.method == "occlusion" else f"{settings.method}, {_place(settings)}"
+    """Return the name, among those of `methods_of`, of the method of the settings."""
+    settings = replace_auto(settings)
+    if not METHODS[settings.method].reads_layer:
+        return settings.method
+    name = f"{settings.method}, {settings.layer}"
+    return name if settings.output_stride == 32 else f"{name}, stride {settings.output_stride}"
 
 
-def measured(settings: ExplanationSettings, layer=LAST, steps=STEPS) -> ExplanationSettings:
-    """The settings with `auto` replaced by what was measured."""
-    found = {"layer": layer} if settings.layer == AUTO else {}
-    found |= {"steps": steps} if settings.steps == AUTO else {}
-    return settings.changed(**found)
+def replace_auto(settings: ExplanationSettings, layer=LAST, steps=STEPS) -> ExplanationSettings:
+    """Return the settings with a layer and steps in place of `auto`."""
+    if settings.layer == AUTO:
+        settings = settings.changed(layer=layer)
+    if settings.steps == AUTO:
+        settings = settings.changed(steps=steps)
+    return settings
 
 
-def _by_method(network, images, threshold, references, settings) -> Explanation:
-    if settings.method == "occlusion":
-        return explain_by_occlusion(network, images, threshold)
-    if settings.output_stride == 32:
-        return _by_layer(network, images, threshold, references, settings)
-    distances = distances_of(network, images)  # score and decision stay the network's own
-    finer = dilated(network, settings.output_stride)
-    explanation = _by_layer(finer, images, threshold, references, settings, distances > threshold)
+def _explain_finer(method, task, stride):
+    """Explain by the network with dilated convolutions; score and decision stay those of the network itself."""
+    from ..network.variants import dilated  # loads timm
+
+    distances = distances_of(task.network, task.images)
+    finer = dilated(task.network, stride)
+    explanation = method.explain(replace(task, network=finer, decisions=distances > task.threshold))
     return replace(explanation, distance=distances)
 
 
-def _by_layer(network, images, threshold, references, settings, different=None) -> Explanation:
-    place = settings.layer, settings.steps
-    if settings.method == "contrastive":
-        return explain_by_contrast(network, images, threshold, references, *place, different)
-    if settings.method in FORMULAS:
-        return explain_by_gradient(network, images, threshold, settings.layer, FORMULAS[settings.method])
-    split = settings.method == "path_layercam"
-    return explain_by_path(network, images, threshold, *place, split)
-
-
-def _place(settings) -> str:
-    """The layer as it stands in the names of methods."""
-    return settings.layer if settings.output_stride == 32 else f"{settings.layer}, stride {settings.output_stride}"
-
-
-def _layer(network, settings) -> str:
-    """The name of the layer that is read, if one is."""
-    if settings.method == "occlusion":
-        return ""
-    return network.layers[-1] if settings.layer == LAST else settings.layer
-
-
-def _details(settings) -> str:
-    """What else the maps depend on, in words."""
-    if settings.method == "occlusion":
-        return ""
-    details = []
-    if settings.output_stride != 32:
-        details.append(f"output stride {settings.output_stride}")
-    if settings.method in BY_PATH:
-        details.append("1 step" if settings.steps == 1 else f"{settings.steps} steps")
-    return ", ".join(details)
-
-
-def _check_network(network):
-    if not hasattr(network, "embed_features"):
-        kind = type(network).__name__
-        raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
-
-
-def _doubts(images, normalization: Normalization | None) -> str:
-    """Why the values of images may not be those that the network takes, in words; "" where nothing tells so."""
+def _doubt(images, normalization: Normalization | None) -> str:
+    """Return why the values of images may not be those that the network takes, in words; "" without a doubt."""
     if not images.numel():
         return ""
     low, high = (value.item() for value in images.aminmax())
+    held = f"CAUTION: the images hold values from {low:.4g} to {high:.4g}"
     if normalization is not None:
-        black, white = -torch.tensor(normalization.mean), 1 - torch.tensor(normalization.mean)
-        darkest, brightest = ((values / torch.tensor(normalization.std)) for values in (black, white))
-        least, most = darkest.min().item(), brightest.max().item()
+        mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)
+        least = (-mean / std).min().item()  # of black
+        most = ((1 - mean) / std).max().item()  # of white
         slack = BEYOND * (most - least)
-        if low < least - slack or high > most + slack:
-            return (
-                f"CAUTION: the images hold values from {low:.4g} to {high:.4g}, but pixels normalised by the "
-                f"normalization that is given lie from {least:.4g} to {most:.4g}."
-            )
-    elif low >= 0 and (high > UNUSUAL or (high > 2 and torch.equal(images, images.round()))):
-        count = images.shape[2]
-        white = 255 if high <= 255 else math.ceil(high)
-        return (
-            f"CAUTION: the images hold values from {low:.4g} to {high:.4g}: most networks take normalised ones. If "
-            f"this one takes them, say so by normalization=Normalization(mean=(0,) * {count}, "
-            f"std=(1 / {white},) * {count})."
-        )
-    return ""
+        if low >= least - slack and high <= most + slack:
+            return ""
+        return f"{held}, but pixels normalised by the normalization that is given lie from {least:.4g} to {most:.4g}."
+    of_pixels = high > UNUSUAL or (high > 2 and torch.equal(images, images.round()))
+    if low < 0 or not of_pixels:
+        return ""
+    count = images.shape[2]
+    white = 255 if high <= 255 else math.ceil(high)
+    return (
+        f"{held}: most networks take normalised ones. If this one takes them, say so by source=Source(normalization="
+        f"Normalization(mean=(0,) * {count}, std=(1 / {white},) * {count}))."
+    )

@@ -1,51 +1,52 @@
-"""Images without their content: what pixels show when they are hidden."""
+"""Images without their content: what pixels show when they are hidden, and a method that hides them."""
 
 import torch
-from kornia.filters import gaussian_blur2d
 
 from ..network.distance import distance, embed_pairs, evaluating
-from .explanation import Explanation, explained
-
-
-def blurred(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, ..., C, H, W) after a Gaussian blur with a twelfth of each side as sigma, cut off at two sigma.
-
-    Unlike a grey patch it brings no edge of its own, and it looks like no class.
-    """
-    height, width = images.shape[-2:]
-    sigma = height / 12, width / 12
-    kernel = tuple(2 * int(2 * side) + 1 for side in sigma)
-    return gaussian_blur2d(images.flatten(0, -4), kernel, sigma).reshape(images.shape)
-
-
-def mean_colour(images: torch.Tensor) -> torch.Tensor:
-    """Each image (B, ..., C, H, W) as its mean colour: hides pixels otherwise than the methods that blur do."""
-    return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
-
+from .explanation import Explanation
+from .task import Task, explained
 
 GRID = 7  # windows along each side
 WINDOW = 0.3  # of each side
 
 
-@torch.no_grad()
-def explain_by_occlusion(network, images, threshold: float) -> Explanation:
-    """Explain B pairs by blurring windows on a 7x7 grid (after Zeiler and Fergus 2014, section 4.2).
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    """Blur images (B, ..., C, H, W) by a Gaussian with a twelfth of each side as sigma, cut off at two sigma.
 
-    A window has WINDOW of each side; those of a row lie evenly from border to border, and overlap.
-
-    network: any module from images (N, C, H, W) to embeddings (N, D) of length 1. images: (B, 2, C, H, W). A window's
-    evidence is the distance with it less the distance without it, the other image as it is; a pixel's is the mean over
-    the windows that it lies in. It takes 98 passes of the network for a pair.
+    Unlike a grey patch, a blur brings no edge of its own, and looks like no class.
     """
+    from kornia.filters import gaussian_blur2d  # slow to import
+
+    height, width = images.shape[-2:]
+    sigma = height / 12, width / 12
+    kernel = 2 * int(2 * sigma[0]) + 1, 2 * int(2 * sigma[1]) + 1
+    return gaussian_blur2d(images.flatten(0, -4), kernel, sigma).reshape(images.shape)
+
+
+def mean_colour(images: torch.Tensor) -> torch.Tensor:
+    """Replace the pixels of images (B, ..., C, H, W) by the mean colour of each image."""
+    return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
+
+
+@torch.no_grad()
+def occlusion(task: Task) -> Explanation:
+    """Explain by what blurring windows on a 7x7 grid takes from the distance, the other image as it is.
+
+    The windows of a row lie evenly from border to border and overlap. The evidence of a pixel is the mean over its
+    windows. A pair takes 98 passes of the network.
+
+    Source: after Zeiler and Fergus 2014, Visualizing Convolutional Networks, section 4.2.
+    """
+    images = task.images
     height, width = images.shape[-2:]
     tall, wide = round(WINDOW * height), round(WINDOW * width)
     hidden = blurred(images)
-    with evaluating(network):
-        embeddings = embed_pairs(network, images)  # (B, 2, D)
-        others = embeddings.flip(1)
+    with evaluating(task.network):
+        embeddings = embed_pairs(task.network, images)  # (B, 2, D)
+        partners = embeddings.flip(1)
         distances = distance(*embeddings.unbind(1))  # (B,)
         evidence = distances.new_zeros(len(images), 2, height, width)
-        covered = distances.new_zeros(height, width)  # how many windows each pixel lies in
+        windows = distances.new_zeros(height, width)  # how many each pixel lies in
         for row in range(GRID):
             for column in range(GRID):
                 top = round(row * (height - tall) / (GRID - 1))
@@ -53,8 +54,8 @@ def explain_by_occlusion(network, images, threshold: float) -> Explanation:
                 window = (..., slice(top, top + tall), slice(left, left + wide))
                 changed = images.clone()
                 changed[window] = hidden[window]
-                without = distance(embed_pairs(network, changed), others)  # (B, 2): in image 1, in image 2
+                without = distance(embed_pairs(task.network, changed), partners)  # (B, 2): in image 1, in image 2
                 evidence[window] += (distances[:, None] - without)[:, :, None, None]
-                covered[window] += 1
-    evidence = evidence / covered.clamp(min=1)
-    return explained(images, distances, threshold, evidence, -evidence)
+                windows[window] += 1
+    evidence = evidence / windows.clamp(min=1)
+    return explained(images, distances, task.threshold, evidence, -evidence)

@@ -1,0 +1,76 @@
+"""Reference images: what pairs are contrasted with, and what their images look like."""
+
+import statistics
+from dataclasses import dataclass
+
+import torch
+
+from ..files import ExplanationError
+from ..network.distance import Explainable, distance, evaluating
+from ..network.inputs import images_for
+
+BATCH = 32  # images
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Some hundred training images as a network sees them.
+
+    Raises:
+        ExplanationError: The embeddings are no float tensor (R, D), or the names are not as many.
+    """
+
+    embeddings: torch.Tensor
+    """Float32 (R, D), of length 1."""
+    names: tuple[str, ...] = ()
+    """Of the images, "class/file"; empty where they have none."""
+
+    def __post_init__(self):
+        embeddings, names = self.embeddings, self.names
+        if not isinstance(embeddings, torch.Tensor) or embeddings.dim() != 2 or not embeddings.is_floating_point():
+            raise ExplanationError(
+                "References: embeddings must be a float tensor (R, D): torch.as_tensor(array, dtype=torch.float32), or "
+                "embed_references(network, images)"
+            )
+        if names and len(names) != len(embeddings):
+            raise ExplanationError(f"References: {len(names)} names of {len(embeddings)} embeddings: give each a name")
+
+    @property
+    def centre(self) -> torch.Tensor:
+        """The mean embedding: float32 (D,), of a length below 1."""
+        return self.embeddings.mean(dim=0)
+
+    def nearest(self, embedding: torch.Tensor, count=5) -> tuple[str, ...]:
+        """Return the names of the `count` references nearest to an embedding (D,), nearest first."""
+        distances = distance(self.embeddings.to(embedding), embedding)  # (R,)
+        return tuple(self.names[index] for index in distances.argsort()[:count].tolist())
+
+
+@torch.no_grad()
+def embed_references(network: Explainable, images, names=()) -> References:
+    """Embed images (R, C, H, W), as the network takes them, as references.
+
+    Args:
+        network: The network that is explained.
+        images: A tensor, an array or a list, as `explain` takes them.
+        names: Of the images, "class/file".
+
+    Raises:
+        ExplanationError: The images cannot be explained.
+    """
+    images = images_for(network, images)
+    with evaluating(network):
+        embeddings = torch.cat([network(part) for part in images.split(BATCH)])
+    return References(embeddings.float(), tuple(names))
+
+
+def most_frequent_class(names) -> str:
+    """Return the most frequent class among names "class/file"; of equally frequent ones, the first."""
+    return statistics.mode(name.split("/")[0] for name in names)
+
+
+def in_classes(names) -> str:
+    """Return how many names "class/file" are of the most frequent class, in words: "4 of 5 are rose"."""
+    most = most_frequent_class(names)
+    count = sum(name.split("/")[0] == most for name in names)
+    return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {most}"
