@@ -158,7 +158,7 @@ def test_an_absolute_copy_loads_alike_from_anywhere(settings, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("seed", -1, "seed: -1 is refused: should be greater than or equal to 0"),
         ("cuda", "yes", "cuda: 'yes' is refused: should be a valid boolean"),
@@ -204,8 +204,8 @@ def test_an_absolute_copy_loads_alike_from_anywhere(settings, tmp_path, monkeypa
         ("xyz", 1, "xyz: unknown key; known are data_path, number_of_iterations"),
     ],
 )
-def test_refusals_name_the_key_and_the_cure(settings, tmp_path, key, value, said):
-    assert said in refusal(tmp_path, yaml.safe_dump(changed(settings, {key: value})))
+def test_refusals_name_the_key_and_the_cure(settings, tmp_path, key, value, message):
+    assert message in refusal(tmp_path, yaml.safe_dump(changed(settings, {key: value})))
 
 
 def test_nesterov_without_momentum_is_refused(settings, tmp_path):
@@ -216,8 +216,8 @@ def test_nesterov_without_momentum_is_refused(settings, tmp_path):
 
 
 def test_all_mistakes_are_reported_together(settings, tmp_path):
-    said = refusal(tmp_path, yaml.safe_dump(changed(settings, {"seed": "x", "gpu": -1, "image.hue": "red"})))
-    assert all(key in said for key in ("seed: 'x'", "gpu: -1", "image.hue: 'red'"))
+    message = refusal(tmp_path, yaml.safe_dump(changed(settings, {"seed": "x", "gpu": -1, "image.hue": "red"})))
+    assert all(key in message for key in ("seed: 'x'", "gpu: -1", "image.hue: 'red'"))
 
 
 def test_missing_key_is_named(settings, tmp_path):
@@ -226,10 +226,10 @@ def test_missing_key_is_named(settings, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("a: [1", "cannot be read as YAML"), ("- a", "`key: value`"), ("", "`key: value`")]
+    ("text", "message"), [("a: [1", "cannot be read as YAML"), ("- a", "`key: value`"), ("", "`key: value`")]
 )
-def test_files_that_are_no_settings(tmp_path, text, said):
-    assert said in refusal(tmp_path, text)
+def test_files_that_are_no_settings(tmp_path, text, message):
+    assert message in refusal(tmp_path, text)
 
 
 def test_missing_file(tmp_path, monkeypatch):

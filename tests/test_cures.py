@@ -68,18 +68,18 @@ def refusal(error, work, *arguments):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_settings_that_do_not_fit_together(name, settings, tmp_path):
-    changes, said, cures = CONFIGS[name]
+    changes, message, cures = CONFIGS[name]
     path = tmp_path / "config.yml"
     path.write_text(yaml.safe_dump(changed(settings, changes)))
-    assert said in refusal(ConfigError, load_config, path)
+    assert message in refusal(ConfigError, load_config, path)
     for cure in cures:
         path.write_text(yaml.safe_dump(changed(settings, changes | cure)))
         load_config(path)
 
 
 def test_a_precision_that_the_processor_lacks(make_config):
-    said = refusal(ConfigError, find_runtime, make_config({"precision": "float16"}))
-    cures = re.search(r"set (.*), (.*) or (.*)$", said).groups()
+    message = refusal(ConfigError, find_runtime, make_config({"precision": "float16"}))
+    cures = re.search(r"set (.*), (.*) or (.*)$", message).groups()
     assert len(cures) == 3
     for precision in cures:
         find_runtime(make_config({"precision": precision}))
@@ -88,8 +88,8 @@ def test_a_precision_that_the_processor_lacks(make_config):
 @pytest.mark.parametrize("cure", ["fmr", "number_of_iterations"])
 def test_a_rate_that_no_pair_can_show(make_config, cure):
     changes = ONE | {"decision": {"fmr": 0.02}}
-    said = refusal(ConfigError, fit, make_config(changes))
-    fmr, times = re.search(r"set it to (.*) or more, or multiply number_of_iterations by (\d+),", said).groups()
+    message = refusal(ConfigError, fit, make_config(changes))
+    fmr, times = re.search(r"set it to (.*) or more, or multiply number_of_iterations by (\d+),", message).groups()
     if cure == "fmr":
         changes["decision"] = {"fmr": float(fmr)}
     else:
@@ -100,11 +100,11 @@ def test_a_rate_that_no_pair_can_show(make_config, cure):
 def test_the_rate_that_is_named_is_the_least_that_can_be_shown_in_two_digits():
     for different in range(1, 400):
         labels = np.repeat([0, 1], [1, different])
-        said = refusal(ConfigError, check_decision, labels, DecisionSettings(rule="fmr", fmr=1e-4))
+        message = refusal(ConfigError, check_decision, labels, DecisionSettings(rule="fmr", fmr=1e-4))
         if different == 1:
-            assert "set it" not in said  # no rate below 1 can be shown
+            assert "set it" not in message  # no rate below 1 can be shown
             continue
-        fmr = float(re.search(r"set it to (.*?) or more", said)[1])
+        fmr = float(re.search(r"set it to (.*?) or more", message)[1])
         check_decision(labels, DecisionSettings(rule="fmr", fmr=fmr))
         assert fmr * different < 1.1
 
@@ -114,8 +114,8 @@ def test_training_that_diverges(make_config):
     """Weights grow 10,000 times a step."""
     changes = ONE | {"hyperparameters.optimizer": "SGD", "hyperparameters.weight_decay": 100}
     changes |= {"hyperparameters.epochs": 12, "hyperparameters.learning_rate": 100}
-    said = refusal(TrainingError, fit, make_config(changes))
-    assert "Lower hyperparameters.learning_rate" in said
+    message = refusal(TrainingError, fit, make_config(changes))
+    assert "Lower hyperparameters.learning_rate" in message
     assert fit(make_config(changes | {"hyperparameters.learning_rate": 0.001}))
 
 
@@ -154,9 +154,9 @@ def test_checkpoints_that_are_damaged(make_config, file, damage, cure):
         fit(config)
         return load_trained(config)
 
-    said = refusal(CheckpointError, train_and_load, config)
-    assert said.startswith(f"{path} is damaged or of another version (")
-    assert said.endswith(f": delete {path.parent} and train again, or set `run` to another run.")
+    message = refusal(CheckpointError, train_and_load, config)
+    assert message.startswith(f"{path} is damaged or of another version (")
+    assert message.endswith(f": delete {path.parent} and train again, or set `run` to another run.")
     if cure == "another run":
         config = make_config(ONE | {"run": earlier})
     else:
@@ -171,8 +171,8 @@ def test_a_run_that_was_moved_is_still_named(make_config, tmp_path, cure):
     config = make_config(ONE | {"seed": 7})
     fit(config)
     shutil.move(current_run(config.checkpoints_path), tmp_path / "elsewhere")
-    said = refusal(CheckpointError, load_trained, config)
-    file, run = re.search(r": (\S+) names it: delete that file, or set `run` to one of (\S+)\.$", said).groups()
+    message = refusal(CheckpointError, load_trained, config)
+    file, run = re.search(r": (\S+) names it: delete that file, or set `run` to one of (\S+)\.$", message).groups()
     if cure == "delete the file":
         assert file == str(config.checkpoints_path / "current")
         (config.checkpoints_path / "current").unlink()
@@ -186,9 +186,9 @@ def test_a_run_of_other_splits(make_config):
     fit(config)
     (name,) = run_names(config.checkpoints_path)
     other = ONE | {"run": name, "test_size": 0.4, "seed": 7}
-    said = refusal(ConfigError, fit, make_config(other))
+    message = refusal(ConfigError, fit, make_config(other))
     assert load_trained(make_config(other))  # as notebook 02 does
-    for key, trained_with in re.findall(r"^(\w+) is .*, the network was trained with (.*)$", said, re.MULTILINE):
+    for key, trained_with in re.findall(r"^(\w+) is .*, the network was trained with (.*)$", message, re.MULTILINE):
         other[key] = yaml.safe_load(trained_with)
     assert fit(make_config(other))
 
@@ -199,16 +199,16 @@ def test_a_place_that_cannot_be_written(tmp_path, kind):
         (tmp_path / "results").write_text("in the way")
     else:
         (tmp_path / "results" / "metrics.json").mkdir(parents=True)
-    said = refusal(FileError, write_text, tmp_path / "results" / "metrics.json", "{}")
-    assert said.endswith("Set another folder, or allow writing there.")
+    message = refusal(FileError, write_text, tmp_path / "results" / "metrics.json", "{}")
+    assert message.endswith("Set another folder, or allow writing there.")
     write_text(tmp_path / "another" / "metrics.json", "{}")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    said = refusal(FileError, check_writable, tmp_path / "file" / "results", "results_path")
-    assert said.startswith("results_path: ")
-    assert said.endswith("Set another folder, or allow writing there.")
+    message = refusal(FileError, check_writable, tmp_path / "file" / "results", "results_path")
+    assert message.startswith("results_path: ")
+    assert message.endswith("Set another folder, or allow writing there.")
     check_writable(tmp_path / "another", "results_path")
 
 
@@ -219,9 +219,9 @@ def test_notebooks_that_cannot_be_read(tmp_path, kind):
         path.mkdir()
     elif kind != "absent":
         path.write_text({"no JSON": "x = 1", "text": '"x"', "a list": "[1]", "no cells": "{}"}[kind])
-    said = refusal(FileError, notebooks.execute, path)
-    assert said.startswith(f"{path} cannot be read: ")
-    assert said.endswith("Name a notebook, a file that ends in .ipynb.")
+    message = refusal(FileError, notebooks.execute, path)
+    assert message.startswith(f"{path} cannot be read: ")
+    assert message.endswith("Name a notebook, a file that ends in .ipynb.")
     nbformat.write(nbformat.v4.new_notebook(), tmp_path / "other.ipynb")
     assert notebooks.execute(tmp_path / "other.ipynb")
 

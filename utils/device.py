@@ -90,7 +90,7 @@ def distributed(network: nn.Module) -> nn.Module:
         network = timm.layers.convert_sync_batchnorm(network)
         return DistributedDataParallel(network, [device], forward_sync_buffers=False)
     if FIRST and any(isinstance(module, _BatchNorm) for module in network.modules()):
-        print("On CPUs, batch norm uses the images of each process alone: results differ from those of one process.")
+        print("On CPUs, batch norm uses only the images of each process: results differ from those of one process.")
     return DistributedDataParallel(network, forward_sync_buffers=False)
 
 

@@ -93,7 +93,7 @@ def test_batch_norm_is_each_processs_own_and_says_so(make_config, tmp_path):
     config = make_config({**PLAIN, "backbone_model": "test_resnet", "hyperparameters.epochs": 1})
     run = launch(2, "gradients", tmp_path / "result.pt", path)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("batch norm uses the images of each process alone") == 2  # for float32 and for float64
+    assert run.stdout.count("batch norm uses only the images of each process") == 2  # for float32 and for float64
     first, second = (torch.load(tmp_path / f"result.pt.{rank}", weights_only=True)[str(path)] for rank in (0, 1))
     for dtype in (str(torch.float32), str(torch.float64)):
         torch.testing.assert_close(first[dtype]["gradients"], second[dtype]["gradients"], atol=0, rtol=0)
