@@ -12,6 +12,31 @@ import side_by_side
 import speed
 
 
+def run_part(part: str, folder: Path, arguments):
+    """Return the rows of a part, and lines to stand under the table."""
+    if part == "speed":
+        return speed.run(folder)
+    if part == "growth":
+        return growth.run(folder)
+    if part == "quality":
+        return quality.run(folder, arguments.data, arguments.budget)
+    return quality.run_pretrained(folder, arguments.photographs, arguments.weights or True)
+
+
+def table_line(row: side_by_side.Row) -> str:
+    """Return a row as a line of a Markdown table, in bold where the target is missed."""
+    ratio = f"{row.ratio:.3g}x"
+    target = ""
+    if row.target is not None:
+        target = f"{row.target:.3g}x"
+        if row.ratio < row.target:
+            ratio = f"**{ratio}**"
+    spread = ""
+    if row.spread is not None:
+        spread = f"{row.spread[0]:.3g} to {row.spread[1]:.3g}"
+    return f"| {row.work} | {row.against} | {ratio} | {target} | {spread} | {row.note} |"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="Data/Shapes", help="folder of classes for time to quality")
@@ -21,28 +46,22 @@ def main():
     parser.add_argument("--weights", help="file of weights of the backbone of photographs.yml")
     parser.add_argument("parts", nargs="*", default=["speed", "growth", "quality", "pretrained"])
     arguments = parser.parse_args()
-    rows, lines = [], [side_by_side.machine()]
-    if not arguments.photographs:
-        arguments.parts = [part for part in arguments.parts if part != "pretrained"]
+    lines = ["| work | against | ratio | at least | spread | |", "| --- | --- | --- | --- | --- | --- |"]
+    remarks = [side_by_side.machine()]
+    content = []
     for part in arguments.parts:
+        if part == "pretrained" and not arguments.photographs:
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            if part == "quality":
-                found = quality.run(Path(folder), arguments.data, arguments.budget)
-            elif part == "pretrained":
-                found = quality.run_pretrained(Path(folder), arguments.photographs, arguments.weights or True)
-            else:
-                found = {"speed": speed, "growth": growth}[part].run(Path(folder))
-        rows, lines = rows + found[0], lines + found[1]
-    table = ["| work | against | ratio | at least | spread | |", "| --- | --- | --- | --- | --- | --- |"]
-    for line in rows:
-        target = "" if line.target is None else f"{line.target:.3g}x"
-        reached = line.target is None or line.ratio >= line.target
-        spread = "" if line.spread is None else f"{line.spread[0]:.3g} to {line.spread[1]:.3g}"
-        ratio = f"{line.ratio:.3g}x" if reached else f"**{line.ratio:.3g}x**"
-        table.append(f"| {line.work} | {line.against} | {ratio} | {target} | {spread} | {line.note} |")
-    text = "\n".join([f"# Benchmark of {date.today()}", "", *table, "", "Targets missed are in bold.", "", *lines, ""])
+            rows, part_remarks = run_part(part, Path(folder), arguments)
+        remarks += part_remarks
+        for row in rows:
+            lines.append(table_line(row))
+            numbers = {"work": row.work, "against": row.against, "ratio": round(row.ratio, 4), "target": row.target}
+            content.append(numbers)
+    title = f"# Benchmark of {date.today()}"
+    text = "\n".join([title, "", *lines, "", "Missed targets are in bold.", "", *remarks, ""])
     arguments.results.mkdir(parents=True, exist_ok=True)
-    content = [{"work": x.work, "against": x.against, "ratio": round(x.ratio, 4), "target": x.target} for x in rows]
     (arguments.results / "benchmark.json").write_text(json.dumps(content, indent=2) + "\n")
     (arguments.results / "benchmark.md").write_text(text)
     print(text)

@@ -1,7 +1,7 @@
 """`make faithfulness`: every method and its peers on three networks, in one run.
 
 The sample's ResNet18, a ResNet18 from scratch on photographs, and a pretrained network on the same photographs; each is
-trained where `--checkpoints` has it not yet. Results go to results/faithfulness.md and results/faithfulness.json.
+trained unless `--checkpoints` has it. Results go to results/faithfulness.md and results/faithfulness.json.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from differences import load_differences, make_differences
 from peers import PEERS, integrated_jacobians, pair_x
@@ -24,7 +25,6 @@ from utils import (
     choose_pairs,
     compare,
     decompose,
-    explain,
     fit,
     judge,
     load_config,
@@ -37,21 +37,21 @@ from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_masks
 from utils.data.splits import Pairs, pairs_of_files
 from utils.device import start
 from utils.network.distance import distances_of
-from utils.score.intervals import intervals, mean_interval
+from utils.score.intervals import intervals, mean_interval, weighted_mean
 from utils.train.runs import run_names
 from utils.trust.comparison import numbers_of
 from utils.trust.controls import pointing, random_network, sanity_curves
 from utils.trust.faithfulness import (
     FAITHFUL,
     LEAST_SPAN,
-    PARTS,
+    WEAK,
     explain_at_random,
     explain_by_centre,
     insertion_deletion,
     span_of,
 )
 
-SCRATCH = {  # a network for photographs without any weights of others
+SCRATCH = {  # a network for photographs without pretrained weights
     "image.size": [104, 104],
     "image.VerticalFlip": 0.0,
     "image.RandomCropScale": 0.6,
@@ -62,309 +62,323 @@ SCRATCH = {  # a network for photographs without any weights of others
 SLOW = ("occlusion", "FGGB", "CorrRISE", "SBSM")  # their controls are measured on few pairs
 SLOW_PROBED = 4
 PROBED = 16
-CHECKED = 32  # pairs of which counterfactuals and matches are looked for: they take seconds each
+CHECKED = 32  # pairs whose edits and matches are measured: they take seconds each
 STEPS = 16  # of matches
 BLIND = 208  # pairs whose maps know nothing of them: how often are these called faithful, or weak?
+FEWEST_ERRORS = 5
 
 
-def checked_counterfactuals(trained, pairs) -> list[str]:
-    """Lines: how often the smallest change found flips the decision, its area beside that of random regions, and what
-    was put in.
-    """
+def checked_edits(trained, pairs) -> list[str]:
+    """Return lines: how often the smallest edit flips the decision, and its area, beside those along random maps."""
+    network = trained.network
     masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
-    records = []
+    rows = []
     for number, pair in enumerate(pairs):
         explanation = trained.explain(pair)
-        different = bool(explanation.different)
-        donors = None if different else trained.donors(explanation)
-        ours = smallest_edit(trained.network, explanation, trained.references, donors)
-        by_luck = explain_at_random(trained.network, explanation.images, trained.threshold, seed=number)
-        random_donors = donors and explain_at_random(trained.network, donors.images, trained.threshold, seed=number)
-        random = smallest_edit(trained.network, by_luck, trained.references, random_donors)
-        on_object = None
-        if masks is not None and different and masks[number, 1].any():
-            on_object = float(masks[number, 1][ours.donor_region.cpu()].float().mean())
-        records.append((different, ours.flipped, random.flipped, _area(ours), _area(random), on_object))
+        random = explain_at_random(network, explanation.images, trained.threshold, seed=number)
+        donors = None
+        random_donors = None
+        if not explanation.different:
+            donors = trained.donors(explanation)
+        if donors is not None:
+            random_donors = explain_at_random(network, donors.images, trained.threshold, seed=number)
+        edit = smallest_edit(network, explanation, trained.references, donors)
+        random_edit = smallest_edit(network, random, trained.references, random_donors)
+        row = {"decision": explanation.closer_to(), "on_object": np.nan}
+        row |= {"flips": edit.flipped, "area": changed_area(edit)}
+        row |= {"random_flips": random_edit.flipped, "random_area": changed_area(random_edit)}
+        if masks is not None and explanation.different and masks[number, 1].any():
+            row["on_object"] = masks[number, 1][edit.donor_region.cpu()].float().mean().item()
+        rows.append(row)
+    edits = pd.DataFrame(rows)
     lines = []
-    for name, wanted in (('"same"', False), ('"different"', True)):
-        chosen = [record for record in records if record[0] == wanted]
-        if chosen:
-            _, flips, random_flips, areas, random_areas, on_object = zip(*chosen, strict=True)
-            ratio = np.mean(areas) / np.mean(random_areas)
-            lines += [
-                f"Checked counterfactuals, {name}, {len(chosen)} pairs: {np.mean(flips):.0%} flip, with "
-                f"{np.mean(areas):.1%} of the area on average; random regions flip {np.mean(random_flips):.0%} and "
-                f"need {np.mean(random_areas):.1%}: a ratio of {ratio:.2f}."
-            ]
-            shares = [share for share in on_object if share is not None]
-            if shares:
-                most = np.mean([share > 0.5 for share in shares])
-                lines[-1] += f" Of {len(shares)} patches put in, {most:.0%} lie on the other object by more than half."
-            lines.append("")
+    for decision in ("same", "different"):
+        chosen = edits[edits["decision"] == decision]
+        if chosen.empty:
+            continue
+        mean = chosen.drop(columns="decision").mean()
+        line = (
+            f'Checked counterfactuals, "{decision}", {len(chosen)} pairs: {mean["flips"]:.0%} flip, with '
+            f"{mean['area']:.1%} of the area on average; random regions flip {mean['random_flips']:.0%} and "
+            f"need {mean['random_area']:.1%}: a ratio of {mean['area'] / mean['random_area']:.2f}."
+        )
+        shares = chosen["on_object"].dropna()
+        if len(shares):
+            most = (shares > 0.5).mean()
+            line += f" Of {len(shares)} patches put in, {most:.0%} lie on the other object by more than half."
+        lines += [line, ""]
     return lines
 
 
-def _joins(match, masks) -> bool:
-    """Whether the middles of both regions of a match lie on objects, masks: bool (2, H, W)."""
-    height, width = masks.shape[1:]
-    (y1, x1), (y2, x2) = match.place1, match.place2
-    return bool(masks[0, int(y1 * height), int(x1 * width)] and masks[1, int(y2 * height), int(x2 * width)])
-
-
-def _area(change) -> float:
-    """The changed share, all of it where nothing flips."""
-    return change.area if change.flipped else 1.0
+def changed_area(edit) -> float:
+    """Return the changed share of the pixels; all of them where the decision stays."""
+    if edit.flipped:
+        return edit.area
+    return 1.0
 
 
 def matches(trained, pairs) -> str:
-    """Whether the strongest match joins the objects of pairs decided "same", and what the sums miss."""
+    """Return whether the strongest match joins the objects of pairs decided "same", and the completeness error."""
     explanation = trained.explain(*pairs)
     layer = trained.settings.layer
     masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
     joined = []
-    residuals = []
-    seconds = []
-    for index in torch.nonzero(~explanation.different)[:, 0].tolist():
+    errors = []
+    began = time.perf_counter()
+    for index in (~explanation.different).nonzero().flatten().tolist():
         if masks is not None and not masks[index].flatten(1).any(dim=1).all():
             continue  # there is no object
-        if len(residuals) == CHECKED // 2:
+        if len(errors) == CHECKED // 2:
             break
-        began = time.perf_counter()
-        found = decompose(trained.network, explanation[index], layer, STEPS)
-        seconds.append(time.perf_counter() - began)
-        residuals.append(abs(found.residual))
+        parts = decompose(trained.network, explanation[index], layer, STEPS)
+        errors.append(abs(parts.residual))
         if masks is not None:
-            joined.append(_joins(found.mutual(1)[0], masks[index]))
-    if not residuals:
+            joined.append(joins_objects(parts.mutual(1)[0], masks[index]))
+    if not errors:
         return 'Matches: no pair is decided "same".'
+    seconds = (time.perf_counter() - began) / len(errors)
     text = (
-        f'Matches at {layer} in {STEPS} steps, {len(residuals)} pairs decided "same": the sum misses '
-        f"{np.mean(residuals):.3f} of the inner product on average, {max(residuals):.3f} at most; "
-        f"{np.mean(seconds):.1f} s a pair"
+        f'Matches at {layer} in {STEPS} steps, {len(errors)} pairs decided "same": completeness error '
+        f"{np.mean(errors):.3f} on average, {max(errors):.3f} at most; {seconds:.1f} s a pair"
     )
     if joined:
         text += f"; the strongest match has both ends on the objects' pixels in {np.mean(joined):.0%}"
     return text + "."
 
 
-def sanity(trained, pairs) -> str:
-    """The agreement of the default method's maps with the trained network's as the network becomes random."""
+def joins_objects(match, masks) -> bool:
+    """Return whether the middles of both regions of a match lie on objects, masks: bool (2, H, W)."""
+    height, width = masks.shape[1:]
+    for (y, x), mask in zip((match.place1, match.place2), masks, strict=True):
+        if not mask[int(y * height), int(x * width)]:
+            return False
+    return True
+
+
+def sanity(trained, default, pairs) -> str:
+    """Return how similar the maps of the default method stay as the network becomes random."""
     if trained.settings.method == "occlusion":
-        return "Sanity of occlusion, which is slow, is in the table alone."
-    own = partial(explain, **trained.settings.model_dump())
-    (curve,) = sanity_curves({trained.method: own}, trained, pairs).values()
+        return "Sanity of occlusion, which is slow, is only in the table."
+    curve = sanity_curves({trained.method: default}, trained, pairs)[trained.method]
     steps = ", ".join(f"{stage} {value:+.2f}" for stage, value in curve.items())
     return f"Sanity of the default, weights shuffled from the top down to: {steps}."
 
 
-def blind_maps(trained, splits) -> tuple[list[str], list[dict]]:
-    """How often maps that know nothing are called faithful, and weak or better: lines, and the same as numbers.
+def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
+    """Measure how often maps that know nothing are called faithful, and weak or better.
 
     Random maps; the maps of a network of shuffled weights; of images of noise; and of another pair of the batch.
+
+    Returns:
+        A table in Markdown, and the same as numbers.
     """
     files = choose_pairs(splits, BLIND, trained.config.seed + 1)
-    drawn = pairs_of_files(files)
+    pairs = pairs_of_files(files)
+    pairs_of_images = Pairs(np.tile(pairs.first, 2), np.tile(pairs.second, 2), np.tile(pairs.labels, 2))
     batches = trained.load_batches(files)
-    own = partial(explain, **trained.settings.model_dump())
     random, random_references = random_network(trained, seed=1)
+    # with the trained threshold all its pairs would be decided the same way
+    random_threshold = float(torch.cat([distances_of(random, images) for images in batches]).median())
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randn(images.shape, generator=generator).to(images) for images in batches]
+    known = trained.network, trained.threshold, trained.references
     cases = {
-        "random maps": (trained.network, batches, partial(explain_at_random, seed=1000), trained.references),
-        "a random network": (random, batches, own, random_references),
-        "images of noise": (trained.network, noise, own, trained.references),
-        "maps of another pair": (trained.network, batches, partial(_of_another_pair, own), trained.references),
+        "random maps": (partial(explain_at_random, seed=1000), batches, *known),
+        "a random network": (default, batches, random, random_threshold, random_references),
+        "images of noise": (default, noise, *known),
+        "maps of another pair": (partial(explain_another_pair, default), batches, *known),
     }
-    lines = [
-        "| maps that know nothing | pairs faithful | weak or better | images faithful | weak or better |",
-        "|:--|:--|:--|:--|:--|",
-    ]
+    rows = []
     numbers = []
-    for name, (network, images, method, references) in cases.items():
-        threshold = trained.threshold
-        if network is random:  # with the trained threshold all its pairs are decided alike
-            threshold = float(torch.cat([distances_of(network, part) for part in images]).median())
-        words = {part: [] for part in PARTS}
-        for part in images:
-            verdict = judge(network, method(network, part, threshold, references), seed=7)
-            for about, found in words.items():
-                found += verdict.words(about)
-        images_drawn = Pairs(*(np.tile(ends, 2) for ends in (drawn.first, drawn.second, drawn.labels)))
-        rates = {}
-        for about, found, rows in (
-            ("pairs", words["pair"], drawn),
-            ("images", words["image 1"] + words["image 2"], images_drawn),
-        ):
-            rates[f"{about} faithful"] = mean_interval([word == FAITHFUL for word in found], rows, rate=True)
-            rates[f"{about} weak or better"] = mean_interval(
-                [word in (FAITHFUL, "weak") for word in found], rows, rate=True
-            )
-        cells = " | ".join(f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})" for rate in rates.values())
-        lines.append(f"| {name}, {len(files)} pairs | {cells} |")
-        numbers.append({"maps": name, "pairs": len(files)} | {kind: asdict(rate) for kind, rate in rates.items()})
-    return lines, numbers
+    for name, (method, images, network, threshold, references) in cases.items():
+        words = []
+        words_of_images = [], []
+        for batch in images:
+            verdict = judge(network, method(network, batch, threshold, references), seed=7)
+            words += verdict.words()
+            words_of_images[0].extend(verdict.words("image 1"))
+            words_of_images[1].extend(verdict.words("image 2"))
+        rates = rates_of("pairs", words, pairs) | rates_of("images", np.concatenate(words_of_images), pairs_of_images)
+        row = {"maps that know nothing": f"{name}, {len(files)} pairs"}
+        number = {"maps": name, "pairs": len(files)}
+        for kind, rate in rates.items():
+            row[kind] = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+            number[kind] = asdict(rate)
+        rows.append(row)
+        numbers.append(number)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True), numbers
 
 
-def _of_another_pair(method, network, images, threshold, references):
-    """The explanation of each pair with the maps of another pair that is decided the same way, where there is one."""
+def rates_of(kind, words, pairs) -> dict:
+    """Return how often words are "faithful", and at least "weak", each an Interval."""
+    words = np.array(words)
+    return {
+        f"{kind} faithful": mean_interval(words == FAITHFUL, pairs, rate=True),
+        f"{kind} weak or better": mean_interval(np.isin(words, (FAITHFUL, WEAK)), pairs, rate=True),
+    }
+
+
+def explain_another_pair(method, network, images, threshold, references):
+    """Explain each pair by the maps of another pair that is decided the same way, where there is one."""
     explanation = method(network, images, threshold, references)
     order = torch.arange(len(images))
     for decision in (True, False):
-        places = (explanation.different.cpu() == decision).nonzero()[:, 0]
+        places = (explanation.different.cpu() == decision).nonzero().flatten()
         order[places] = places.roll(1)
-    return replace(
-        explanation,
-        towards_different=explanation.towards_different[order],
-        towards_same=explanation.towards_same[order],
-        completeness=None,
-    )
+    different = explanation.towards_different[order]
+    same = explanation.towards_same[order]
+    return replace(explanation, towards_different=different, towards_same=same, completeness=None)
 
 
-def right_and_wrong(trained, pairs) -> str:
-    """Whether maps are more faithful of right decisions: each wrong one beside the right one of nearest score."""
-    shares = []
-    scores = []
-    different = []
-    right = []
-    for place in range(0, len(pairs), PROBED):
-        explanation = trained.explain(*pairs[place : place + PROBED])
+def correct_and_incorrect(trained, files) -> str:
+    """Return how much more faithful maps are of correct decisions, each beside an incorrect one of nearest score."""
+    pairs = pairs_of_files(files)
+    parts = []
+    for first in range(0, len(files), PROBED):
+        explanation = trained.explain(*files[first : first + PROBED])
         gap = insertion_deletion(trained.network, explanation).decisive
-        span = span_of(trained.network, explanation).decisive
-        shares += (gap / span.clamp(min=LEAST_SPAN)).clamp(-1, 1).tolist()
-        scores += explanation.similarity.tolist()
-        different += explanation.different.tolist()
-        right += [explanation.correct(index) for index in range(len(explanation))]
-    shares, scores, different, right = map(np.array, (shares, scores, different, right))
-    matched = []  # places of a wrong decision and of the right one of the nearest score
-    for wrong in np.flatnonzero(~right):
-        alike = np.flatnonzero(right & (different == different[wrong]))
-        if len(alike):
-            matched.append((wrong, alike[np.abs(scores[alike] - scores[wrong]).argmin()]))
-    if len(matched) < 5:
-        return f"Right and wrong decisions: only {len(matched)} of {len(pairs)} pairs are decided wrongly."
-    places = np.array(matched).T
+        span = span_of(trained.network, explanation).decisive.clamp(min=LEAST_SPAN)
+        parts.append(torch.stack([(gap / span).clamp(-1, 1), explanation.similarity, explanation.different]).cpu())
+    shares, scores, different = torch.cat(parts, dim=1).double().numpy()
+    correct = different == pairs.labels
+    incorrect = []
+    partners = []
+    for index in np.flatnonzero(~correct):
+        candidates = np.flatnonzero(correct & (different == different[index]))
+        if len(candidates):
+            incorrect.append(index)
+            partners.append(candidates[np.abs(scores[candidates] - scores[index]).argmin()])
+    if len(incorrect) < FEWEST_ERRORS:
+        return f"Correct and incorrect decisions: only {len(incorrect)} of {len(files)} pairs are decided incorrectly."
 
     def difference(weights):
-        """Of the mean shares of right and wrong decisions, weighted."""
-        wrongs, rights = weights[places]
-        if not wrongs.any() or not rights.any():
-            return np.nan
-        wrong, right = places
-        return np.average(shares[right], weights=rights) - np.average(shares[wrong], weights=wrongs)
+        of_correct = weighted_mean(shares[partners], weights[partners])
+        return of_correct - weighted_mean(shares[incorrect], weights[incorrect])
 
-    (higher,) = intervals(difference, pairs_of_files(pairs), rates=False)
+    higher = intervals(difference, pairs, rates=False)[0]
     return (
-        f"Right and wrong decisions, {len(matched)} wrong ones each beside the right one of the nearest score: the "
-        f"share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where the decision "
-        "is right."
+        f"Correct and incorrect decisions, {len(incorrect)} incorrect ones each beside the correct one of the nearest "
+        f"score: the share of the span is {higher.value:+.2f} ({higher.low:+.2f} to {higher.high:+.2f}) higher where "
+        "the decision is correct."
     )
 
 
 def planted_differences(trained, methods) -> list[str]:
-    """Lines: peak and energy of the map for "different" on the one place where two images differ; that for "same"."""
+    """Return lines: where the maps of each method lie on pairs of images that differ in only one place."""
     if trained.config.data_path.resolve() != SAMPLE_FOLDER.resolve():
         return []
     with tempfile.TemporaryDirectory() as folder:
         make_differences(folder)
         pairs, masks = load_differences(folder, trained.config.image.size)
-        images = trained.load_pairs(*pairs)
-    both = masks[:, None].expand(-1, 2, -1, -1)
-    lines = [
-        f"Planted differences, {len(pairs)} pairs alike but for one place:",
-        "",
-        '| method | peak of "different" on it | its energy on it | energy of "same" on the rest |',
-        "|:--|:--|:--|:--|",
-    ]
+        batches = trained.load_batches(pairs)
+    masks = masks[:, None].expand(-1, 2, -1, -1)
+    rows = []
     for name, method in methods.items():
-        parts = [method(trained.network, part, trained.threshold, trained.references) for part in images.split(PROBED)]
-        hits, energies = pointing(torch.cat([part.towards_different for part in parts]), both)
-        same = torch.cat([part.towards_same for part in parts])
-        rest = f"{pointing(same, ~both)[1].mean():.0%}" if same.any() else "none"
-        lines.append(f"| {name} | {hits.mean():.0%} | {energies.mean():.0%} | {rest} |")
-    return [*lines, ""]
+        explanations = [method(trained.network, images, trained.threshold, trained.references) for images in batches]
+        different = torch.cat([explanation.towards_different for explanation in explanations])
+        same = torch.cat([explanation.towards_same for explanation in explanations])
+        hits, energies = pointing(different, masks)
+        row = {"method": name, 'peak of "different" on it': f"{hits.mean():.0%}"}
+        row["its energy on it"] = f"{energies.mean():.0%}"
+        row['energy of "same" on the rest'] = "none"
+        if same.any():
+            row['energy of "same" on the rest'] = f"{pointing(same, ~masks)[1].mean():.0%}"
+        rows.append(row)
+    text = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return [f"Planted differences, {len(pairs)} pairs that are equal except for one place:", "", text, ""]
 
 
-def differences(settings) -> str:
-    """The keys that differ from config.yml, paths aside."""
-    standard, own = (one.model_dump(mode="json") for one in (config({}), settings))
-    found = []
+def changed_settings(settings) -> str:
+    """Return the settings that differ from config.yml, except for paths."""
+    standard = pd.json_normalize(config({}).model_dump(mode="json")).iloc[0]
+    own = pd.json_normalize(settings.model_dump(mode="json")).iloc[0]
+    changes = []
     for key, value in own.items():
-        for name, part in value.items() if isinstance(value, dict) else [("", value)]:
-            other = standard[key][name] if name else standard[key]
-            if part != other and not key.endswith("_path") and key != "pretrained":
-                found.append(f"{key}.{name} {part}" if name else f"{key} {part}")
-    return ", ".join(found) or "nothing else"
+        if value != standard.get(key) and not key.endswith("_path") and key != "pretrained":
+            changes.append(f"{key} {value}")
+    return ", ".join(changes) or "nothing else"
 
 
-def measure(settings, count, without, rows, blind, texts):
-    """Train where there is no network yet, compare all methods, and append to rows, blind and texts."""
+def measure(settings, count, without):
+    """Train unless there is a network, and measure all methods.
+
+    Returns:
+        Rows, the numbers of `blind_maps`, and lines.
+    """
     ensure_sample(settings.data_path)
     if not run_names(settings.checkpoints_path):
         fit(settings)
     trained = load_trained(settings, start(settings))
     splits = trained.load_splits()
     trained = calibrate(trained, splits, trained.distances(splits, splits.test_pairs))
+    settings = trained.config
     began = time.perf_counter()
-    pairs = choose_pairs(splits, count, trained.config.seed)
-    at_layer = {"layer": trained.settings.layer}
-    peers = PEERS | {
-        "PAIR-X": partial(pair_x, **at_layer),
-        "integrated Jacobians": partial(integrated_jacobians, **at_layer),
-        "random map": explain_at_random,
-        "centre prior": explain_by_centre,
-    }
-    methods = methods_of(trained.settings) | {name: peer for name, peer in peers.items() if name not in without}
+    pairs = choose_pairs(splits, count, settings.seed)
+    layer = trained.settings.layer
+    methods = methods_of(trained.settings)
+    default = methods[trained.method]
+    methods |= PEERS
+    methods["PAIR-X"] = partial(pair_x, layer=layer)
+    methods["integrated Jacobians"] = partial(integrated_jacobians, layer=layer)
+    methods["random map"] = explain_at_random
+    methods["centre prior"] = explain_by_centre
+    for name in without:
+        del methods[name]
     probed = dict.fromkeys(methods, PROBED) | dict.fromkeys(SLOW, SLOW_PROBED) | {trained.method: count}
-    found = compare(methods, trained, pairs, splits, trained.config.seed, probed)
-    rows += found
-    shown = trained.config
-    lines, numbers = blind_maps(trained, splits)
-    blind += [{"dataset": found[0].dataset, "network": found[0].network} | row for row in numbers]
+    rows = compare(methods, trained, pairs, splits, settings.seed, probed)
+    comparison = table(rows).to_markdown(disable_numparse=True)
+    print(comparison, flush=True)
     quick = {name: method for name, method in methods.items() if name not in SLOW}
-    print(table(found).to_markdown(disable_numparse=True), flush=True)
-    texts += [
-        f"## {shown.data_path.name}, {found[0].network}",
+    blind, numbers = blind_maps(trained, default, splits)
+    network = {"dataset": rows[0].dataset, "network": rows[0].network}
+    controls = f"Controls of the default on {count} pairs, of {', '.join(SLOW)} on {SLOW_PROBED}, of the others on "
+    controls += f"{PROBED}."
+    if without:
+        controls += f" Not measured: {', '.join(without)}."
+    height, width = settings.image.size
+    lines = [
+        f"## {rows[0].dataset}, {rows[0].network}",
         "",
-        f"{shown.image.size[0]} x {shown.image.size[1]} pixels, {found[0].pairs} test pairs, seed {shown.seed}, "
-        f"{trained.runtime}. {trained.measurements}. Beside config.yml: {differences(shown)}.",
+        f"{height} x {width} pixels, {rows[0].pairs} test pairs, seed {settings.seed}, {trained.runtime}. "
+        f"{trained.measurements}. Beside config.yml: {changed_settings(settings)}.",
         "",
-        table(found).to_markdown(disable_numparse=True),
+        comparison,
         "",
-        f"Controls of the default on {count} pairs, of {', '.join(SLOW)} on {SLOW_PROBED}, of the others on {PROBED}."
-        + (f" Not measured: {', '.join(without)}." if without else ""),
+        controls,
         "",
         *planted_differences(trained, quick),
-        *checked_counterfactuals(trained, pairs[:CHECKED]),
+        *checked_edits(trained, pairs[:CHECKED]),
         matches(trained, pairs),
         "",
-        right_and_wrong(trained, choose_pairs(splits, 10**6, trained.config.seed)[: 4 * count]),
+        correct_and_incorrect(trained, choose_pairs(splits, 4 * count, settings.seed)),
         "",
-        *lines,
+        blind,
         "",
-        sanity(trained, pairs),
+        sanity(trained, default, pairs),
         "",
     ]
-    print("\n".join(texts[-12:]), f"\n{time.perf_counter() - began:.0f} s", flush=True)
+    print("\n".join(lines[-12:]), f"\n{time.perf_counter() - began:.0f} s", flush=True)
+    return rows, [network | number for number in numbers], lines
 
 
 def networks(options, folder) -> list:
-    """The configs of the networks that are measured."""
-    found = [config({"checkpoints_path": f"{folder}/sample"})]
+    """Return the configs of the networks that are measured."""
+    settings = [config({"checkpoints_path": f"{folder}/sample"})]
     if options.photographs:
-        found.append(config(SCRATCH | {"data_path": options.photographs, "checkpoints_path": f"{folder}/scratch"}))
+        changes = {"data_path": options.photographs, "checkpoints_path": f"{folder}/scratch"}
+        settings.append(config(SCRATCH | changes))
     if options.photographs and options.weights:
-        changes = {
-            "data_path": options.photographs,
-            "pretrained": options.weights,
-            "checkpoints_path": f"{folder}/pretrained",
-        }
-        changes = [f"{key}={value}" for key, value in changes.items()]
-        found.append(load_config(ROOT / "tests/benchmarks/photographs.yml", changes))
+        changes = [
+            f"data_path={options.photographs}",
+            f"pretrained={options.weights}",
+            f"checkpoints_path={folder}/pretrained",
+        ]
+        settings.append(load_config(ROOT / "tests/benchmarks/photographs.yml", changes))
     if options.config:
         own = load_config(options.config)
         if own.data_path.resolve() != SAMPLE_FOLDER.resolve():
-            found.append(own)
-    return found
+            settings.append(own)
+    return settings
 
 
 def main():
@@ -372,23 +386,28 @@ def main():
     parser.add_argument("--config", help="a config whose network is measured beside the others")
     parser.add_argument("--photographs", help="a folder of photographs, one folder per class")
     parser.add_argument("--weights", help="weights for tests/benchmarks/photographs.yml")
-    parser.add_argument("--checkpoints", type=Path, help="where the networks are, or will be kept")
+    parser.add_argument("--checkpoints", type=Path, help="folder of the networks; missing ones are trained there")
     parser.add_argument("--pairs", type=int, default=128, help="test pairs of each dataset, at most")
-    parser.add_argument("--without", nargs="*", default=[], help="peers to leave out: FGGB, CorrRISE, SBSM, ...")
+    parser.add_argument("--without", nargs="*", default=[], help="methods to leave out: FGGB, CorrRISE, SBSM, ...")
     parser.add_argument("--only", help="one of the networks: sample, scratch or pretrained")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
-    rows, blind = [], []
-    texts = [f"# Faithfulness, {date.today()}", "", machine(), ""]
+    options.results.mkdir(parents=True, exist_ok=True)
+    rows = []
+    blind = []
+    lines = [f"# Faithfulness, {date.today()}", "", machine(), ""]
     with tempfile.TemporaryDirectory() as temporary:
         for settings in networks(options, options.checkpoints or temporary):
             if options.only and settings.checkpoints_path.name != options.only:
                 continue
-            measure(settings, options.pairs, options.without, rows, blind, texts)
-            options.results.mkdir(parents=True, exist_ok=True)
-            content = {"methods": numbers_of(rows).to_dict("records"), "blind": blind}
+            measured = measure(settings, options.pairs, options.without)
+            rows += measured[0]
+            blind += measured[1]
+            lines += measured[2]
+            methods = numbers_of(rows).to_json(orient="records", double_precision=15)  # NaN becomes null
+            content = {"methods": json.loads(methods), "blind": blind}
             (options.results / "faithfulness.json").write_text(json.dumps(content, indent=2) + "\n")
-            (options.results / "faithfulness.md").write_text("\n".join(texts))
+            (options.results / "faithfulness.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

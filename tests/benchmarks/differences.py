@@ -14,11 +14,11 @@ KINDS = ("image1", "image2", "masks")
 
 
 def draw_difference(name1, name2, random):
-    """Draw two images of one scene, with an object of either class at the same place, size, turn and colours.
+    """Draw two images of one scene, with an object of either class at the same place, size, rotation and colours.
 
     Returns:
         uint8 (96, 96, 3) RGB twice, and the mask, uint8 (96, 96): 255 on each pixel that either object touches, 0
-        elsewhere. Where the colours agree by chance, pixels inside the mask are equal too; outside it, all are.
+        elsewhere. Where the colours are equal by chance, pixels inside the mask are equal too; outside it, all are.
     """
     scene = draw_scene(random)
     pose = draw_pose(random)
@@ -28,7 +28,7 @@ def draw_difference(name1, name2, random):
 
 
 def make_differences(folder, count=128, seed=1):
-    """Write pairs to `folder`/{image1,image2,masks}/000.bmp, 001.bmp, ...; all pairs of two classes come in turn.
+    """Write pairs to `folder`/{image1,image2,masks}/000.bmp, 001.bmp, ...; all pairs of two classes take turns.
 
     The seed is not that of the sample, whose first image would have the scene of the first pair.
     """
@@ -42,9 +42,14 @@ def make_differences(folder, count=128, seed=1):
 
 
 def load_differences(folder, size) -> tuple[list[tuple[str, str]], torch.Tensor]:
-    """Return the pairs of files in a folder, and their masks, bool (N, H, W), True on the difference.
+    """Load pairs of files with masks.
 
-    The difference is at the same place in both images. size: (H, W).
+    Args:
+        folder: Of `make_differences`.
+        size: (H, W) of the masks.
+
+    Returns:
+        The pairs, and bool (N, H, W), True on the difference, which is at the same place in both images.
     """
     folder = Path(folder)
     pairs = []

@@ -1,14 +1,16 @@
 """Seconds of the exact search by both backends: `PYTHONPATH=. python tests/benchmarks/search.py`."""
 
-import time
+import argparse
+from functools import partial
 
 import numpy as np
+from side_by_side import rounds
 
 from utils.search.gallery import nearest
 
 DIMENSIONS = 128
 HITS = 10
-REPEATS = 7
+ROUNDS = 7
 
 
 def unit_vectors(count, seed):
@@ -17,18 +19,17 @@ def unit_vectors(count, seed):
 
 
 def main():
-    for count in (100_000, 1_000_000):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--counts", nargs="*", type=int, default=[100_000, 1_000_000], help="images to search")
+    for count in parser.parse_args().counts:
         embeddings = unit_vectors(count, 0)
-        for queries in (1, 100):
-            for backend in ("sklearn", "faiss"):
-                times = []
-                for repeat in range(REPEATS):
-                    asked = unit_vectors(queries, 1 + repeat)
-                    start = time.perf_counter()
-                    nearest(embeddings, asked, HITS, backend)
-                    times.append(time.perf_counter() - start)
-                median, low, high = np.percentile(times, [50, 25, 75])
-                name = f"{queries} of {count:,} x {DIMENSIONS}, {backend}"
+        for number in (1, 100):
+            queries = unit_vectors(number, 1)
+            search = partial(nearest, embeddings, queries, HITS)
+            procedures = {"sklearn": partial(search, "sklearn"), "faiss": partial(search, "faiss")}
+            for backend, seconds in rounds(procedures, ROUNDS).items():
+                median, low, high = np.percentile(seconds, [50, 25, 75])
+                name = f"{number} of {count:,} x {DIMENSIONS}, {backend}"
                 print(f"{name}: {median:.3f} s ({low:.3f} to {high:.3f})")
 
 

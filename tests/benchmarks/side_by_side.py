@@ -1,4 +1,4 @@
-"""What all benchmarks share: procedures timed in turns within one process, ratios of their medians, rows of a table."""
+"""What all benchmarks share: procedures timed in turns within one process, and ratios of their medians."""
 
 import platform
 import time
@@ -8,28 +8,30 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
-from utils.config import Config
+from utils.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: `ratio` is how many times better `work` is done than by `against`; target: at least."""
+    """One line of the table."""
 
     work: str
     against: str
     ratio: float
+    """How many times better `work` is done than by `against`."""
     target: float | None
+    """The least ratio that is wanted."""
     spread: tuple[float, float] | None = None
+    """Smallest and largest ratio of all rounds."""
     note: str = ""
 
 
 def rounds(procedures: dict, count: int) -> dict[str, np.ndarray]:
-    """Seconds of each procedure in `count` rounds, taking turns; one round before them is thrown away."""
+    """Return the seconds of each procedure in `count` rounds, taking turns, after one round to warm up."""
     seconds = {name: [] for name in procedures}
     for number in range(count + 1):
         for name, procedure in procedures.items():
@@ -41,46 +43,40 @@ def rounds(procedures: dict, count: int) -> dict[str, np.ndarray]:
 
 
 def row(work, against, ours, theirs, target, note="") -> Row:
-    """A row from the seconds per unit of work of every round."""
+    """Return a row from the seconds per unit of work of every round."""
     ratios = theirs / ours
     return Row(work, against, float(np.median(theirs) / np.median(ours)), target, (ratios.min(), ratios.max()), note)
 
 
 def config(changes: dict) -> Config:
-    """The shipped config with changes given by dotted key."""
-    content = yaml.safe_load((ROOT / "config.yml").read_text())
-    for key, value in changes.items():
-        *sections, name = key.split(".")
-        section = content
-        for part in sections:
-            section = section[part]
-        section[name] = value
-    return Config.model_validate(content)
+    """Return the shipped config with changes given by dotted key."""
+    return load_config(ROOT / "config.yml", [f"{key}={value}" for key, value in changes.items()])
 
 
-def photographs(folder: Path, classes: int, each: int, size=(480, 640), seed=0) -> Path:
-    """Folders of generated JPEGs: coarse and fine colour noise, as large and as hard to decode as photographs."""
-    random, (height, width) = np.random.default_rng(seed), size
+def photographs(folder: Path, classes: int, each: int, size=(480, 640)) -> Path:
+    """Write folders of generated JPEGs: coarse and fine colour noise, as large and as hard to decode as photographs."""
+    random = np.random.default_rng(0)
+    height, width = size
     for label in range(classes):
-        (folder / f"class{label}").mkdir(parents=True, exist_ok=True)
+        (folder / f"class{label}").mkdir(parents=True)
         for number in range(each):
-            grids = [random.uniform(0, 255, (n, n * 4 // 3, 3)) for n in (3 + label, 15, 120)]
-            pixels = np.average([cv2.resize(grid, (width, height)) for grid in grids], axis=0, weights=(3, 2, 1))
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"class{label}" / f"{number}.jpg", quality=90)
+            total = np.zeros((height, width, 3))
+            for cells, weight in ((3 + label, 3), (15, 2), (120, 1)):
+                grid = random.uniform(0, 255, (cells, cells * 4 // 3, 3))
+                total += weight / 6 * cv2.resize(grid, (width, height))
+            Image.fromarray(total.astype(np.uint8)).save(folder / f"class{label}" / f"{number}.jpg", quality=90)
     return folder
 
 
 def machine() -> str:
-    """The machine in one line."""
+    """Describe the machine in one line."""
     if torch.cuda.is_available():
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    units = [unit for unit in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(unit)]
+    if cpuinfo.exists() and "model name" in cpuinfo.read_text():
+        model = cpuinfo.read_text().split("model name")[1].split(":")[1].splitlines()[0].strip()
+    capabilities = torch.cpu.get_capabilities()
+    units = [unit for unit in ("amx_bf16", "avx512_bf16") if capabilities.get(unit)]
     units = " and ".join(units) or "no bfloat16 units"
     return f"{model}, {torch.get_num_threads()} threads, {units}, torch {torch.__version__}"

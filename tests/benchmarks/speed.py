@@ -3,6 +3,7 @@
 import copy
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import textbook
@@ -16,7 +17,7 @@ from utils.data.splits import Pairs, load_splits
 from utils.device import Runtime, start
 from utils.explanations.methods import PAPER as GRADCAM
 from utils.explanations.methods import explain
-from utils.network.distance import distance, evaluating
+from utils.network.distance import distance
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.network.variants import folded
 from utils.train.evaluation import pair_distances
@@ -33,77 +34,92 @@ PAPER = {  # the settings of the paper's config.yml; its batch of 4 pairs holds 
     "valid_size": 0.2,
     "explanation.layer": "last",
 }
+PLAIN = {"image.RandomRotationDegrees": 0, "image.HorizontalFlip": 0, "image.VerticalFlip": 0}  # no augmentation
 ROUNDS = 3
+BATCH = 16
+EVALUATED = 8  # pairs by the textbook procedure
+SIDE = 4096  # of the matrices whose product shows the peak of the machine
 FAMILIES = ("resnet50", "tf_efficientnet_lite0", "vit_small_patch16_224")
 
 
-class ToOther(torch.nn.Module):
+class ToPartner(torch.nn.Module):
     """The network as pytorch-grad-cam takes it: one image in, its distance to a fixed embedding out."""
 
-    def __init__(self, network, other):
+    def __init__(self, network, partner):
         super().__init__()
-        self.network, self.other = network, other
+        self.network = network
+        self.partner = partner
         self.map = torch.nn.Identity()  # the last map, whatever the backbone calls it
 
     def forward(self, image):
         features = self.map(self.network.features(image))
-        return distance(self.network.embed_features(features), self.other)[:, None]
+        return distance(self.network.embed_features(features), self.partner)[:, None]
 
 
-def peer_maps(network, image1, image2):
-    """The four maps of a pair by pytorch-grad-cam, in the order of textbook.explain."""
+def gradcam_maps(network, images, partners, signs) -> torch.Tensor:
+    """Explain images by pytorch-grad-cam, with the embedding of the other image of each pair held fixed.
+
+    Args:
+        network: In evaluation mode and float32.
+        images: Float (B, 3, H, W).
+        partners: Embeddings of the other images, (B, D).
+        signs: Of each pair, 1 for evidence towards "different", -1 towards "same".
+
+    Returns:
+        (B, H, W).
+    """
+    targets = [lambda output, sign=sign: sign * output[0] for sign in signs]
+    module = ToPartner(network, partners)
+    with GradCAM(module, [module.map]) as peer:
+        return torch.from_numpy(peer(images, targets=targets))
+
+
+def explain_by_gradcam(network, image1, image2) -> torch.Tensor:
+    """Return the four maps of a pair by pytorch-grad-cam, in the order of textbook.explain."""
     with torch.no_grad():
-        embeddings = network(image1), network(image2)
+        embedding1, embedding2 = network(image1), network(image2)
     maps = []
     for sign in (1, -1):
-        for image, other in ((image1, embeddings[1]), (image2, embeddings[0])):
-            module = ToOther(network, other)
-            with GradCAM(module, [module.map]) as peer:
-                maps.append(peer(image, targets=[lambda output, sign=sign: sign * output[0]])[0])
-    return np.stack(maps)
+        maps.append(gradcam_maps(network, image1, embedding2, [sign]))
+        maps.append(gradcam_maps(network, image2, embedding1, [sign]))
+    return torch.cat(maps)
 
 
 class Setting:
     """Data, networks and both precisions of one benchmark run."""
 
-    def __init__(self, folder, changes=()):
-        changes = {**PAPER, "cache_path": str(folder / "cache"), **dict(changes)}
-        changes["data_path"] = str(photographs(folder / "photographs", 4, 20))
-        self.config, self.exact = config(changes), config({**changes, "precision": "float32"})
-        self.runtime, self.float32 = start(self.config), replace(start(self.exact), dtype=torch.float32)
-        self.splits, self.paths = load_splits(self.config), None
+    def __init__(self, folder):
+        paths = {"cache_path": folder / "cache", "data_path": photographs(folder / "photographs", 4, 20)}
+        self.config = config({**PAPER, **paths})
+        self.exact = config({**PAPER, **paths, "precision": "float32"})
+        self.without_augmentation = config({**PAPER, **paths, **PLAIN})
+        self.runtime = start(self.config)
+        self.float32 = start(self.exact)
+        self.splits = load_splits(self.config)
         self.paths = self.splits.folder.paths
         self.network = self.runtime.place(build_network(self.config))
+        self.short_network = folded(self.network, self.runtime.dtype)
+        self.float32_network = folded(self.network, torch.float32)
         self.plain = textbook.contiguous(self.network)
-        first = [self.splits.test_pairs.first[:1], self.splits.test_pairs.second[:1]]
-        apply = textbook.transform(self.config.image, training=False)
-        self.images = [textbook.load([self.paths[part[0]]], apply).to(self.runtime.device) for part in first]
 
 
 def training(setting) -> list[Row]:
-    """Rule-equivalent pairs a second: an image of a batch stands for one positive and one negative pair."""
-    splits, pairs = setting.splits, 2 * textbook.PAIRS
-    chosen = np.random.default_rng(0).permutation(len(splits.valid_pairs))[:pairs]
-    rule = Pairs(
-        *(part[chosen] for part in (splits.valid_pairs.first, splits.valid_pairs.second, splits.valid_pairs.labels))
-    )
+    """Compare rule-equivalent pairs a second: an image of a batch stands for one positive and one negative pair."""
+    pairs = setting.splits.valid_pairs
+    chosen = np.random.default_rng(0).permutation(len(pairs))[: 2 * textbook.PAIRS]
+    pairs = Pairs(pairs.first[chosen], pairs.second[chosen], pairs.labels[chosen])
     plain = copy.deepcopy(setting.plain)
     optimizer = torch.optim.Adam(plain.parameters(), lr=5e-6)
-
-    def ours(settings, runtime):
-        network = copy.deepcopy(setting.network)
-        optimizer, scaler = build_optimizer(network, settings), build_scaler(runtime)
-        return lambda: train_epoch(network, optimizer, scaler, splits, settings, runtime, 1)
-
     seconds = rounds(
         {
-            "ours": ours(setting.config, setting.runtime),
-            "ours in float32": ours(setting.exact, setting.float32),
-            "textbook": lambda: textbook.train(plain, optimizer, rule, setting.paths, setting.config.image),
+            "ours": epoch(setting, setting.splits, setting.config, setting.runtime),
+            "ours in float32": epoch(setting, setting.splits, setting.exact, setting.float32),
+            "textbook": partial(textbook.train, plain, optimizer, pairs, setting.paths, setting.config.image),
         },
         ROUNDS,
     )
-    count, theirs = 2 * len(splits.train), seconds["textbook"] / pairs
+    count = 2 * len(setting.splits.train)
+    theirs = seconds["textbook"] / len(pairs)
     note = f"{count / np.median(seconds['ours']):.1f} pairs/s"
     return [
         row("training", "textbook", seconds["ours"] / count, theirs, None, note),
@@ -111,52 +127,60 @@ def training(setting) -> list[Row]:
     ]
 
 
+def epoch(setting, splits, settings, runtime):
+    """Return a function that trains a copy of the network for an epoch."""
+    network = copy.deepcopy(setting.network)
+    optimizer = build_optimizer(network, settings)
+    return partial(train_epoch, network, optimizer, build_scaler(runtime), splits, settings, runtime, 1)
+
+
 def evaluating_pairs(setting) -> list[Row]:
-    """A split of pairs, one positive and one negative for each image (number_of_iterations: 1, as in the paper)."""
-    splits, pairs = setting.splits, setting.splits.test_pairs
-    network, exact = folded(setting.network, setting.runtime.dtype), folded(setting.network, torch.float32)
-    theirs = Pairs(pairs.first[:8], pairs.second[:8], pairs.labels[:8])
-    seconds = rounds(
-        {
-            "ours": lambda: pair_distances(network, splits, pairs, setting.config, setting.runtime),
-            "textbook": lambda: textbook.evaluate(setting.plain, theirs, setting.paths, setting.config.image),
-        },
-        ROUNDS,
-    )
-    expected = textbook.evaluate(setting.plain.eval(), theirs, setting.paths, setting.config.image)
-    found = pair_distances(exact, splits, pairs, setting.exact, setting.float32)[:8]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
-    return [row("evaluating a split of pairs", "textbook", seconds["ours"] / len(pairs), seconds["textbook"] / 8, 15)]
+    """Compare a split of pairs, one positive and one negative for each image (number_of_iterations: 1)."""
+    splits = setting.splits
+    pairs = splits.test_pairs
+    few = Pairs(pairs.first[:EVALUATED], pairs.second[:EVALUATED], pairs.labels[:EVALUATED])
+    by_textbook = partial(textbook.evaluate, setting.plain, few, setting.paths, setting.config.image)
+    exact = pair_distances(setting.float32_network, splits, pairs, setting.exact, setting.float32)
+    np.testing.assert_allclose(exact[:EVALUATED], by_textbook(), atol=1e-4)
+    ours = partial(pair_distances, setting.short_network, splits, pairs, setting.config, setting.runtime)
+    seconds = rounds({"ours": ours, "textbook": by_textbook}, ROUNDS)
+    theirs = seconds["textbook"] / EVALUATED
+    return [row("evaluating a split of pairs", "textbook", seconds["ours"] / len(pairs), theirs, 15)]
 
 
 def explaining(setting) -> list[Row]:
-    """The four maps of a pair."""
-    short, exact = folded(setting.network, setting.runtime.dtype), folded(setting.network, torch.float32)
+    """Compare the four maps of a pair."""
     plain = setting.plain.eval()
-    one = setting.runtime.place(torch.cat(setting.images)).unflatten(0, (-1, 2))
-    many = setting.runtime.place(torch.cat(setting.images * 16)).unflatten(0, (-1, 2))
-    evidence = explain(exact, one, 0.5, **GRADCAM).evidence[0].cpu()
-    expected = textbook.explain(plain, *setting.images)
+    pairs = setting.splits.test_pairs
+    apply = textbook.transform(setting.config.image, training=False)
+    images = textbook.load(setting.paths, [pairs.first[0], pairs.second[0]], apply)
+    pair = setting.runtime.place(images)[None]  # (1, 2, 3, H, W)
+    image1, image2 = pair[0, :1], pair[0, 1:]
+    expected = textbook.explain(plain, image1, image2)
+    evidence = explain(setting.float32_network, pair, 0.5, **GRADCAM).evidence[0]
     torch.testing.assert_close(torch.cat([evidence, -evidence]).clamp(min=0), expected, atol=1e-4, rtol=0)
-    rough = explain(short, one, 0.5, **GRADCAM).evidence[0].cpu()
-    agreement = [
-        np.corrcoef(ours.flatten(), theirs.flatten())[0, 1] for ours, theirs in zip(rough, evidence, strict=True)
-    ]
-    assert min(agreement) > 0.99, agreement
+    short = explain(setting.short_network, pair, 0.5, **GRADCAM).evidence[0]
+    correlations = []
+    for image in range(2):
+        both = torch.stack([short[image].flatten(), evidence[image].flatten()])
+        correlations.append(torch.corrcoef(both)[0, 1].item())
+    correlation = min(correlations)
+    assert correlation > 0.99, correlation
     seconds = rounds(
         {
-            "16 pairs": lambda: explain(short, many, 0.5, **GRADCAM),
-            "1 pair": lambda: explain(short, one, 0.5, **GRADCAM),
-            "1 pair in float32": lambda: explain(exact, one, 0.5, **GRADCAM),
-            "textbook": lambda: textbook.explain(plain, *setting.images),
-            "pytorch-grad-cam": lambda: peer_maps(plain, *setting.images),
+            "16 pairs": partial(explain, setting.short_network, pair.repeat(BATCH, 1, 1, 1, 1), 0.5, **GRADCAM),
+            "1 pair": partial(explain, setting.short_network, pair, 0.5, **GRADCAM),
+            "1 pair in float32": partial(explain, setting.float32_network, pair, 0.5, **GRADCAM),
+            "textbook": partial(textbook.explain, plain, image1, image2),
+            "pytorch-grad-cam": partial(explain_by_gradcam, plain, image1, image2),
         },
         ROUNDS,
     )
-    theirs, peers = seconds["textbook"], seconds["pytorch-grad-cam"]
-    note = f"maps in bfloat16 correlate {min(agreement):.4f} or more with those in float32"
+    theirs = seconds["textbook"]
+    peers = seconds["pytorch-grad-cam"]
+    note = f"maps in bfloat16 correlate {correlation:.4f} or more with those in float32"
     return [
-        row("explaining, batch of 16", "textbook", seconds["16 pairs"] / 16, theirs, 20, note),
+        row("explaining, batch of 16", "textbook", seconds["16 pairs"] / BATCH, theirs, 20, note),
         row("explaining, batch of 1", "textbook", seconds["1 pair"], theirs, 20),
         row("explaining, batch of 1", "pytorch-grad-cam", seconds["1 pair"], peers, 18),
         row("explaining, batch of 1, float32", "textbook", seconds["1 pair in float32"], theirs, 10),
@@ -165,150 +189,135 @@ def explaining(setting) -> list[Row]:
 
 
 def delivering(setting) -> list[Row]:
-    """Images that reach the network's input size: from the cache against decoded and resized."""
-    resize, every = textbook.v2.Resize(setting.config.image.size, antialias=True), np.arange(len(setting.paths))
-    from_cache = np.array_split(every, len(every) // 16)
-    seconds = rounds(
-        {
-            "ours": lambda: sum(map(len, deliver(setting.splits.pixels, from_cache * 5, setting.runtime))),
-            "decoding": lambda: textbook.load(
-                setting.paths, lambda image: resize(textbook.v2.functional.pil_to_tensor(image))
-            ),
-        },
-        ROUNDS,
-    )
+    """Compare images that reach the network's input size: from the cache against decoded and resized."""
+    indices = np.arange(len(setting.paths))
+    batches = np.array_split(indices, len(indices) // BATCH)
+    resize = textbook.v2.Resize(setting.config.image.size, antialias=True)
+
+    def from_cache():
+        for _ in deliver(setting.splits.pixels, batches * 5, setting.runtime):
+            pass
+
+    decode = partial(textbook.load, setting.paths, indices, resize)
+    seconds = rounds({"ours": from_cache, "decoding": decode}, ROUNDS)
     return [row("images delivered, from the second epoch on", "decoding", seconds["ours"] / 5, seconds["decoding"], 20)]
 
 
+class ResidentBatch:
+    """A batch that stands for any images of a split."""
+
+    def __init__(self, setting):
+        self.pixels = torch.from_numpy(setting.splits.pixels[np.arange(BATCH)]).to(setting.runtime.device)
+
+    def __getitem__(self, indices):
+        return self.pixels[: len(indices)]
+
+
 def input_pipeline(setting) -> list[Row]:
-    """A training epoch against the same steps on one batch that is already there: what the input pipeline costs."""
-    splits, settings, runtime = setting.splits, setting.config, setting.runtime
-    network = copy.deepcopy(setting.network)
-    optimizer, scaler = build_optimizer(network, settings), build_scaler(runtime)
-    still = config({**PAPER, "image.RandomRotationDegrees": 0, "image.HorizontalFlip": 0, "image.VerticalFlip": 0})
-
-    class Resident:
-        def __init__(self):
-            self.rows = torch.from_numpy(splits.pixels[np.arange(16)]).to(runtime.device)
-
-        def __getitem__(self, indices):
-            return self.rows[: len(indices)]
-
-    resident = replace(splits, pixels=Resident())
+    """Compare a training epoch with the same steps on one batch in memory: what the input pipeline costs."""
+    resident = replace(setting.splits, pixels=ResidentBatch(setting))
     seconds = rounds(
         {
-            "whole": lambda: train_epoch(network, optimizer, scaler, splits, settings, runtime, 1),
-            "resident": lambda: train_epoch(network, optimizer, scaler, resident, still, runtime, 1),
+            "whole": epoch(setting, setting.splits, setting.config, setting.runtime),
+            "resident": epoch(setting, resident, setting.without_augmentation, setting.runtime),
         },
         ROUNDS,
     )
-    return [
-        row(
-            "training with input pipeline and augmentation",
-            "a resident batch",
-            seconds["whole"],
-            seconds["resident"],
-            0.9,
-        )
-    ]
+    work = "training with input pipeline and augmentation"
+    return [row(work, "a resident batch", seconds["whole"], seconds["resident"], 0.9)]
 
 
 def peak_shares(setting) -> tuple[list[Row], list[str]]:
-    """Rows: the share of the measured matrix peak that training and inference reach; lines: what takes the time."""
-    runtime, network = setting.runtime, copy.deepcopy(setting.network)
-    images = runtime.place(torch.randn(16, 3, *setting.config.image.size))
-    square = torch.randn(4096, 4096, device=runtime.device, dtype=runtime.dtype)
-    optimizer = build_optimizer(network, setting.config)
-
-    def step():
-        with runtime.autocast():
-            loss = network(images).square().sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    inference = folded(network, runtime.dtype)
-    flops = {"peak": 2 * 4096**3}
-    with evaluating(network), FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(images)
-    flops["inference"] = counter.get_total_flops()
-    with FlopCounterMode(display=False) as counter:
-        step()
-    flops["training"] = counter.get_total_flops()
-
-    procedures = {"peak": lambda: (square @ square, _wait(runtime)), "training": step}
-    procedures["inference"] = _inference(inference, images, runtime)
-    seconds = rounds(procedures, ROUNDS)
-    speed = {name: flops[name] / np.median(seconds[name]) / 1e9 for name in flops}
-    with torch.profiler.profile() as profile:
-        step()
-    events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)[:6]
-    total = sum(event.self_cpu_time_total for event in profile.key_averages())
-    parts = ", ".join(f"{event.key.removeprefix('aten::')} {event.self_cpu_time_total / total:.0%}" for event in events)
+    """Return rows of the share of the matrix peak that training and inference reach, and lines on what takes time."""
+    runtime = setting.runtime
+    network = copy.deepcopy(setting.network)
+    images = runtime.place(torch.randn(BATCH, 3, *setting.config.image.size))
+    procedures = {
+        "peak": partial(multiply, torch.randn(SIDE, SIDE, device=runtime.device, dtype=runtime.dtype)),
+        "training": partial(train_step, network, build_optimizer(network, setting.config), images, runtime),
+        "inference": partial(infer, setting.short_network, images),
+        "float32 peak": partial(multiply, torch.randn(SIDE, SIDE, device=runtime.device)),
+    }
+    flops = {name: flops_of(procedure) for name, procedure in procedures.items()}
+    per_flop = {name: seconds / flops[name] for name, seconds in rounds(procedures, ROUNDS).items()}
     dtype = str(runtime.dtype).removeprefix("torch.")
     peak = f"matrix peak, {dtype}"
-    shares = [
-        row("a training step, in GFLOP/s", peak, seconds["training"] / flops["training"], _per_flop(seconds), 0.8),
-        row("inference, in GFLOP/s", peak, seconds["inference"] / flops["inference"], _per_flop(seconds), 0.9),
+    rows = [
+        row("a training step, in GFLOP/s", peak, per_flop["training"], per_flop["peak"], 0.8),
+        row("inference, in GFLOP/s", peak, per_flop["inference"], per_flop["peak"], 0.9),
     ]
-    return shares, [
-        f"Matrix peak, {dtype}: {speed['peak']:.0f} GFLOP/s.",
-        f"A training step goes to: {parts}.",
-        *_float32_peak(setting, speed["peak"]),
-    ]
-
-
-def _per_flop(seconds):
-    return seconds["peak"] / (2 * 4096**3)
-
-
-def _float32_peak(setting, short):
-    square = torch.randn(4096, 4096, device=setting.runtime.device)
-    seconds = rounds({"peak": lambda: (square @ square, _wait(setting.runtime))}, ROUNDS)["peak"]
-    exact = 2 * 4096**3 / np.median(seconds) / 1e9
-    return [
-        f"Matrix peak, float32: {exact:.0f} GFLOP/s, so the shorter dtype alone can bring {short / exact:.1f}x here."
+    short = 1e-9 / np.median(per_flop["peak"])
+    exact = 1e-9 / np.median(per_flop["float32 peak"])
+    return rows, [
+        f"Matrix peak, {dtype}: {short:.0f} GFLOP/s.",
+        f"A training step goes to: {slowest_operators(procedures['training'])}.",
+        f"Matrix peak, float32: {exact:.0f} GFLOP/s, so the shorter dtype alone can bring {short / exact:.1f}x here.",
     ]
 
 
 def family_shares(runtime) -> list[str]:
-    """Lines: images per second of one backbone of each kind, folded, and its share of the measured matrix peak."""
-    images = runtime.place(torch.randn(16, 3, 224, 224))
-    square = torch.randn(4096, 4096, device=runtime.device, dtype=runtime.dtype)
-    procedures = {"peak": lambda: (square @ square, _wait(runtime))}
-    flops = {"peak": 2 * 4096**3}
+    """Return lines: images per second of one folded backbone of each kind, and its share of the matrix peak."""
+    images = runtime.place(torch.randn(BATCH, 3, 224, 224))
+    square = torch.randn(SIDE, SIDE, device=runtime.device, dtype=runtime.dtype)
+    procedures = {"peak": partial(multiply, square)}
     for name in FAMILIES:
-        network = SiameseNetwork(name, 128).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(images[:1].cpu())
-        flops[name] = counter.get_total_flops() * len(images)
-        procedures[name] = _inference(runtime.place(folded(network, runtime.dtype)), images, runtime)
-    seconds = {name: np.median(found) for name, found in rounds(procedures, ROUNDS).items()}
-    peak = flops["peak"] / seconds["peak"]
-    return [
-        f"{name}, 224 x 224: {len(images) / seconds[name]:.0f} images/s, {flops[name] / seconds[name] / peak:.0%} of "
-        "the matrix peak."
-        for name in FAMILIES
-    ]
+        network = runtime.place(folded(SiameseNetwork(name, 128), runtime.dtype))
+        procedures[name] = partial(infer, network, images)
+    seconds = rounds(procedures, ROUNDS)
+    peak = flops_of(procedures["peak"]) / np.median(seconds["peak"])
+    lines = []
+    for name in FAMILIES:
+        median = np.median(seconds[name])
+        share = flops_of(procedures[name]) / median / peak
+        lines.append(f"{name}, 224 x 224: {BATCH / median:.0f} images/s, {share:.0%} of the matrix peak.")
+    return lines
 
 
-def _inference(network, images, runtime):
-    @torch.no_grad()
-    def infer():
-        network(images)
-        _wait(runtime)
-
-    return infer
+def multiply(square):
+    wait_for(square @ square)
 
 
-def _wait(runtime: Runtime):
-    if runtime.device.type == "cuda":
-        torch.cuda.synchronize(runtime.device)
+@torch.no_grad()
+def infer(network, images):
+    wait_for(network(images))
+
+
+def train_step(network, optimizer, images, runtime: Runtime):
+    with runtime.autocast():
+        loss = network(images).square().sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    wait_for(loss)
+
+
+def wait_for(tensor):
+    """Wait until a GPU has computed."""
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+
+
+def flops_of(procedure) -> int:
+    with FlopCounterMode(display=False) as counter:
+        procedure()
+    return counter.get_total_flops()
+
+
+def slowest_operators(procedure) -> str:
+    """Return the six operators that take most of the time on the CPU, with their shares."""
+    with torch.profiler.profile() as profile:
+        procedure()
+    events = profile.key_averages()
+    times = {event.key.removeprefix("aten::"): event.self_cpu_time_total for event in events}
+    total = sum(times.values())
+    slowest = sorted(times, key=times.get, reverse=True)[:6]
+    return ", ".join(f"{name} {times[name] / total:.0%}" for name in slowest)
 
 
 def run(folder) -> tuple[list[Row], list[str]]:
-    """All rows of this file, and lines to stand under the table."""
-    setting, rows = Setting(folder), []
+    """Return all rows of this file, and lines to stand under the table."""
+    setting = Setting(folder)
+    rows = []
     for part in (training, evaluating_pairs, explaining, delivering, input_pipeline):
         began = time.perf_counter()
         rows += part(setting)

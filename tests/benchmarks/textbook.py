@@ -1,8 +1,8 @@
 """The textbook procedure, in plain lines: float32, contiguous, pair by pair.
 
-Files are decoded anew for every pair; batches hold 4 pairs; each pair takes two forward passes; an explanation takes a
-forward and a full backward pass for the factual maps, the same again for the counterfactual ones, and a forward pass of
-its own for the activations of each map.
+Files are decoded again for every pair; batches hold 4 pairs; each pair takes two forward passes; an explanation takes a
+forward and a full backward pass for the factual maps, the same again for the counterfactual ones, and another forward
+pass for the activations of each map.
 """
 
 import copy
@@ -10,22 +10,25 @@ import copy
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.transforms import v2
 
 from utils.network.distance import distance
 from utils.train.losses import ContrastiveLoss
+from utils.vision import functional  # first: it lets torchvision import beside any build of torch
+
+# isort: split
+from torchvision.transforms import v2
 
 PAIRS = 4  # in a batch
 
 
 def contiguous(network):
-    """A copy of a network with its weights in torch's default order."""
+    """Copy a network, with its weights in torch's default order."""
     return copy.deepcopy(network).to(memory_format=torch.contiguous_format)
 
 
 def transform(settings, training):
-    """The transform of one image: decoded with Pillow, as tensor of (3, h, w)."""
-    steps = [v2.ToImage(), v2.Resize(settings.size, antialias=True)]
+    """Return the transform of one image, uint8 (3, H, W), to float32 (3, h, w)."""
+    steps = [v2.Resize(settings.size, antialias=True)]
     if training:
         steps += [v2.RandomHorizontalFlip(settings.HorizontalFlip), v2.RandomVerticalFlip(settings.VerticalFlip)]
         steps += [v2.RandomRotation(settings.RandomRotationDegrees, v2.InterpolationMode.BILINEAR)]
@@ -33,21 +36,26 @@ def transform(settings, training):
     return v2.Compose([*steps, v2.Normalize(settings.normalization.mean, settings.normalization.std)])
 
 
-def load(paths, apply):
-    """Files to one tensor (B, 3, h, w)."""
-    return torch.stack([apply(Image.open(path).convert("RGB")) for path in paths])
+def load(paths, indices, apply):
+    """Decode the files of these indices, and transform each: (B, 3, h, w)."""
+    images = []
+    for index in indices:
+        pixels = functional.pil_to_tensor(Image.open(paths[index]).convert("RGB"))
+        images.append(apply(pixels))
+    return torch.stack(images)
 
 
 def batches(pairs, paths, apply):
-    """Yields images1, images2 and labels of 4 pairs at a time."""
+    """Yield images1, images2 and labels of 4 pairs at a time."""
     for start in range(0, len(pairs), PAIRS):
-        first, second = (part[start : start + PAIRS] for part in (pairs.first, pairs.second))
-        images1, images2 = (load([paths[index] for index in part], apply) for part in (first, second))
-        yield images1, images2, torch.from_numpy(pairs.labels[start : start + PAIRS])
+        batch = slice(start, start + PAIRS)
+        images1 = load(paths, pairs.first[batch], apply)
+        images2 = load(paths, pairs.second[batch], apply)
+        yield images1, images2, torch.from_numpy(pairs.labels[batch])
 
 
 def train(network, optimizer, pairs, paths, settings, margin=1.0):
-    """One pass over the pairs, with a step of the optimizer after each batch."""
+    """Train on all pairs once, with a step of the optimizer after each batch."""
     network.train()
     criterion = ContrastiveLoss(margin)
     for images1, images2, labels in batches(pairs, paths, transform(settings, training=True)):
@@ -60,26 +68,29 @@ def train(network, optimizer, pairs, paths, settings, margin=1.0):
 
 @torch.no_grad()
 def evaluate(network, pairs, paths, settings):
-    """Distances (P,) of the pairs."""
+    """Return the distances of the pairs, float32 (P,)."""
     network.eval()
-    apply = transform(settings, training=False)
-    return torch.cat([distance(network(one), network(two)) for one, two, _ in batches(pairs, paths, apply)])
+    distances = []
+    for images1, images2, _ in batches(pairs, paths, transform(settings, training=False)):
+        distances.append(distance(network(images1), network(images2)))
+    return torch.cat(distances)
 
 
 def explain(network, image1, image2):
-    """Maps (4, H, W) of one pair at the last stage: factual 1 and 2 towards "different", counterfactual 1 and 2."""
+    """Return the maps of one pair, (4, H, W): towards "different" of image 1 and 2, then towards "same"."""
     network.eval()
     maps = []
     for sign in (1, -1):
         network.zero_grad()
-        outputs = [network.features(image) for image in (image1, image2)]
-        for output in outputs:
-            output.retain_grad()
-        value = sign * distance(*(network.embed_features(output) for output in outputs)).sum()
-        value.backward()
-        for image, output in zip((image1, image2), outputs, strict=True):
+        features1 = network.features(image1)
+        features2 = network.features(image2)
+        features1.retain_grad()
+        features2.retain_grad()
+        score = sign * distance(network.embed_features(features1), network.embed_features(features2)).sum()
+        score.backward()
+        for image, features in ((image1, features1), (image2, features2)):
             with torch.no_grad():
                 activations = network.features(image)
-            evidence = (output.grad.mean(dim=(2, 3), keepdim=True) * activations).sum(dim=1, keepdim=True)
+            evidence = (features.grad.mean(dim=(2, 3), keepdim=True) * activations).sum(dim=1, keepdim=True)
             maps.append(F.interpolate(evidence, size=image.shape[2:], mode="bilinear")[0, 0].clamp(min=0))
     return torch.stack(maps)
