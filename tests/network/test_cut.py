@@ -314,11 +314,11 @@ def test_a_map_of_one_place_is_refused_and_layers_with_places_are_named(method):
     module = models.resnet18()
     module.fc = nn.Identity()
     images = torch.randn(1, 2, 3, 64, 64)
-    said = r"layer 'avgpool' of ResNet gives maps of 1 x 1 for images of 64 x 64.*layer3, layer4$"
-    with pytest.raises(ValueError, match=said):
+    message = r"layer 'avgpool' of ResNet gives maps of 1 x 1 for images of 64 x 64.*layer3, layer4$"
+    with pytest.raises(ValueError, match=message):
         explain(Cut(module.eval(), layer="avgpool"), images, 0.5, method=method)
-    said = "layer 'layer4' of ResNet gives maps of 1 x 1 for images of 32 x 32.*layer2, layer3$"  # as small ones are
-    with pytest.raises(ValueError, match=said):
+    message = "layer 'layer4' of ResNet gives maps of 1 x 1 for images of 32 x 32.*layer2, layer3$"  # as small ones are
+    with pytest.raises(ValueError, match=message):
         explain(Cut(module, layer="layer4"), images[..., :32, :32], 0.5, method=method)
 
 
@@ -328,6 +328,6 @@ def test_a_map_of_one_place_is_refused_and_layers_with_places_are_named(method):
 )
 def test_no_part_of_timm_that_has_one_place_is_taken(name, layer):
     module = timm.create_model(name, num_classes=0).eval()
-    said = f"layer '{layer}' of .* gives maps of 1 x 1 for images of 64 x 64.*Layers whose maps have places: .*conv"
-    with pytest.raises(ValueError, match=said):
+    message = f"layer '{layer}' of .* gives maps of 1 x 1 for images of 64 x 64.*Layers whose maps have places: .*conv"
+    with pytest.raises(ValueError, match=message):
         Cut(module, layer=layer).features(torch.randn(1, 3, 64, 64))

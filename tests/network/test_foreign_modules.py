@@ -1,4 +1,4 @@
-"""Modules as users bring them: explained rightly, or refused with what was seen and a cure that ends it.
+"""Modules as users bring them: explained correctly, or refused with what was observed and a cure that works.
 
 What is accepted is held against plain hooks and a full backward pass, or against the same module written plainly.
 """
