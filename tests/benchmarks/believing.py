@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from differences import load_differences, make_differences
 from peers import PEERS, integrated_jacobians, pair_x
-from side_by_side import ROOT, config, machine
+from side_by_side import PHOTOGRAPHS, ROOT, config, machine
 
 from utils import (
     calibrate,
@@ -44,6 +44,7 @@ from utils.trust.controls import pointing, random_network, sanity_curves
 from utils.trust.faithfulness import (
     FAITHFUL,
     LEAST_SPAN,
+    PARTS,
     WEAK,
     explain_at_random,
     explain_by_centre,
@@ -191,14 +192,13 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     rows = []
     numbers = []
     for name, (method, images, network, threshold, references) in cases.items():
-        words = []
-        words_of_images = [], []
+        parts = []
         for batch in images:
             verdict = judge(network, method(network, batch, threshold, references), seed=7)
-            words += verdict.words()
-            words_of_images[0].extend(verdict.words("image 1"))
-            words_of_images[1].extend(verdict.words("image 2"))
-        rates = rates_of("pairs", words, pairs) | rates_of("images", np.concatenate(words_of_images), pairs_of_images)
+            parts.append(pd.DataFrame({part: verdict.words(part) for part in PARTS}))
+        words = pd.concat(parts)
+        words_of_images = pd.concat([words["image 1"], words["image 2"]])
+        rates = rates_of("pairs", words["pair"], pairs) | rates_of("images", words_of_images, pairs_of_images)
         row = {"maps that know nothing": f"{name}, {len(files)} pairs"}
         number = {"maps": name, "pairs": len(files)}
         for kind, rate in rates.items():
@@ -211,10 +211,9 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
 
 def rates_of(kind, words, pairs) -> dict:
     """Return how often words are "faithful", and at least "weak", each an Interval."""
-    words = np.array(words)
     return {
         f"{kind} faithful": mean_interval(words == FAITHFUL, pairs, rate=True),
-        f"{kind} weak or better": mean_interval(np.isin(words, (FAITHFUL, WEAK)), pairs, rate=True),
+        f"{kind} weak or better": mean_interval(words.isin((FAITHFUL, WEAK)), pairs, rate=True),
     }
 
 
@@ -368,12 +367,8 @@ def networks(options, folder) -> list:
         changes = {"data_path": options.photographs, "checkpoints_path": f"{folder}/scratch"}
         settings.append(config(SCRATCH | changes))
     if options.photographs and options.weights:
-        changes = [
-            f"data_path={options.photographs}",
-            f"pretrained={options.weights}",
-            f"checkpoints_path={folder}/pretrained",
-        ]
-        settings.append(load_config(ROOT / "tests/benchmarks/photographs.yml", changes))
+        changes |= {"pretrained": options.weights, "checkpoints_path": f"{folder}/pretrained"}
+        settings.append(config(changes, PHOTOGRAPHS))
     if options.config:
         own = load_config(options.config)
         if own.data_path.resolve() != SAMPLE_FOLDER.resolve():

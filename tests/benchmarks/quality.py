@@ -5,10 +5,9 @@ import time
 import numpy as np
 import textbook
 import torch
-from side_by_side import ROOT, Row, config
+from side_by_side import PHOTOGRAPHS, Row, config
 from sklearn.metrics import roc_auc_score
 
-from utils.config import load_config
 from utils.data.splits import Pairs, draw_pairs, load_splits
 from utils.device import seed_everything, start
 from utils.network.siamese import build_network
@@ -28,7 +27,6 @@ SETTINGS = {
     "number_of_iterations": 5,
     "explanation.layer": "last",
 }
-PHOTOGRAPHS = ROOT / "tests" / "benchmarks" / "photographs.yml"
 PHOTOGRAPHS_BUDGET = 210  # seconds
 PHOTOGRAPHS_TARGET = 0.96  # test AUC of ours; the textbook's should stay below the next
 TEXTBOOK_BELOW = 0.93
@@ -59,9 +57,9 @@ def run_pretrained(folder, data_path, weights) -> tuple[list[Row], list[str]]:
     rates = RATES
     lines = []
     for seed in SEEDS:
-        changes = [f"data_path={data_path}", f"pretrained={weights}", f"cache_path={folder / 'cache'}", f"seed={seed}"]
-        changes += ["hyperparameters.verbose=False", "explanation.layer=last", f"number_of_iterations={REPEATS}"]
-        settings = load_config(PHOTOGRAPHS, changes)
+        changes = {"data_path": data_path, "pretrained": weights, "cache_path": folder / "cache", "seed": seed}
+        changes |= {"hyperparameters.verbose": False, "explanation.layer": "last", "number_of_iterations": REPEATS}
+        settings = config(changes, PHOTOGRAPHS)
         splits = load_splits(settings)
         ours, exact = train_ours(splits, settings, PHOTOGRAPHS_BUDGET)
         aucs = {rate: train_textbook(splits, settings, rate, PHOTOGRAPHS_BUDGET) for rate in rates}

@@ -13,6 +13,7 @@ from PIL import Image
 from utils.config import Config, load_config
 
 ROOT = Path(__file__).parent.parent.parent
+PHOTOGRAPHS = "tests/benchmarks/photographs.yml"
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ def row(work, against, ours, theirs, target, note="") -> Row:
     return Row(work, against, float(np.median(theirs) / np.median(ours)), target, (ratios.min(), ratios.max()), note)
 
 
-def config(changes: dict) -> Config:
-    """Return the shipped config with changes given by dotted key."""
-    return load_config(ROOT / "config.yml", [f"{key}={value}" for key, value in changes.items()])
+def config(changes: dict, file="config.yml") -> Config:
+    """Return the config of a file of the project, with changes given by dotted key."""
+    return load_config(ROOT / file, [f"{key}={value}" for key, value in changes.items()])
 
 
 def photographs(folder: Path, classes: int, each: int, size=(480, 640)) -> Path:

@@ -1,4 +1,4 @@
-"""Pages in a real browser: `make test-browser`. SCREENSHOTS=folder keeps pictures of what was opened."""
+"""Pages in a real browser: `make test-browser`. SCREENSHOTS=folder saves screenshots of the pages."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ from utils import (
 from utils.notebooks import NOTEBOOKS, write
 from utils.show.html import page
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if BROWSER is None:
     pytest.skip("no browser: install Debian's package chromium, or Chrome", allow_module_level=True)
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser does")
@@ -47,13 +47,14 @@ PIXELS = """(number) => {
 
 @dataclass
 class Opened:
-    """A page in the browser, with all that it complained about, asked a host for, and opened."""
+    """A page in the browser."""
 
     page: object
     faults: list[str]
+    """Its errors, its dialogs, and its requests to a host."""
 
     def canvas(self, number) -> np.ndarray:
-        """The pixels over image 1 or 2, uint8 (H, W, 4)."""
+        """Return the pixels over image 1 or 2, uint8 (H, W, 4)."""
         width, height, *pixels = self.page.evaluate(PIXELS, number)
         return np.array(pixels, np.uint8).reshape(height, width, 4)
 
@@ -69,38 +70,55 @@ class Opened:
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        root = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        opened = started.chromium.launch(executable_path=BROWSER, args=FLAGS + root)
+        flags = list(FLAGS)
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            flags.append("--no-sandbox")
+        opened = started.chromium.launch(executable_path=BROWSER, args=flags)
         yield opened
         opened.close()
 
 
 @pytest.fixture
 def open_page(browser, tmp_path):
-    """open_page(path) opens a file and keeps a picture of it where SCREENSHOTS says; any fault fails the test."""
-    everything = []
+    """Return a function that opens a file, and saves a screenshot in SCREENSHOTS; any fault fails the test."""
+    all_faults = []
 
-    def opened(path: Path, viewport=LAPTOP, picture=""):
+    def opened(path: Path, viewport=LAPTOP, screenshot=""):
         tab = browser.new_page(viewport=viewport)
         faults = []
-        everything.append(faults)
-        tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        all_faults.append(faults)
+
+        def on_console(message):
+            if message.type == "error":
+                faults.append(message.text)
+
+        def on_dialog(dialog):
+            faults.append(f"dialog {dialog.message}")
+            dialog.dismiss()
+
+        def on_request(request):
+            if not request.url.startswith(("file:", "data:")):
+                faults.append(request.url)
+
+        tab.on("console", on_console)
         tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        tab.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else faults.append(asked.url))
+        tab.on("dialog", on_dialog)
+        tab.on("request", on_request)
         tab.goto(path.as_uri())
         tab.wait_for_timeout(300)
-        if picture and os.environ.get("SCREENSHOTS"):
-            tab.screenshot(path=Path(os.environ["SCREENSHOTS"], f"{picture}_{viewport['width']}.png"), full_page=True)
+        if screenshot and os.environ.get("SCREENSHOTS"):
+            name = f"{screenshot}_{viewport['width']}.png"
+            tab.screenshot(path=Path(os.environ["SCREENSHOTS"], name), full_page=True)
         return Opened(tab, faults)
 
     yield opened
-    assert [fault for faults in everything for fault in faults] == []
+    for faults in all_faults:
+        assert faults == []
 
 
 @pytest.fixture
 def pair(calibrated):
-    """A pair with all that a viewer shows."""
+    """Return all that a viewer shows of a pair."""
     splits = calibrated.load_splits()
     explanation = calibrated.explain(splits.files(splits.test_pairs, 1)[0])
     matches = decompose(calibrated.network, explanation, "layer2", steps=4)
@@ -124,17 +142,15 @@ def test_the_other_image_lights_up_where_it_matches(viewer, pair):
     places = matches.places.numpy()
     strongest = places.max()
     for number in (1, 2):
-        by_place = places if number == 1 else places.transpose(2, 3, 0, 1)
+        by_place = places
+        if number == 2:
+            by_place = places.transpose(2, 3, 0, 1)
         y, x = np.unravel_index(by_place.reshape(height * width, -1).max(axis=1).argmax(), (height, width))
         viewer.move_to(number, (y + 0.5) / height, (x + 0.5) / width)
         lit = viewer.canvas(3 - number)[..., 3].astype(int)
         rows, columns = lit.shape
-        expected = np.unravel_index(by_place[y, x].argmax(), (height, width))
-        middle = [
-            int((place + 0.5) * side / count)
-            for place, side, count in zip(expected, lit.shape, (height, width), strict=True)
-        ]
-        assert lit[tuple(middle)] == lit.max() > 0
+        row, column = np.unravel_index(by_place[y, x].argmax(), (height, width))
+        assert lit[int((row + 0.5) * rows / height), int((column + 0.5) * columns / width)] == lit.max() > 0
         dark = np.argwhere(by_place[y, x] < 0)
         for row, column in dark:
             assert lit[int((row + 0.5) * rows / height), int((column + 0.5) * columns / width)] == 0
@@ -190,7 +206,7 @@ def test_before_and_after_the_edit(viewer, pair):
     assert viewer.page.locator("figure img").evaluate_all("images => images.map(image => image.src)") != sources
 
 
-def test_a_place_is_asked_for_by_keys_and_said(viewer):
+def test_keys_choose_a_place_that_is_described_in_words(viewer):
     stage = viewer.page.locator("[data-image='1'] .stage")
     stage.focus()
     viewer.page.keyboard.press("ArrowRight")
@@ -214,7 +230,7 @@ def test_hostile_names_are_shown_as_they_are(pair, open_page, tmp_path):
 def test_a_tile_opens_its_viewer_and_escape_closes_it(calibrated, open_page, tmp_path):
     splits = calibrated.load_splits()
     explanation = calibrated.explain(*splits.files(splits.test_pairs, 3))
-    opened = open_page(saved(grid(explanation, calibrated.network), tmp_path), picture="grid")
+    opened = open_page(saved(grid(explanation, calibrated.network), tmp_path), screenshot="grid")
     opened.page.locator(".tile").nth(1).focus()
     opened.page.keyboard.press("Enter")
     dialog = opened.page.locator("dialog[open]")
@@ -228,7 +244,7 @@ def test_a_tile_opens_its_viewer_and_escape_closes_it(calibrated, open_page, tmp
 
 def test_two_points_of_the_map_are_a_pair(calibrated, open_page, tmp_path):
     images = gallery(calibrated)
-    opened = open_page(saved(plane(calibrated, images, dataset_map(images.embeddings)), tmp_path), picture="map")
+    opened = open_page(saved(plane(calibrated, images, dataset_map(images.embeddings)), tmp_path), screenshot="map")
     points = opened.page.locator("svg path[role=button]")
     assert points.count() == len(images)
     for number in (0, 3):
@@ -236,9 +252,9 @@ def test_two_points_of_the_map_are_a_pair(calibrated, open_page, tmp_path):
         assert images.names[number] in opened.page.locator(".hovered").inner_text()
         opened.page.keyboard.press("Enter")
     explanation = calibrated.explain((images.paths[0], images.paths[3]))
-    said = opened.page.locator(".pair").inner_text()
-    assert f'decided "{explanation.decision()}"' in said
-    assert float(said.split("Similarity ")[1].split()[0]) == pytest.approx(explanation.similarity.item(), abs=0.002)
+    text = opened.page.locator(".pair").inner_text()
+    assert f'decided "{explanation.decision()}"' in text
+    assert float(text.split("Similarity ")[1].split()[0]) == pytest.approx(explanation.similarity.item(), abs=0.002)
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
@@ -253,7 +269,7 @@ def test_the_viewer_fits_the_screen(pair, open_page, tmp_path, viewport):
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
 @pytest.mark.parametrize("path", sorted(ROOT.glob(NOTEBOOKS)), ids=lambda path: path.stem)
-def test_executed_notebooks_ask_no_host_and_their_viewers_work(path, viewport, open_page, tmp_path):
+def test_executed_notebooks_request_nothing_and_their_viewers_work(path, viewport, open_page, tmp_path):
     write(nbformat.read(path, as_version=4), tmp_path / "notebook.html")
     opened = open_page(tmp_path / "notebook.html", viewport, path.stem)
     views = opened.page.locator("[data-view]")
@@ -274,7 +290,7 @@ def test_a_tap_lights_the_match_and_leaves_it_lit(pair, browser, tmp_path):
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_the_report_asks_no_host_and_its_viewers_work(calibrated, open_page, tmp_path, viewport):
+def test_the_report_requests_nothing_and_its_viewers_work(calibrated, open_page, tmp_path, viewport):
     splits = calibrated.load_splits()
     distances = calibrated.distances(splits, splits.test_pairs)
     baseline = frozen_baseline(calibrated.config, splits, calibrated.runtime)
@@ -292,15 +308,14 @@ def test_the_report_asks_no_host_and_its_viewers_work(calibrated, open_page, tmp
 
 
 def test_a_page_may_load_nothing(open_page, tmp_path):
-    """What a page asks for against its policy is seen here: this test fails where the others look away."""
+    """A request against the policy of a page is a fault: without this, the other tests could miss one."""
     (tmp_path / "page.html").write_text(page("title", '<img src="https://example.org/image.png">'))
     opened = open_page(tmp_path / "page.html")
     assert opened.faults
     opened.faults.clear()
 
 
-def test_pixels_are_read_as_they_are(open_page, tmp_path):
-    """`canvas` sees what a script has drawn."""
+def test_canvas_returns_what_a_script_has_drawn(open_page, tmp_path):
     script = "canvas.getContext('2d').fillRect(0, 0, 2, 1)"
     body = (
         "<div data-view><template shadowrootmode=open><div data-image=1><canvas width=4 height=3></canvas></div>"
