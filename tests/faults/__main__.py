@@ -7,49 +7,64 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-from faults.outcomes import KINDS, TRACEBACK, WRONG
+import pandas as pd
+from faults.outcomes import KINDS
+from faults.places import FAMILIES, outcomes_of_family
 from faults.project import make_project
-from faults.works import WORKS
+from faults.works import WORKS, outcomes_of
 
 from utils.files import write_text
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("works", nargs="*", metavar="work", help=f"of {', '.join(WORKS)}, or families of timm")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--share", type=float, default=1.0, help="of the faults of each work (default: all)")
-    parser.add_argument("--only", nargs="*", default=list(WORKS), choices=list(WORKS))
+    parser.add_argument("--count", type=int, help="of the faults of each work (default: all)")
     parser.add_argument("--results", type=Path, default=Path("results"))
     options = parser.parse_args()
+    families = [name for name in options.works if name in FAMILIES]
+    if families:
+        bad = 0
+        for family in families:
+            bad += _report(outcomes_of_family(family), every=True)
+        sys.exit(bad > 0)
     rows = []
-    bad = []
     with tempfile.TemporaryDirectory() as temporary:
         project = make_project(Path(temporary, "project"))
-        for name in options.only:
-            work = WORKS[name]
+        for name in options.works or WORKS:
             began = time.perf_counter()
-            folder = Path(temporary, name)
-            folder.mkdir()
-            tries = max(1, round(work.TRIES * options.share))
-            random = np.random.default_rng([options.seed, list(WORKS).index(name)])
-            outcomes = list(work.faults(project, random, tries, folder))
-            counts = {kind: sum(outcome.kind == kind for outcome in outcomes) for kind in KINDS}
-            rows.append({"work": work.WORK, "tried": len(outcomes)} | counts)
-            notes = [f"{name}: {one.note}" for one in outcomes if one.kind in (TRACEBACK, WRONG)]
-            bad += notes
-            print("\n".join([f"{rows[-1]} {time.perf_counter() - began:.0f} s", *notes]), flush=True)
-    table = _table(rows)
-    print(f"\n{table}")
-    write_text(options.results / "faults.md", f"# Injected faults, seed {options.seed}\n\n{table}\n")
+            outcomes = outcomes_of(
+                name, project, options.count or WORKS[name].tries, options.seed, Path(temporary, name)
+            )
+            counts = dict.fromkeys(KINDS, 0)
+            for outcome in outcomes:
+                counts[outcome.kind] += 1
+            rows.append({"work": WORKS[name].title, "tried": len(outcomes)} | counts)
+            print(f"{rows[-1]} {time.perf_counter() - began:.0f} s")
+            _report(outcomes, every=options.works == ["places"])
+    table = pd.DataFrame(rows)
+    print(f"\n{table.to_string(index=False)}")
+    text = [
+        f"# Injected faults, seed {options.seed}\n",
+        f"| {' | '.join(table.columns)} |",
+        "| --- " * table.shape[1] + "|",
+    ]
+    for row in table.astype(str).values:
+        text.append(f"| {' | '.join(row)} |")
+    write_text(options.results / "faults.md", "\n".join(text) + "\n")
     write_text(options.results / "faults.json", json.dumps(rows, indent=2) + "\n")
-    sys.exit(1 if bad else 0)
+    sys.exit(int(table[["traceback", "wrong"]].to_numpy().sum() > 0))
 
 
-def _table(rows) -> str:
-    """Rows as Markdown."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _report(outcomes, every) -> int:
+    """Print the bad outcomes, or every one; return how many are bad."""
+    bad = 0
+    for outcome in outcomes:
+        bad += outcome.bad
+        if every or outcome.bad:
+            print(f"{outcome.kind}: {outcome.note}", flush=True)
+    return bad
 
 
 if __name__ == "__main__":

@@ -1,23 +1,39 @@
-"""Damaged bytes, files that would run code or expand, and limits around whatever reads them."""
+"""Files damaged in every way, files that would run code or expand, and limits around whatever reads them."""
 
 import io
-import re
+import os
 import resource
+import shutil
 import signal
-import struct
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import psutil
 import torch
+from faults.outcomes import HANG, MEMORY, TRACEBACK, WRONG
 
-STAND_IN = 74565  # elements: a number that stands as four bytes in a pickle, and nowhere else
-ZEROS = 1 << 20  # bytes, written at a time
-EXPANDED = 320 << 20  # bytes
+DAMAGES = {  # of any file, and what each has once brought to light
+    "cut": TRACEBACK,
+    "without its last bytes": WRONG,
+    "emptied": TRACEBACK,
+    "of zeros": TRACEBACK,
+    "with a flipped bit": WRONG,
+    "with a flipped head": TRACEBACK,
+    "with another digit in its head": MEMORY,
+    "with a blank part": WRONG,
+    "longer": WRONG,
+    "of text": TRACEBACK,
+    "of noise": TRACEBACK,
+    "a folder": TRACEBACK,
+    "a link to itself": TRACEBACK,
+    "a pipe": HANG,
+    "deleted": TRACEBACK,
+}
+HEAD = 64  # bytes
+ARCHIVED = {"the weights": "/data/", "the pickle": "/data.pkl"}  # parts of a file of torch.save, by their names
+EXPANDED = 256 << 20  # bytes
 RESET = Path("/proc/self/clear_refs")
-ADVICE = re.compile(r"weights_only|trust", re.IGNORECASE)  # to load a file unsafely
 
 
 class TooMuch(Exception):  # noqa: N818
@@ -25,7 +41,7 @@ class TooMuch(Exception):  # noqa: N818
 
 
 class Planting:
-    """Unpickling this, where code may run, makes a file."""
+    """Makes a file when it is unpickled where code may run."""
 
     def __init__(self, marker: Path):
         self.marker = marker
@@ -34,78 +50,113 @@ class Planting:
         return open, (str(self.marker), "w")
 
 
-def flipped(file: bytes, random, start=0, end=None) -> bytes:
-    """One bit of the bytes from `start` to `end` is another."""
-    changed = bytearray(file)
-    changed[random.integers(start, len(file) if end is None else end)] ^= 1 << random.integers(8)
-    return bytes(changed)
+def damage(path: Path, kind: str, random):
+    """Damage a file as one of DAMAGES says."""
+    content = bytearray(path.read_bytes())
+    size = len(content)
+    match kind:
+        case "cut":
+            del content[random.integers(1, max(size, 2)) :]
+        case "without its last bytes":
+            del content[-random.integers(1, 13) :]
+        case "emptied":
+            content.clear()
+        case "of zeros":
+            content = bytes(10)
+        case "with a flipped bit":
+            content = flipped(content, random, 0, size)
+        case "with a flipped head":
+            content = flipped(content, random, 0, min(HEAD, size))
+        case "with another digit in its head":
+            places = [place for place in range(min(2 * HEAD, size)) if chr(content[place]).isdigit()] or [0]
+            content[random.choice(places)] = ord("0") + random.integers(10)
+        case "with a blank part":
+            start = random.integers(size * 3 // 4)
+            content[start : start + size // 4] = bytes(size // 4)
+        case "longer":
+            content += random.bytes(random.integers(1, 5000))
+        case "of text":
+            content = b"These are not the bytes that belong here.\n" * int(random.integers(1, 100))
+        case "of noise":
+            content = random.bytes(1000)
+        case _:
+            path.unlink()
+            _put_another(path, kind)
+            return
+    path.write_bytes(content)
 
 
-def cut(file: bytes, random) -> bytes:
-    """The first bytes, at least one."""
-    return file[: random.integers(1, len(file))]
+def _put_another(path, kind):
+    """Put what is no file under the name of one."""
+    match kind:
+        case "a folder":
+            (path / "inside").mkdir(parents=True)
+        case "a link to itself":
+            path.symlink_to(path.name)
+        case "a pipe":
+            os.mkfifo(path)
 
 
-def appended(file: bytes, random) -> bytes:
-    """With up to 1000 random bytes behind."""
-    return file + random.bytes(random.integers(1, 1000))
+def restore(files: dict[Path, bytes]):
+    """Put back files that were damaged."""
+    for path, content in files.items():
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        path.write_bytes(content)
 
 
-def foreign(random) -> bytes:
-    """A text instead of what belongs there."""
-    return b"These are not the bytes that belong here.\n" * int(random.integers(1, 100))
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return the bytes of all files of a folder and below, apart from those of locks."""
+    files = {}
+    for path in folder.rglob("*"):
+        if path.is_file() and ".lock" not in path.name:
+            files[path] = path.read_bytes()
+    return files
 
 
-def spoil(values: torch.Tensor, value, random):
-    """Put `value` into one place."""
-    place = np.unravel_index(random.integers(values.numel()), values.shape)
-    values[tuple(map(int, place))] = value
+def flipped(content: bytes, random, start: int, end: int) -> bytes:
+    """Flip one bit of the bytes from `start` to `end`."""
+    content = bytearray(content)
+    content[random.integers(start, end)] ^= 1 << random.integers(8)
+    return bytes(content)
+
+
+def flipped_in(content: bytes, part: str, random) -> bytes:
+    """Flip one bit of a file of torch.save: in a part of ARCHIVED, or in the directory of the archive."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if part == "the directory":
+            return flipped(content, random, archive.start_dir, len(content))
+        entries = [entry for entry in archive.infolist() if ARCHIVED[part] in entry.filename]
+    sizes = [entry.compress_size for entry in entries]
+    largest = entries[sizes.index(max(sizes))]
+    start = largest.header_offset + 30 + len(largest.filename)
+    return flipped(content, random, start, start + largest.compress_size)
 
 
 def saved_bytes(content, **settings) -> bytes:
-    """What torch.save writes."""
+    """Return what torch.save writes."""
     file = io.BytesIO()
     torch.save(content, file, **settings)
     return file.getvalue()
 
 
-def entry_span(file: bytes, ending: str) -> tuple[int, int]:
-    """Where the largest entry of a zip archive, of those whose name contains `ending`, begins and ends."""
-    with zipfile.ZipFile(io.BytesIO(file)) as archive:
-        entries = [entry for entry in archive.infolist() if ending in entry.filename]
-    largest = max(entries, key=lambda entry: entry.compress_size)
-    lengths = struct.unpack_from("<HH", file, largest.header_offset + 26)  # of the name and the extra field
-    start = largest.header_offset + 30 + sum(lengths)
-    return start, start + largest.compress_size
-
-
-def directory_span(file: bytes) -> tuple[int, int]:
-    """Where the directory of a zip archive begins and ends."""
-    with zipfile.ZipFile(io.BytesIO(file)) as archive:
-        return archive.start_dir, len(file)
-
-
-def bomb(content: dict, name: str, size=EXPANDED) -> bytes:
-    """A small file as torch.save writes it, of `content` and a tensor `name` of zeros that expands to `size` bytes."""
-    small = saved_bytes(content | {name: torch.zeros(STAND_IN)})
+def bomb(content: dict, name: str) -> bytes:
+    """Return a small file of `content` and a tensor `name` that expands to EXPANDED bytes."""
+    plain = io.BytesIO(saved_bytes(content | {name: torch.zeros(EXPANDED // 4)}))
     file = io.BytesIO()
     compressed = zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
-    with zipfile.ZipFile(io.BytesIO(small)) as archive, compressed:
+    with zipfile.ZipFile(plain) as archive, compressed:
         for entry in archive.namelist():
-            part = archive.read(entry)
-            if len(part) == 4 * STAND_IN:
-                with compressed.open(entry, "w", force_zip64=True) as opened:
-                    for _ in range(size // ZEROS):
-                        opened.write(bytes(ZEROS))
-            else:
-                compressed.writestr(entry, part.replace(struct.pack("<i", STAND_IN), struct.pack("<i", size // 4)))
+            compressed.writestr(entry, archive.read(entry))
     return file.getvalue()
 
 
 @contextmanager
 def limited(seconds=20, memory=192 << 20, addresses=8 << 30):
-    """Raises TooMuch where the block takes more seconds, or holds more bytes at once; beyond `addresses` more bytes of
-    address space, allocations fail. To be the innermost of several: it may end while they end.
+    """Raise TooMuch where the block takes more seconds, or holds more bytes at once.
+
+    Beyond `addresses` more bytes of address space, allocations fail. The signal also ends waiting for a file.
     """
     if RESET.exists():
         RESET.write_text("5")  # the most memory ever held is now what is held
@@ -120,9 +171,9 @@ def limited(seconds=20, memory=192 << 20, addresses=8 << 30):
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, limits)
-        grown = _most_memory() - before
-        if grown > memory:
-            raise TooMuch(f"took {grown >> 20} MB")
+    grown = _most_memory() - before
+    if grown > memory:
+        raise TooMuch(f"took {grown >> 20} MB")
 
 
 def _too_long(number, frame):
@@ -130,5 +181,5 @@ def _too_long(number, frame):
 
 
 def _most_memory() -> int:
-    """The most memory that this process has held since it was last reset, in bytes."""
+    """Return the most memory that this process has held since it was last reset, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux counts kilobytes

@@ -1,378 +1,404 @@
-"""Folders of images with whatever may lie in them: what a plain listing finds is found, or the folder refused."""
+"""Folders of images with whatever may lie in them, and hostile names, through everything that shows a name."""
 
+import base64
 import csv
 import io
+import json
 import os
+import re
 import shutil
-import signal
 import stat
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
+import warnings
+import zlib
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import partial
+from html.parser import HTMLParser
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from faults.outcomes import REFUSED, RIGHT, WRONG, Outcome, attempt
-from faults.project import Project
+from faults.damage import limited
+from faults.outcomes import HANG, REFUSED, RIGHT, TRACEBACK, UNCLEAR, WRONG, attempt
+from matplotlib.cbook import is_math_text
+from matplotlib.text import Text
 from PIL import Image
 
-from utils import audit_images
-from utils.data import splits as pairs
-from utils.data.splits import load_splits
+import utils
+from utils.data import splits as splitting
+from utils.data.splits import load_images
 
-WORK = "folders and names"
-TRIES = 60
-QUICK = 15
-LONGEST = 20  # seconds that a folder may take
 NEAR = 1.0  # grey levels, on average, by which one way to resize differs from another
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".heic", ".heif", ".avif")
 MANY = 2000
-ODD = (
-    *("a\nb", "$x$", "$", "'\"", "\U0001f600", "-rf", " ", "a b ", "~", "~root", "#", "*", "%s{0}", "a\\b", "a\tb"),
-    *("x" * 250, "\u6f22\u5b57" * 40, "\u202egnp", "\x1b[31m", "\x7f", "&amp;", "<b>", "a.", "CON", "e\u0301"),
+HOSTILE = (
+    *("<img src=x onerror=alert(1)>", "\udcff\udcfe\udc80", "<\u2215script><script>alert(1)<\u2215script>"),
+    *("\x1b[31mred\x1b]0;title\x07", "$x^2$ $\\frac{$", "line\nbreak\r\n\ttab", "\u202egnp.exe\u2066"),
+    *("quotes \"'` onload='x' x=\"", "&amp; &lt;b&gt; &#60;", "\U0001f600 \u6f22\u5b57 \u0627\u0644\u0639\u0631\u0628"),
+    *("x" * 200, "%s{0}{explanation} %(name)s", "-rf --help", "a..", "=cmd|' |C'!A0,\";", "<\u2215style><!-- ]]> -->"),
+    *("\x7f\x85\x9b2J", "${PATH} $(touch x) `touch x`", "a_b^c\\alpha \\n \\u0041", "\ufeff\u200b e\u0301"),
 )
-NOT_UTF_8 = tuple(os.fsdecode(name) for name in (b"\xff\xfe", b"a\x80", b"\xed\xa0\x80", b"caf\xe9"))
-
-
-class LateError(Exception):
-    """What was tried did not end in time."""
-
-
-@dataclass
-class Case:
-    """A copy of the images in `root`, to be changed by a fault.
-
-    turn: how often its kind was had before. must: RIGHT or REFUSED, where only that will do. path: what `data_path` is.
-    during: what happens between listing and decoding, and `before_audit` then. gone: files that it takes away.
-    """
-
-    project: Project
-    random: np.random.Generator
-    turn: int
-    root: Path
-    must: str | None = None
-    path: str = ""
-    during: object = None
-    before_audit: object = None
-    gone: list[str] = field(default_factory=list)
-
-    def image(self) -> Path:
-        """Any image."""
-        return Path(self.random.choice(sorted(str(path) for path in self.root.glob("*/*.png"))))
-
-    def class_folder(self) -> Path:
-        return Path(self.random.choice(sorted(str(path) for path in self.root.iterdir())))
-
-
-@contextmanager
-def within(seconds):
-    """Raises LateError in the block when it takes longer, also where it waits for a file."""
-
-    def late(number, frame):
-        raise LateError(f"no end after {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+ODD = (
+    *HOSTILE,
+    "$",
+    " ",
+    "~",
+    "~root",
+    "#",
+    "*",
+    "a\\b",
+    "\u6f22\u5b57" * 40,
+    "CON",
+    "caf\udce9",
+    "\udced\udca0\udc80",
+)
+FOLDERS = {  # what must come of it, or "", and what each has once brought to light
+    "odd names": ("", TRACEBACK),
+    "pipes, sockets and devices": (RIGHT, HANG),
+    "a link to nothing": (RIGHT, TRACEBACK),
+    "a link to itself": (RIGHT, TRACEBACK),
+    "a link of a class to itself": (RIGHT, TRACEBACK),
+    "a link to a file": (RIGHT, ""),
+    "a link to the folder": (RIGHT, ""),
+    "a link to a class": (RIGHT, ""),
+    "hidden files and other endings": (RIGHT, WRONG),
+    "folders named like images": (RIGHT, TRACEBACK),
+    "an empty class": (REFUSED, ""),
+    "one class": (REFUSED, ""),
+    "no class": (REFUSED, ""),
+    "empty folders": (REFUSED, UNCLEAR),
+    "a class of one image": (RIGHT, ""),
+    "copies under two classes": (RIGHT, ""),
+    "a folder in the place of an image": ("", TRACEBACK),
+    "an image that is gone before it is decoded": ("", TRACEBACK),
+    "an image that is gone before the audit": ("", TRACEBACK),
+    "an image that is replaced": ("", ""),
+    "an image that is emptied": ("", TRACEBACK),
+    "data_path at home": (RIGHT, TRACEBACK),
+    "data_path a link": (RIGHT, ""),
+    "data_path with dots": (RIGHT, ""),
+    "data_path missing": (REFUSED, ""),
+    "data_path a file": (REFUSED, TRACEBACK),
+    "data_path a loop": (REFUSED, TRACEBACK),
+    "data_path not UTF-8": ("", TRACEBACK),
+}
+WHOLE = {"html", "head", "meta", "title", "style", "body", "div", "script"}  # the elements of a page
 
 
 def faults(project, random, tries, folder):
-    kinds = (
-        *(_odd_names, _not_utf_8, _pipes, _links, _hidden, _nested, _few_classes, _lone, _vanishing, _changing),
-        *(_copies, _vanishing_late, _many_empty, _locked, _elsewhere),
-    )
+    kinds = list(FOLDERS)
     for number in range(tries):
-        turn, kind = divmod(number, len(kinds))
+        kind = kinds[number % len(kinds)]
         root = folder / str(number) / "Data"
         shutil.copytree(project.data, root)
-        case = Case(project, random, turn, root)
-        fault = kinds[kind](case)
-        yield _outcome(case, f"{fault}{'' if _cached(case) else ', no cache'}")
+        must, _ = FOLDERS[kind]
+        data_path = _inject(kind, root, random)
+        listing = _listing(root)
+        changes = {"data_path": data_path, "hyperparameters.verbose": False}
+        if number % 2:
+            changes["cache_path"] = None
+        image = _image(root, random)
+        with patch.dict(os.environ, HOME=str(root.parent)):
+            act = partial(_loaded, kind, project, changes, image, root.parent)
+            complaint = partial(_unlike, root, listing, image if "audit" in kind else None)
+            yield attempt(f"{kind}, {root.parent.name}", act, complaint, must=must)
         shutil.rmtree(root.parent)
 
 
-def _odd_names(case):
-    """Files and a class of odd names, one of them no image inside."""
-    case.must = RIGHT
-    name, other, third = case.random.permutation(ODD)[:3].tolist()
-    image = case.image()
-    image.rename(image.with_name(f"{name}{image.suffix.upper()}"))
-    image.with_name(f"{other}.jpg").write_bytes(b"no image")
-    folder = case.class_folder()
-    folder.rename(folder.with_name(third))
-    return f"file {name!r}, unreadable file {other!r}, class {third!r}"
+def _image(root, random):
+    return Path(random.choice(sorted(map(str, root.glob("*/*.png"))) or [""]))
 
 
-def _not_utf_8(case):
-    name, other = case.random.permutation(NOT_UTF_8)[:2].tolist()
-    image = case.image()
-    image.rename(image.with_name(f"{name}.png"))
-    if case.random.random() < 0.5:
-        image.with_name(f"{other}.jpg").write_bytes(b"no image")
-    if case.turn % 2:
-        folder = case.class_folder()
-        folder.rename(folder.with_name(other))
-    return f"file {name!r}{f', class {other!r}' if case.turn % 2 else ''}"
+def _inject(kind, root, random) -> str:
+    """Change a folder of images as FOLDERS says; return what `data_path` is."""
+    image = _image(root, random)
+    own = image.parent
+    other = next(path for path in sorted(root.iterdir()) if path != own)
+    beside = root.parent / "beside"
+    match kind:
+        case "odd names":
+            name, unreadable, renamed = random.permutation(ODD)[:3].tolist()
+            image.rename(image.with_name(f"{name}.PNG"))
+            image.with_name(f"{unreadable}.jpg").write_bytes(b"no image")
+            own.rename(own.with_name(renamed))
+        case "pipes, sockets and devices":
+            os.mkfifo(own / "pipe.jpg")
+            os.mkfifo(root / "pipe.png")
+            os.mknod(own / "socket.png", stat.S_IFSOCK | 0o600)
+            (own / "device.bmp").symlink_to("/dev/zero")
+        case "a link to nothing":
+            (own / "link.png").symlink_to("missing.png")
+            (root / "link").symlink_to("missing")
+        case "a link to itself":
+            (own / "link.png").symlink_to("link.png")
+        case "a link of a class to itself":
+            (root / "link").symlink_to("link")
+        case "a link to a file":
+            (own / "link.png").symlink_to(image)
+        case "a link to the folder":
+            (own / "link").symlink_to(root)
+        case "a link to a class":
+            (root / "link").symlink_to(own)
+        case "hidden files and other endings":
+            for name in (".DS_Store", f"._{image.name}", ".png", "Thumbs.db", "notes", "x.png.part"):
+                image.with_name(name).write_bytes(b"\0")
+            shutil.copytree(own, root / ".cache")
+            shutil.copy(image, root / "beside.png")
+        case "folders named like images":
+            shutil.copytree(other, own / "below" / "more")
+            (own / "folder.jpg").mkdir()
+            (root / "class.png").mkdir()
+            shutil.copy(image, root / "class.png")
+        case "an empty class":
+            (root / "empty").mkdir()
+        case "one class" | "no class":
+            for path in root.iterdir():
+                if path != own or kind == "no class":
+                    shutil.rmtree(path)
+        case "empty folders":
+            for number in range(MANY):
+                (root / f"empty_{number}").mkdir()
+        case "a class of one image":
+            (root / "single").mkdir()
+            shutil.copy(image, root / "single" / "copy.png")
+        case "copies under two classes":
+            shutil.copy(image, other)
+        case "a folder in the place of an image":
+            image.unlink()
+            image.mkdir()
+        case "data_path at home":
+            return "~/Data"
+        case "data_path a link":
+            beside.symlink_to(root)
+            return str(beside)
+        case "data_path with dots":
+            return f"{root.parent}/Data/../Data/."
+        case "data_path missing":
+            return str(beside)
+        case "data_path a file":
+            beside.write_bytes(b"")
+            return str(beside)
+        case "data_path a loop":
+            beside.symlink_to("beside")
+            return str(beside)
+        case "data_path not UTF-8":
+            beside = root.parent / "\udcff\udcfe"
+            beside.symlink_to(root)
+            return f"{root.parent}/\udcff\udcfe"
+    return str(root)
 
 
-def _pipes(case):
-    """What waits for a writer, or never ends."""
-    case.must = RIGHT
-    folder = case.class_folder()
-    os.mkfifo(folder / "pipe.jpg")
-    os.mknod(folder / "socket.png", stat.S_IFSOCK | 0o600)
-    (folder / "device.bmp").symlink_to("/dev/zero")
-    os.mkfifo(case.root / "pipe.png")
-    return "pipes, sockets and devices with the endings of images"
-
-
-def _links(case):
-    kind = ("to nothing", "to itself", "class to itself", "to a file", "to the folder", "class to another")[
-        case.turn % 6
-    ]
-    folder = case.class_folder()
-    image = case.image()
-    if kind == "to nothing":
-        (folder / "link.png").symlink_to("missing.png")
-        (case.root / "link").symlink_to("missing")
-    elif kind == "to itself":
-        (folder / "link.png").symlink_to("link.png")
-    elif kind == "class to itself":
-        (case.root / "link").symlink_to("link")
-    elif kind == "to a file":
-        (folder / "link.png").symlink_to(image)
-    elif kind == "to the folder":
-        (folder / "link").symlink_to(case.root)
-    else:
-        (case.root / "link").symlink_to(folder)
-    case.must = RIGHT
-    return f"link {kind}"
-
-
-def _hidden(case):
-    case.must = RIGHT
-    image = case.image()
-    for name in (".DS_Store", f"._{image.name}", ".png", "Thumbs.db", "notes", "x.png.part"):
-        image.with_name(name).write_bytes(b"\0")
-    shutil.copytree(image.parent, case.root / ".cache")
-    shutil.copy(image, case.root / "beside.png")
-    return "hidden files, a hidden folder, and what is no image"
-
-
-def _nested(case):
-    case.must = RIGHT
-    folder = case.class_folder()
-    shutil.copytree(case.class_folder(), folder / "below" / "more")
-    (folder / "folder.jpg").mkdir()
-    (case.root / "class.png").mkdir()
-    shutil.copy(case.image(), case.root / "class.png")
-    return "folders in a class, one named folder.jpg, and a class named class.png"
-
-
-def _few_classes(case):
-    case.must = REFUSED
-    kept, *others = sorted(case.root.iterdir())
-    if case.turn % 3 == 0:
-        shutil.rmtree(others[0])
-        others[0].mkdir()
-        return "an empty class"
-    for folder in others:
-        shutil.rmtree(folder)
-    if case.turn % 3 == 1:
-        return "one class"
-    shutil.rmtree(kept)
-    return "no class"
-
-
-def _lone(case):
-    case.must = RIGHT
-    image = case.image()
-    (case.root / "lone").mkdir()
-    shutil.copy(image, case.root / "lone" / "one.png")
-    return "a class of one image, a copy of another"
-
-
-def _vanishing(case):
-    """Files that go while they are listed, decoded, or looked at."""
-    image = case.image()
-    case.gone = [str(image)]
-    case.during = image.unlink
-    return "an image that goes before it is decoded"
-
-
-def _vanishing_late(case):
-    image = case.image()
-    case.gone = [str(image)]
-    case.before_audit = image.unlink
-    return "an image that goes before the audit"
-
-
-def _changing(case):
-    image, other = case.image(), case.image()
-    contents = (other.read_bytes(), b"", image.read_bytes()[:200], image.read_bytes() * 50)
-    content = contents[case.turn % len(contents)]
-    case.during = lambda: image.write_bytes(content)
-    return f"an image that becomes {len(content)} bytes before it is decoded"
-
-
-def _copies(case):
-    case.must = RIGHT
-    first, second, *_ = sorted(case.root.iterdir())
-    for path in sorted(first.iterdir())[:3]:
-        shutil.copy(path, second)
-    return "copies under two classes"
-
-
-def _many_empty(case):
-    case.must = REFUSED
-    for number in range(MANY):
-        (case.root / f"empty_{number}").mkdir()
-    return f"{MANY} empty folders"
-
-
-def _locked(case):
-    """What may not be read; who may read all has an image that is a folder instead."""
-    image = case.image()
-    if os.geteuid() == 0:
-        image.unlink()
-        image.mkdir()
-        return "a folder in the place of an image"
-    place = image if case.turn % 2 else image.parent
-    place.chmod(0)
-    return f"{place.name} may not be read"
-
-
-def _elsewhere(case):
-    """Odd values of `data_path`."""
-    kind = ("at home", "link", "missing", "file", "loop", "dots", "not UTF-8")[case.turn % 7]
-    here = case.root.parent
-    if kind in ("missing", "file", "loop"):
-        case.must = REFUSED
-        case.path = str(here / kind)
-    if kind == "at home":
-        case.path = "~/Data"
-    elif kind == "link":
-        case.path = str(here / kind)
-        (here / kind).symlink_to(case.root)
-    elif kind == "file":
-        (here / kind).write_bytes(b"")
-    elif kind == "loop":
-        (here / kind).symlink_to(kind)
-    elif kind == "dots":
-        case.path = f"{here}/Data/../Data/."
-    elif kind == "not UTF-8":
-        case.root = case.root.rename(here / NOT_UTF_8[0])
-    return f"data_path {kind}"
-
-
-def _outcome(case, fault) -> Outcome:
-    """What comes of finding, splitting and auditing the images."""
-    found = _listing(case.root)
-    with patch.dict(os.environ, HOME=str(case.root.parent)):
-        outcome = attempt(fault, lambda: _loaded(case), lambda splits: _complaint(splits, found, case))
-    if case.must == RIGHT and outcome.kind == REFUSED:
-        return Outcome(WRONG, f"{outcome.note}: refused without need")
-    if case.must == REFUSED and outcome.kind == RIGHT:
-        return Outcome(WRONG, f"{fault}: accepted")
-    return outcome
-
-
-def _loaded(case):
-    """The splits of the folder, after its audit, with the fault in place."""
+def _loaded(kind, project, changes, image, folder):
+    """Split and audit the images; an image may change meanwhile, after it is listed."""
+    scan = splitting.scan
 
     def scanned(root):
-        folder = scan(root)
-        if case.during:
-            case.during()
-        return folder
+        images = scan(root)
+        match kind:
+            case "an image that is gone before it is decoded":
+                image.unlink()
+            case "an image that is replaced":
+                image.write_bytes(next(iter(image.parent.iterdir())).read_bytes())
+            case "an image that is emptied":
+                image.write_bytes(b"")
+        return images
 
-    scan = pairs.scan
-    changes = {"data_path": case.path or str(case.root), "hyperparameters.verbose": False}
-    if not _cached(case):
-        changes["cache_path"] = None
-    with within(LONGEST), redirect_stdout(io.StringIO()), patch.object(pairs, "scan", scanned):
-        splits = load_splits(case.project.config(case.root.parent, changes))
-        if case.before_audit:
-            case.before_audit()
-        str(audit_images(splits.folder, splits.pixels, splits.duplicates))
+    with limited(memory=1 << 30), redirect_stdout(io.StringIO()), patch.object(splitting, "scan", scanned):
+        config = project.config(folder, {key: value for key, value in changes.items() if key != "data_path"})
+        config = config.model_copy(update={"data_path": Path(changes["data_path"]).expanduser()})
+        splits = splitting.load_splits(config)
+        utils.write_unreadable(splits.unreadable, config.results_path)
+        if kind == "an image that is gone before the audit":
+            image.unlink()
+        str(utils.audit_images(splits.folder, splits.pixels, splits.duplicates))
     return splits
 
 
-def _cached(case):
-    return case.turn % 2 == 1
-
-
 def _listing(root) -> dict[str, list[str]]:
-    """The image files of each class, as a plain walk finds them."""
+    """List the image files of each class by a plain walk."""
     _, names, _ = next(os.walk(root))
-    found = {}
-    for name in sorted(name for name in names if not name.startswith(".")):
-        _, _, files = next(os.walk(root / name), (None, None, []))
-        seen = [file for file in sorted(files) if not file.startswith(".") and file.lower().endswith(ENDINGS)]
-        found[name] = [path for path in (os.path.join(root, name, file) for file in seen) if os.path.isfile(path)]
-    return found
+    listing = {}
+    for name in sorted(names):
+        if not name.startswith("."):
+            listing[name] = []
+            _, _, files = next(os.walk(root / name), (None, None, []))
+            for file in sorted(files):
+                path = os.path.join(os.path.realpath(root / name), file)
+                if not file.startswith(".") and file.lower().endswith(ENDINGS) and os.path.isfile(path):
+                    listing[name].append(path)
+    return listing
 
 
-def _complaint(splits, found, case):
-    """How splits differ from the listing."""
+def _unlike(root, listing, late, splits):
+    """Say how splits differ from the listing. late: an image that went after it was decoded."""
     folder = splits.folder
-    if folder.classes != tuple(found):
-        return f"classes {folder.classes}, not {tuple(found)}"
-    if not all(found.values()):
-        return "a class without images was accepted"
-    paths = [path for name in found for path in found[name]]
+    if folder.classes != tuple(listing):
+        return f"classes {folder.classes}, not {tuple(listing)}"
+    paths = [path for name in listing for path in listing[name]]
     real = [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in folder.paths]
-    if real != [os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path)) for path in paths]:
-        return f"images {set(folder.paths) ^ set(paths)} are missed or too many"
-    if [folder.classes[label] for label in folder.labels] != [name for name in found for _ in found[name]]:
+    if real != paths:
+        return f"images {set(real) ^ set(paths)} are missed or too many"
+    if [len(files) for files in listing.values()] != np.bincount(folder.labels).tolist():
         return "labels of other classes"
-    unreadable = {index for index, path in enumerate(paths) if _plain(path, (8, 8)) is None}
-    late = {index for index, path in enumerate(paths) if path in case.gone and case.before_audit}
-    if set(splits.pixels.unreadable) != unreadable - late:
-        return f"{sorted(splits.pixels.unreadable)} are unreadable, not {sorted(unreadable)}"
-    dealt = np.concatenate([splits.train, splits.valid, splits.test])
-    if sorted(dealt.tolist()) != sorted(set(range(len(paths))) - unreadable | late):
-        return "images are in no split, or in two"
-    return _listed_wrongly(splits, case) or _painted_wrongly(splits, unreadable)
-
-
-def _listed_wrongly(splits, case):
-    """What is wrong with the list of unreadable images."""
-    names = [splits.folder.paths[index] for index in splits.pixels.unreadable]
-    file = case.root.parent / "results" / "unreadable.csv"
-    if not names:
-        return f"{file.name} of nothing" if file.exists() else None
-    with open(file, encoding="utf-8", newline="") as opened:
-        rows = [row["file"] for row in csv.DictReader(opened)]
-    if len(rows) == len(names) and all(row == name or not _utf_8(name) for row, name in zip(rows, names, strict=True)):
-        return None
-    return f"{file.name} names {rows}, not {names}"
-
-
-def _utf_8(name) -> bool:
-    return name.isascii() or name.encode("utf-8", "replace").decode() == name
-
-
-def _painted_wrongly(splits, unreadable):
-    """The first image whose pixels are not those that Pillow reads, or nothing."""
-    for index, path in enumerate(splits.folder.paths):
-        if index in unreadable:
-            continue
-        pixels = splits.pixels[np.array([index])][0]
+    for index, path in enumerate(paths):
         plain = _plain(path, splits.pixels.size)
-        if pixels.shape != plain.shape or np.abs(pixels.astype(int) - plain).mean() > NEAR:
+        if path == os.path.realpath(late or ""):
+            continue
+        if (plain is None) != (index in splits.pixels.unreadable):
+            return f"{path!r} is unreadable, or not: {plain is None}"
+        if plain is not None and np.abs(splits.pixels[np.array([index])][0].astype(int) - plain).mean() > NEAR:
             return f"other pixels of {path!r}"
+    dealt = np.concatenate([splits.train, splits.valid, splits.test])
+    if sorted(dealt.tolist()) != np.setdiff1d(np.arange(len(paths)), list(splits.pixels.unreadable)).tolist():
+        return "images are in no split, or in two"
+    names = [folder.paths[index] for index in splits.pixels.unreadable]
+    return _listed_otherwise(root.parent / "results" / "unreadable.csv", names)
+
+
+def _listed_otherwise(file, names):
+    """Say what is wrong with the list of unreadable images."""
+    if not names:
+        return "a list of nothing" if file.exists() else None
+    listed = [row["file"] for row in _rows(file)]
+    for name, text in zip(names, listed, strict=True):
+        if name.isprintable() and text != name:
+            return f"{file.name} names {text!r}, not {name!r}"
     return None
 
 
+def _rows(file):
+    with open(file, encoding="utf-8", newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
 def _plain(path, size):
-    """What Pillow alone reads, resized: uint8 (*size, 3), or None where it reads nothing."""
+    """Read by Pillow alone, resized: uint8 (*size, 3), or None where it reads nothing."""
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
     except (OSError, SyntaxError):
         return None
+
+
+class Elements(HTMLParser):
+    """The elements of a page, each with the names of its attributes, and its comments."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, *dict(attributes)))
+
+    def handle_comment(self, text):
+        self.elements.append(("comment", text))
+
+
+def hostile_names(project, random, tries, folder):
+    """Show two hostile names of classes and files in everything that shows a name; each brought WRONG to light once."""
+    trained = project.trained(folder / "run")
+    elements = {}
+    for name, page in _drawn(_named(project, trained, folder / "plain", ("first", "second")), pages=True).items():
+        elements[name] = Elements(page.html).elements
+    order = random.permutation(HOSTILE).tolist()
+    for number in range(tries):
+        turn, place = divmod(2 * number, len(order))
+        names = order[place], order[(place + 1 + 2 * turn) % len(order)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a name that makes each figure warn is a fault
+            act = partial(_shown_incorrectly, project, trained, folder / str(number), names, elements)
+            yield attempt(f"{names}", act, lambda complaint: complaint, must=RIGHT)
+
+
+def _named(project, trained, place, names):
+    """Copy two images under two names, with a copy and a file that is no image beside the first; explain the pair."""
+    root = place / "Data"
+    pair = []
+    for name, source in zip(names, sorted(project.data.glob("*/*_0.png")), strict=False):
+        (root / name).mkdir(parents=True)
+        shutil.copy(source, root / name / f"{name}.png")
+        shutil.copy(source, root / name / f"{name[::-1][:100]} copy.png")
+        pair.append(str(root / name / f"{name}.png"))
+    (root / names[0] / f"{names[1]}.jpg").write_bytes(b"no image")
+    update = {"data_path": root, "results_path": place / "results", "cache_path": None}
+    trained = replace(trained, config=trained.config.model_copy(update=update), classes=names)
+    return trained, trained.explain(tuple(pair))
+
+
+def _drawn(named, pages) -> dict:
+    """Draw all pages or all figures of a pair, by name."""
+    trained, explanation = named
+    verdict = utils.judge(trained.network, explanation)
+    matches = utils.decompose(trained.network, explanation)
+    if pages:
+        grid = utils.grid(explanation, trained.network, verdict)
+        return {"view": utils.view(explanation, verdict, matches), "grid": grid}
+    folder, _, duplicates = load_images(trained.config)
+    return {
+        "figure": utils.figure(explanation, verdict),
+        "images_figure": utils.images_figure(explanation),
+        "grid_figure": utils.grid_figure(explanation),
+        "methods_figure": utils.methods_figure({"first": verdict, "second": verdict}),
+        "matches_figure": utils.matches_figure(matches),
+        "duplicates_figure": utils.duplicates_figure(folder, duplicates),
+    }
+
+
+def _shown_incorrectly(project, trained, place, names, elements):
+    """Say what is wrong with the first thing that shows the names in another way than as text."""
+    named = trained, explanation = _named(project, trained, place, names)
+    results = place / "results"
+    for name, drawn in _drawn(named, pages=False).items():
+        utils.saved(drawn, results / name)
+        texts = [text.get_text() for text in drawn.findobj(Text)]
+        formulas = [text for text in texts if is_math_text(text) and not text.startswith("$\\mathdefault")]
+        problem = _file_named_badly(drawn.get_label(), results / name, ".png") or formulas
+        if problem:
+            return f"{name}: {problem}"
+    for name, page in _drawn(named, pages=True).items():
+        page.saved(results / name)
+        problem = _file_named_badly(page.name, results / name, ".html") or _page_with_more(page.html, names)
+        whole = Elements((results / name / f"{page.name}.html").read_bytes().decode("utf-8")).elements
+        if problem or Elements(page.html).elements != elements[name] or {tag for tag, *_ in whole} - WHOLE:
+            return f"{name}: {problem or 'other elements'}"
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        print(trained, explanation.sentence(), explanation.names, utils.audit_images(*load_images(trained.config)))
+        utils.explain_folder(trained, explanation.source.paths, results / "scores")
+        splits_folder, pixels, _ = load_images(trained.config)
+        utils.write_unreadable(splitting.list_unreadable(splits_folder, pixels.unreadable), results)
+    for line in printed.getvalue().split("\n"):
+        if not line.isprintable():
+            return f"prints {line!r}"
+    (row,) = _rows(results / "scores" / "scores.csv")
+    if (row["image 1"], row["image 2"]) != explanation.names[0]:
+        return f"{explanation.names[0]} are read back as {row}"
+    problem = _listed_otherwise(results / "unreadable.csv", [str(place / "Data" / names[0] / f"{names[1]}.jpg")])
+    missing = place / "Data" / names[0] / f"{names[1]} missing.png"
+    outcome = attempt("a missing file", partial(trained.explain, (missing, missing)), must=REFUSED)
+    if outcome.bad:
+        problem = outcome.note
+    return problem
+
+
+def _file_named_badly(label, folder, ending):
+    """Say what is wrong with the name of the only file of a folder."""
+    if os.listdir(folder) != [f"{label}{ending}"]:
+        return f"{label!r} was written as {os.listdir(folder)}"
+    if not label.isprintable() or re.search(r"[/\\]", label) or len(os.fsencode(label)) > 200:
+        return f"the name of a file is {label!r}"
+    return None
+
+
+def _page_with_more(html, names):
+    """Say which name a page holds otherwise."""
+    packed = re.search(r"unpack\('([^']*)'\)", html)[1]
+    content = json.loads(zlib.decompress(base64.b64decode(packed)))
+    if "images" not in content:
+        content = content["pairs"][0]["view"]
+    for image, name in zip(content["images"], names, strict=True):
+        if name.isprintable() and (image["name"], image["class"]) != (f"{name}/{name}.png", name):
+            return f"{name!r} became {image['name']!r} of {image['class']!r}"
+    return None

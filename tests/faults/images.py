@@ -2,10 +2,7 @@
 
 import io
 import os
-import resource
 import struct
-import sys
-import time
 import warnings
 import zipfile
 import zlib
@@ -13,110 +10,144 @@ from functools import partial
 from unittest.mock import patch
 
 import numpy as np
-from faults.outcomes import REFUSED, RIGHT, WRONG, Outcome, attempt
+from faults.damage import DAMAGES, damage, limited
+from faults.outcomes import HANG, MEMORY, REFUSED, RIGHT, TRACEBACK, WRONG, Outcome, attempt
 from PIL import EpsImagePlugin, Image
 
 from utils.data.cache import decode
 from utils.data.reading import read_image
 
-WORK = "image files"
-TRIES = 400
-QUICK = 40
 SIZE = (32, 40)  # height and width that `decode` is asked for
-LONGEST = 2.0  # seconds that a refusal may take
-MOST_MEMORY = 300 * 2**20  # bytes that a refusal may take
+SECONDS = 4  # that reading may take
+MEMORY_OF_REFUSAL = 300 << 20  # bytes
 SIDE = 13_000  # pixels of a bomb
 NEAR = 2.0  # grey levels, on average, by which one way to resize differs from another
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "HEIF", "AVIF")
+FORMATS = {"PNG": ".png", "JPEG": ".jpeg", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".TIF", "HEIF": ".heic"}
+FORMATS["AVIF"] = ".avif"
 LOSSLESS = ("PNG", "BMP", "TIFF", "WEBP")
-ENDINGS = {"JPEG": ".jpeg", "TIFF": ".TIF", "HEIF": ".heic", "MPO": ".jpg"}  # others are those of their names
 SEVERAL = ("MPO", "TIFF", "PNG", "WEBP", "AVIF")  # formats of several pictures, of which the first counts
-ORIENTATION = 0x0112  # the EXIF tag
-TURNED = {  # what is looked at, of the pixels of a file, by orientation
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
+SIZES = {"thin": (1, 5000), "flat": (5000, 1), "small": (60, 84), "large": (300, 420)}  # large: a JPEG comes scaled
+NOT_EXACT = ("with a flipped bit", "with a flipped head", "with a blank part")  # decoders differ on what is left
+TURNED = {  # by EXIF's orientation: whether rows, columns and both axes are exchanged
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (True, True, False),
+    4: (True, False, False),
+    5: (False, False, True),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (False, True, True),
 }
+ORIENTATION = 0x0112  # the EXIF tag
 WITH_EXIF = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "HEIF")
-MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "NaN")
-EPS = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 32\n0 0 40 32 rectfill showpage\n%%EOF\n"
-SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="32"><rect width="40" height="32"/></svg>'
-XPM = '/* XPM */\nstatic char *x[] = {\n"2 2 1 1",\n"a c #ff0000",\n"aa",\n"aa"\n};\n'
-FOREIGN = ("EPS", "GIF", "PDF", "SVG", "XPM", "TGA", "ICO", "PSD", "noise", "empty", "text", "zip")
-BOMBS = ("PNG", "TIFF", "WEBP", "JPEG")
+MODES = {  # and what each has once brought to light
+    "1": "",
+    "L": "",
+    "LA": WRONG,
+    "P": WRONG,
+    "RGB": WRONG,
+    "RGBA": WRONG,
+    "CMYK": WRONG,
+    "I;16": WRONG,
+    "F": WRONG,
+    "NaN": WRONG,
+}
+TEXTS = {
+    "EPS": "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 32\n0 0 40 32 rectfill showpage\n%%EOF\n",
+    "SVG": '<svg xmlns="http://www.w3.org/2000/svg" width="40" height="32"><rect width="40" height="32"/></svg>',
+    "XPM": '/* XPM */\nstatic char *x[] = {\n"2 2 1 1",\n"a c #ff0000",\n"aa",\n"aa"\n};\n',
+}
+FOREIGN = {  # formats that the README does not name, and what each has once brought to light
+    "EPS": WRONG,
+    "GIF": WRONG,
+    "PDF": TRACEBACK,
+    "SVG": "",
+    "XPM": WRONG,
+    "TGA": WRONG,
+    "ICO": WRONG,
+    "PSD": WRONG,
+    "zip": "",
+}
+BOMBS = {"PNG": MEMORY, "TIFF": MEMORY, "WEBP": HANG, "JPEG": MEMORY}
 
 
 def faults(project, random, tries, folder):
-    kinds = (
-        _cut,
-        partial(_flipped, header=True),
-        partial(_flipped, header=False),
-        _unfinished,
-        _thin,
-        _right,
-        *(partial(_foreign, kind=kind) for kind in FOREIGN),
-        *(partial(_bomb, kind=kind) for kind in BOMBS),
-        *(partial(_turned, orientation=orientation) for orientation in TURNED),
-        *(partial(_of_mode, mode=mode) for mode in MODES),
-    )
+    kinds = []
+    for name, table in TABLES.items():
+        for kind in table:
+            kinds.append((name, kind))
     for number in range(tries):
-        turn, kind = divmod(number, len(kinds))
-        yield kinds[kind](folder, random, turn + kind)
+        turn, place = divmod(number, len(kinds))
+        name, kind = kinds[place]
+        yield INJECT[name](folder, random, turn + place, kind)
 
 
-def _cut(folder, random, turn):
-    path, _ = _written(folder, random, FORMATS[turn % len(FORMATS)])
-    content = path.read_bytes()
-    length = int(random.integers(len(content)))
-    path.write_bytes(content[:length])
-    return _like_pillow(f"{path.suffix} cut after {length} of {len(content)} bytes", path, turn)
+def _damaged(folder, random, turn, kind) -> Outcome:
+    path, _ = _written(folder, random, list(FORMATS)[turn % len(FORMATS)])
+    damage(path, kind, random)
+    complaint = partial(_unlike_pillow, path, turn, kind not in NOT_EXACT)
+    outcome = attempt(f"{path.name} {kind}", partial(_read, path, turn), complaint, [path.name])
+    if path.is_dir():
+        (path / "inside").rmdir()
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    return outcome
 
 
-def _unfinished(folder, random, turn):
-    """All but the last bytes, without which Pillow reads some files."""
-    path, _ = _written(folder, random, ("JPEG", "PNG", "BMP")[turn % 3])
-    missing = int(random.integers(1, 13))
-    path.write_bytes(path.read_bytes()[:-missing])
-    return _like_pillow(f"{path.suffix} without its last {missing} bytes", path, turn)
-
-
-def _flipped(folder, random, turn, header):
-    path, _ = _written(folder, random, FORMATS[turn % len(FORMATS)])
-    content = bytearray(path.read_bytes())
-    places = random.integers(64 if header else len(content), size=random.integers(1, 9))
-    for place in places:
-        content[place] ^= random.integers(1, 256)
-    path.write_bytes(content)
-    fault = f"{path.suffix} with {'header ' if header else ''}bytes {sorted(places.tolist())} flipped"
-    return _like_pillow(fault, path, turn, exactly=False)
-
-
-def _thin(folder, random, turn):
-    size = ((1, 5000), (5000, 1))[turn % 2]
-    path, pixels = _written(folder, random, ("PNG", "JPEG", "WEBP", "TIFF")[turn % 4], size)
-    return _must_read(f"{size[0]} x {size[1]} {path.suffix}", path, pixels)
-
-
-def _right(folder, random, turn):
-    """What is no fault: each format, of any name, large enough for a JPEG to come at a smaller scale, of several
-    pictures.
-    """
-    several = turn % 2 == 1
-    kinds = SEVERAL if several else FORMATS
-    kind = kinds[turn // 2 % len(kinds)]
-    size = (300, 420) if turn % 4 < 2 else (60, 84)
-    path, pixels = _written(folder, random, kind, size, several)
+def _sized(folder, random, turn, kind) -> Outcome:
+    """Write what is no fault: each format, of any name, of several pictures."""
+    several = turn % 2 == 1 and min(SIZES[kind]) > 1
+    formats = list(FORMATS)
+    if several:
+        formats = SEVERAL
+    elif min(SIZES[kind]) == 1:
+        formats = LOSSLESS
+    form = formats[turn // 2 % len(formats)]
+    path, pixels = _written(folder, random, form, SIZES[kind], several)
     named = path.rename(path.with_suffix((path.suffix, ".JPG", ".png")[turn % 3]))
-    return _must_read(f"{kind} as {named.name}, {'two pictures' if several else 'one picture'}", named, pixels)
+    return _must_read(f"{kind} {form} as {named.name}, several pictures: {several}", named, pixels)
 
 
-def _foreign(folder, random, turn, kind):
-    """What is no image of a format that the README names, under the name of one; nothing is started to read it."""
+def _oriented(folder, random, turn, kind) -> Outcome:
+    form = WITH_EXIF[turn % len(WITH_EXIF)]
+    size = (2 * random.integers(20, 60, 2)).tolist()  # even: libheif moves what it turns of odd sizes by a pixel
+    path, pixels = _written(folder, random, form, size)
+    with Image.open(path) as image:
+        original = image.convert("RGB")
+    if form not in LOSSLESS:
+        original.save(path, form)
+        pixels = _plain(path)
+    exif = Image.Exif()
+    exif[ORIENTATION] = kind
+    original.save(path, form, exif=exif.tobytes(), **_options(form))
+    return _must_read(f"{form} of orientation {kind}", path, turned(pixels, kind))
+
+
+def turned(pixels, orientation):
+    """Turn pixels (H, W, 3) of a file to what is looked at."""
+    rows, columns, axes = TURNED[orientation]
+    if rows:
+        pixels = pixels[::-1]
+    if columns:
+        pixels = pixels[:, ::-1]
+    if axes:
+        pixels = pixels.swapaxes(0, 1)
+    return pixels
+
+
+def _of_mode(folder, random, turn, kind) -> Outcome:
+    image, pixels, options = _in_mode(kind, random)
+    path = folder / "mode.png"
+    if image.mode in ("CMYK", "F"):
+        path = folder / "mode.tif"
+    image.save(path, **options)
+    if kind == "NaN":
+        return _must_refuse("mode F with NaN", path, turn)
+    return _must_read(f"mode {kind}", path, pixels, off=1)
+
+
+def _foreign(folder, random, turn, kind) -> Outcome:
+    """Write a foreign format under the name of an image; nothing may be started to read it."""
     path = folder / f"foreign{('.jpg', '.png', '.tif')[turn % 3]}"
     path.write_bytes(_content_of(kind, random))
     marker = folder / "started"
@@ -133,159 +164,133 @@ def _foreign(folder, random, turn, kind):
     return outcome
 
 
-def _bomb(folder, random, turn, kind):
-    """A small file of a huge picture."""
-    path = folder / f"bomb{ENDINGS.get(kind, f'.{kind.lower()}')}"
+def _bomb(folder, random, turn, kind) -> Outcome:
+    """Write a small file of a huge picture. A JPEG may be read at an eighth of its scale, so it is read as a whole."""
+    path = folder / f"bomb{FORMATS[kind]}"
     path.write_bytes(_huge(kind))
-    began, before = time.perf_counter(), _most_memory()
     fault = f"{kind} of {SIDE} x {SIDE} pixels in {path.stat().st_size} bytes"
-    whole = 1 if kind == "JPEG" else turn  # a JPEG may be read at an eighth of its scale
-    outcome = _must_refuse(fault, path, whole)
-    seconds, memory = time.perf_counter() - began, _most_memory() - before
-    if seconds > LONGEST or memory > MOST_MEMORY:
-        return Outcome(WRONG, f"{fault}: took {seconds:.1f} s and {memory / 2**20:.0f} MiB")
-    return outcome
+    return _must_refuse(fault, path, turn | (kind == "JPEG"))
 
 
-def _turned(folder, random, turn, orientation):
-    kind = WITH_EXIF[turn % len(WITH_EXIF)]
-    size = (2 * random.integers(20, 60, 2)).tolist()  # even: libheif moves what it turns of odd sizes by a pixel
-    path, pixels = _written(folder, random, kind, size)
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    exif = exif.tobytes()  # of which HEIF makes a property of its own
-    with Image.open(path) as image:
-        original = image.convert("RGB")
-    if kind in LOSSLESS:
-        original.save(path, kind, exif=exif, **_options(kind))
-        return _must_read(f"{kind} of orientation {orientation}", path, TURNED[orientation](pixels))
-    original.save(path, kind)
-    plain = _plain(path)
-    original.save(path, kind, exif=exif)
-    return _must_read(f"{kind} of orientation {orientation}", path, TURNED[orientation](plain))
-
-
-def _of_mode(folder, random, turn, mode):
-    image, pixels, options = _in_mode(mode, random)
-    path = folder / f"mode{'.tif' if image.mode in ('CMYK', 'F') else '.png'}"
-    image.save(path, **options)
-    if mode == "NaN":
-        return _must_refuse("mode F with NaN", path, turn)
-    return _must_read(f"mode {mode}", path, pixels, off=1)
-
-
-def _written(folder, random, kind, size=None, several=False):
-    """A new file of a smooth picture, and its pixels, uint8 (H, W, 3), as plain Pillow reads them."""
+def _written(folder, random, form, size=None, several=False):
+    """Write a smooth picture to a new file; return its path and pixels, uint8 (H, W, 3), as plain Pillow reads them."""
     height, width = size or random.integers(40, 120, 2).tolist()
     coarse = random.integers(0, 256, (5, 5, 3), dtype=np.uint8)
     picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-    path = folder / f"image{ENDINGS.get(kind, f'.{kind.lower()}')}"
-    more = {"save_all": True, "append_images": [picture.rotate(180)]} if several else {}
-    picture.save(path, kind, **_options(kind), **more)
-    return path, np.array(picture) if kind in LOSSLESS else _plain(path)
+    path = folder / f"image{FORMATS.get(form, '.jpg')}"
+    options = _options(form)
+    if several:
+        options |= {"save_all": True, "append_images": [picture.rotate(180)]}
+    picture.save(path, form, **options)
+    if form in LOSSLESS:
+        return path, np.array(picture)
+    return path, _plain(path)
 
 
-def _options(kind):
-    return {"lossless": True, "exact": True} if kind == "WEBP" else {}
+def _options(form):
+    if form == "WEBP":
+        return {"lossless": True, "exact": True}
+    return {}
 
 
 def _plain(path):
-    """What Pillow alone reads, uint8 (H, W, 3); its warnings are those of a damaged file."""
-    with warnings.catch_warnings(record=True), Image.open(path) as image:
+    """Read uint8 (H, W, 3) by Pillow without this project."""
+    with warnings.catch_warnings(record=True), Image.open(path) as image:  # it warns of damaged files
         pixels = np.array(image.convert("RGB"))
-        turn = TURNED.get(image.getexif().get(ORIENTATION, 1), TURNED[1])
-        return turn(pixels)
-
-
-def _like_pillow(fault, path, turn, exactly=True):
-    """What comes of reading a damaged file: refused, or what Pillow alone reads; not `exactly`: its shape."""
-
-    def complaint(pixels):
-        try:
-            plain = _plain(path)
-        except (OSError, SyntaxError, ValueError, RuntimeError, EOFError) as error:
-            return f"read, but Pillow says {error}"
-        expected = plain if turn % 2 else _resized(plain)
-        if pixels.dtype != np.uint8 or pixels.shape != expected.shape:
-            return f"{pixels.dtype} {pixels.shape}, not {expected.shape}"
-        return _apart(pixels, expected, turn % 2 == 1, 0) if exactly else None
-
-    return attempt(fault, partial(_read, path, turn), complaint, [path.name])
-
-
-def _must_read(fault, path, pixels, off=0):
-    """What comes of reading a file that is right, in both ways. off: grey levels that its pixels may be off."""
-
-    def complaint(found):
-        return _apart(found[0], pixels, True, off) or _apart(found[1], _resized(pixels), False, off)
-
-    outcome = attempt(fault, lambda: (_read(path, 1), _read(path, 0)), complaint)
-    return Outcome(WRONG, f"{outcome.note}: refused") if outcome.kind == REFUSED else outcome
-
-
-def _must_refuse(fault, path, turn):
-    outcome = attempt(fault, partial(_read, path, turn), names=[path.name])
-    return Outcome(WRONG, f"{fault}: read") if outcome.kind == RIGHT else outcome
+        orientation = image.getexif().get(ORIENTATION, 1)
+    if orientation not in TURNED:
+        return pixels
+    return turned(pixels, orientation)
 
 
 def _read(path, turn):
-    """The pixels, whole and resized in turn."""
-    return read_image(path) if turn % 2 else decode(path, SIZE)
+    """Read the pixels, whole and resized in turn."""
+    with limited(SECONDS, MEMORY_OF_REFUSAL):
+        if turn % 2:
+            return read_image(path)
+        return decode(path, SIZE)
 
 
-def _resized(pixels):
-    """uint8 (*SIZE, 3), resized by Pillow."""
-    height, width = SIZE
-    return np.array(Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BILINEAR))
+def _unlike_pillow(path, turn, exactly, pixels):
+    """Say how a damaged file that was read differs from what Pillow reads; not `exactly`: whether its shape does."""
+    try:
+        expected = _plain(path)
+    except (OSError, SyntaxError, ValueError, RuntimeError, EOFError) as error:
+        return f"read, but Pillow says {error}"
+    return _difference(pixels, expected, turn, 0 if exactly else 255)
 
 
-def _apart(found, expected, exactly, off):
-    """How pixels differ from those expected; nothing where they do not."""
+def _must_read(fault, path, pixels, off=0):
+    """Return what comes of reading a correct file in both ways. off: grey levels that its pixels may be off."""
+
+    def complaint(found):
+        return _difference(found[1], pixels, 1, off) or _difference(found[0], pixels, 0, off)
+
+    return attempt(fault, lambda: (_read(path, 0), _read(path, 1)), complaint, must=RIGHT)
+
+
+def _must_refuse(fault, path, turn):
+    return attempt(fault, partial(_read, path, turn), names=[path.name], must=REFUSED)
+
+
+def _difference(found, expected, turn, off):
+    """Say how pixels, resized where `turn` is even, differ from those expected."""
+    most = max(off, NEAR)
+    if turn % 2 == 0:
+        whole = Image.fromarray(np.ascontiguousarray(expected))
+        expected = np.array(whole.resize(SIZE[::-1], Image.Resampling.BILINEAR))
     if found.dtype != np.uint8 or found.shape != expected.shape:
         return f"{found.dtype} {found.shape}, not {expected.shape}"
     difference = np.abs(found.astype(int) - expected)
-    if (difference.max() > off) if exactly else (difference.mean() > NEAR):
+    if difference.mean() > most or (turn % 2 and difference.max() > off):
         return f"pixels are off by up to {difference.max()}, {difference.mean():.2f} on average"
     return None
 
 
 def _in_mode(mode, random):
-    """An image of a mode, its pixels as they are looked at, uint8 (H, W, 3), and options for its file."""
+    """Draw an image of a mode, its pixels as they are looked at, uint8 (H, W, 3), and options for its file."""
     shape = (50, 60)
     grey, alpha, red, green, blue = random.integers(0, 256, (5, *shape), dtype=np.uint8)
+    coloured = np.dstack([red, green, blue])
+    values = np.dstack([grey] * 3)
     options = {}
-    if mode == "1":
-        image = Image.fromarray(grey > 127)
-        pixels = 255 * np.dstack([grey > 127] * 3)
-    elif mode == "L":
-        image, pixels = Image.fromarray(grey), np.dstack([grey] * 3)
-    elif mode == "LA":
-        image, pixels = Image.fromarray(np.dstack([grey, alpha])), _on_white(np.dstack([grey] * 3), alpha)
-    elif mode == "P":
-        palette, opacities = random.integers(0, 256, (256, 3), dtype=np.uint8), random.integers(0, 256, 256)
-        image = Image.fromarray(grey)
-        image.putpalette(palette.tobytes())
-        options["transparency"] = bytes(opacities.tolist())
-        pixels = _on_white(palette[grey], opacities[grey])
-    elif mode == "RGB":
-        pixels = np.dstack([red, green, blue])
-        image = Image.fromarray(pixels)
-        options["transparency"] = tuple(pixels[0, 0].tolist())
-        pixels = np.where((pixels == pixels[0, 0]).all(axis=2, keepdims=True), 255, pixels)
-    elif mode == "RGBA":
-        image = Image.fromarray(np.dstack([red, green, blue, alpha]))
-        pixels = _on_white(np.dstack([red, green, blue]), alpha)
-    elif mode == "CMYK":
-        image = Image.fromarray(np.dstack([red, green, blue, grey]), "CMYK")
-        pixels = (255.0 - np.dstack([red, green, blue])) * (255.0 - grey[..., None]) / 255
-    elif mode == "I;16":
-        values = random.integers(0, 2**16, shape, dtype=np.uint16)
-        image, pixels = Image.fromarray(values), np.dstack([values / 257] * 3)
-    else:
-        values = random.random(shape, dtype=np.float32)
-        values[0, 0] = 1 if mode == "F" else np.nan
-        image, pixels = Image.fromarray(values), np.dstack([values * 255] * 3)
-    return image, np.nan_to_num(pixels).round().astype(np.uint8), options
+    match mode:
+        case "1":
+            image = Image.fromarray(grey > 127)
+            values = 255 * np.dstack([grey > 127] * 3)
+        case "L":
+            image = Image.fromarray(grey)
+        case "LA":
+            image = Image.fromarray(np.dstack([grey, alpha]))
+            values = _on_white(values, alpha)
+        case "P":
+            palette, opacities = random.integers(0, 256, (256, 3), dtype=np.uint8), random.integers(0, 256, 256)
+            image = Image.fromarray(grey)
+            image.putpalette(palette.tobytes())
+            options["transparency"] = bytes(opacities.tolist())
+            values = _on_white(palette[grey], opacities[grey])
+        case "RGB":
+            image = Image.fromarray(coloured)
+            options["transparency"] = tuple(coloured[0, 0].tolist())
+            values = np.where((coloured == coloured[0, 0]).all(axis=2, keepdims=True), 255, coloured)
+        case "RGBA":
+            image = Image.fromarray(np.dstack([coloured, alpha]))
+            values = _on_white(coloured, alpha)
+        case "CMYK":
+            image = Image.fromarray(np.dstack([coloured, grey]), "CMYK")
+            values = (255.0 - coloured) * (255.0 - grey[..., None]) / 255
+        case "I;16":
+            deep = random.integers(0, 2**16, shape, dtype=np.uint16)
+            image = Image.fromarray(deep)
+            values = np.dstack([deep / 257] * 3)
+        case _:
+            numbers = random.random(shape, dtype=np.float32)
+            numbers[0, 0] = 1
+            if mode == "NaN":
+                numbers[0, 0] = np.nan
+            image = Image.fromarray(numbers)
+            values = np.dstack([numbers * 255] * 3)
+    return image, np.nan_to_num(values).round().astype(np.uint8), options
 
 
 def _on_white(colours, alpha):
@@ -294,12 +299,9 @@ def _on_white(colours, alpha):
 
 
 def _content_of(kind, random) -> bytes:
-    """A file of a foreign kind."""
-    texts = {"EPS": EPS, "SVG": SVG, "XPM": XPM, "text": "no image\n", "empty": ""}
-    if kind in texts:
-        return texts[kind].encode()
-    if kind == "noise":
-        return random.bytes(1000)
+    """Return a file of a foreign kind."""
+    if kind in TEXTS:
+        return TEXTS[kind].encode()
     if kind == "PSD":
         return b"8BPS" + struct.pack(">H6xHIIHHIIIH", 1, 3, 32, 40, 8, 3, 0, 0, 0, 0) + random.bytes(3 * 32 * 40)
     file = io.BytesIO()
@@ -311,21 +313,23 @@ def _content_of(kind, random) -> bytes:
     return file.getvalue()
 
 
-def _huge(kind) -> bytes:
-    """A small file of SIDE x SIDE pixels, or of a head that claims them."""
-    if kind == "PNG":
-        rows = _rows(1)  # each begins with its filter
+def _huge(form) -> bytes:
+    """Return a small file of SIDE x SIDE pixels, or of a head that claims them."""
+    if form == "PNG":
+        rows = zlib.compress(bytes(SIDE * (SIDE // 8 + 1)), 6)  # each begins with its filter
         header = struct.pack(">IIBBBBB", SIDE, SIDE, 1, 0, 0, 0, 0)
         return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
-    if kind == "TIFF":  # width, height, bits, deflated, black is 0, where the strip is, rows of it, how long it is
-        rows = _rows(0)
+    if form == "TIFF":  # width, height, bits, deflated, black is 0, where the strip is, rows of it, how long it is
+        rows = zlib.compress(bytes(SIDE * (SIDE // 8)), 6)
         tags = {256: SIDE, 257: SIDE, 258: 1, 259: 8, 262: 1, 273: 122, 277: 1, 278: SIDE, 279: len(rows)}
-        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-        return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0) + rows
+        content = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+        for tag, value in tags.items():
+            content += struct.pack("<HHII", tag, 4, 1, value)
+        return content + struct.pack("<I", 0) + rows
     file = io.BytesIO()
-    Image.new("RGB", (40, 32), "red").save(file, kind, **_options(kind))
+    Image.new("RGB", (40, 32), "red").save(file, form, **_options(form))
     content = bytearray(file.getvalue())
-    if kind == "WEBP":  # behind the signature of its lossless picture: both sides less one, 14 bits each
+    if form == "WEBP":  # behind the signature of its lossless picture: both sides less one, 14 bits each
         place = content.index(b"VP8L") + 9
         (bits,) = struct.unpack_from("<I", content, place)
         struct.pack_into("<I", content, place, bits & 0xF0000000 | (SIDE - 1) << 14 | SIDE - 1)
@@ -334,15 +338,23 @@ def _huge(kind) -> bytes:
     return bytes(content)
 
 
-def _rows(more) -> bytes:
-    """SIDE rows of SIDE pixels, of one bit each, with so many more bytes a row, compressed."""
-    return zlib.compress(bytes(SIDE * (SIDE // 8 + more)), 6)
-
-
 def _chunk(name, content):
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
-def _most_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+INJECT = {
+    "damaged": _damaged,
+    "of a size": _sized,
+    "turned": _oriented,
+    "of a mode": _of_mode,
+    "foreign": _foreign,
+    "huge": _bomb,
+}
+TABLES = {  # names of INJECT
+    "damaged": DAMAGES,
+    "of a size": SIZES,
+    "turned": TURNED,
+    "of a mode": MODES,
+    "foreign": FOREIGN,
+    "huge": BOMBS,
+}

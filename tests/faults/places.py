@@ -1,16 +1,14 @@
 """Maps of every family of timm, of other libraries, and of modules in every order: patches are found in their places.
 
-Alone, with a line for each layer: `PYTHONPATH=.:tests python -m faults.places`, and names of families for some of them.
+With a line for each layer: `PYTHONPATH=.:tests python -m faults places`, and names of families for some of them.
 """
 
 import math
-import sys
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import torch
-from faults.outcomes import REFUSED, RIGHT, Outcome
+from faults.outcomes import Outcome
 from helpers import warmed
 from network.orders import EITHER, MUST, ORDERS
 from network.planted import outcome_of, outcome_of_case, plant, sharpen
@@ -20,8 +18,6 @@ from utils import Cut
 from utils.config import ConfigError
 from utils.network.siamese import SiameseNetwork
 
-WORK = "maps in their places"
-TRIES = 300  # all of them: a family counts as one
 SIZES = ((96, 128), (128, 128))  # height and width of images: the first that a model takes, or its own
 LARGER = {  # the last map would have two rows or fewer, or answer too evenly
     "eca_botnext26ts_256": (128, 192),
@@ -35,106 +31,32 @@ LARGER = {  # the last map would have two rows or fewer, or answer too evenly
     "pit_ti_224": (224, 224),
 }
 MOST = 8  # layers of a network
-FAMILIES = {  # of timm, by its modules: the smallest model of each
-    "beit": "beit_base_patch16_224",
-    "byoanet": "eca_botnext26ts_256",
-    "byobnet": "test_byobnet",
-    "cait": "cait_xxs24_224",
-    "coat": "coat_tiny",
-    "convit": "convit_tiny",
-    "convmixer": "convmixer_768_32",
-    "convnext": "test_convnext",
-    "cpubone": "cpubone_nano",
-    "crossvit": "crossvit_tiny_240",
-    "csatv2": "csatv2",
-    "cspnet": "cs3darknet_focus_s",
-    "cspnext": "cspnext_tiny",
-    "davit": "davit_tiny",
-    "deepseek_vit": "deepseek_vit_412m",
-    "deit": "deit_tiny_patch16_224",
-    "densenet": "densenet121",
-    "dla": "dla46x_c",
-    "dpn": "dpn48b",
-    "edgenext": "edgenext_xx_small",
-    "efficientformer": "efficientformer_l1",
-    "efficientformer_v2": "efficientformerv2_s0",
-    "efficientnet": "test_efficientnet",
-    "efficientvim": "efficientvim_m1",
-    "efficientvit_mit": "efficientvit_b0",
-    "efficientvit_msra": "efficientvit_m0",
-    "eva": "vit_tiny_patch16_dinov3_qkvb",
-    "fasternet": "fasternet_t0",
-    "fastvit": "fastvit_t8",
-    "focalnet": "focalnet_tiny_srf",
-    "gcvit": "gcvit_xxtiny",
-    "gemma4_vit": "gemma4_vit_167m",
-    "ghostnet": "ghostnet_050",
-    "hardcorenas": "hardcorenas_b",
-    "hgnet": "hgnetv2_b0",
-    "hiera": "hiera_tiny_224",
-    "hieradet_sam2": "sam2_hiera_tiny",
-    "hrnet": "hrnet_w18_small",
-    "iformer": "iformer_t",
-    "inception_next": "inception_next_atto",
-    "inception_resnet_v2": "inception_resnet_v2",
-    "inception_v3": "inception_v3",
-    "inception_v4": "inception_v4",
-    "lcnetv2": "lcnetv2_small",
-    "levit": "levit_128s",
-    "lowformer": "lowformer_b0",
-    "mambaout": "test_mambaout",
-    "maxxvit": "test_coatnet",
-    "metaformer": "poolformerv2_s12",
-    "mlp_mixer": "gmlp_ti16_224",
-    "mobilenetv3": "lcnet_035",
-    "mobilenetv5": "mobilenetv5_300m",
-    "mobilevit": "mobilevit_xxs",
-    "mvitv2": "mvitv2_tiny",
-    "naflexvit": "naflexvit_so150m2_patch16_reg1_gap",
-    "nasnet": "nasnetalarge",
-    "nest": "nest_tiny",
-    "nextvit": "nextvit_small",
-    "nfnet": "test_nfnet",
-    "pit": "pit_ti_224",
-    "pnasnet": "pnasnet5large",
-    "pvt_v2": "pvt_v2_b0",
-    "qwen3_vit": "qwen3_vit_88m",
-    "rdnet": "rdnet_tiny",
-    "regnet": "regnetx_002",
-    "repghost": "repghostnet_050",
-    "repvit": "repvit_m1",
-    "res2net": "res2next50",
-    "resnest": "resnest14d",
-    "resnet": "test_resnet",
-    "resnetv2": "resnetv2_18",
-    "rexnet": "rexnet_100",
-    "selecsls": "selecsls42",
-    "senet": "legacy_seresnet18",
-    "sequencer": "sequencer2d_s",
-    "shvit": "shvit_s1",
-    "sknet": "skresnet18",
-    "starnet": "starnet_s050",
-    "swiftformer": "swiftformer_xs",
-    "swin_transformer": "swin_tiny_patch4_window7_224",
-    "swin_transformer_v2": "swinv2_tiny_window8_256",
-    "swin_transformer_v2_cr": "swinv2_cr_tiny_224",
-    "tiny_vit": "tiny_vit_5m_224",
-    "tnt": "tnt_s_patch16_224",
-    "tresnet": "tresnet_m",
-    "twins": "twins_svt_small",
-    "vgg": "vgg11",
-    "visformer": "visformer_tiny",
-    "vision_transformer": "test_vit",
-    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
-    "vision_transformer_relpos": "test_vit_relpos",
-    "vision_transformer_sam": "samvit_base_patch16_224",
-    "vitamin": "vitamin_small_224",
-    "volo": "volo_d1_224",
-    "vovnet": "ese_vovnet19b_slim_dw",
-    "xception": "legacy_xception",
-    "xception_aligned": "xception41p",
-    "xcit": "xcit_nano_12_p8_224",
-}
+MODELS = """
+beit=beit_base_patch16_224 byoanet=eca_botnext26ts_256 byobnet=test_byobnet cait=cait_xxs24_224 coat=coat_tiny
+convit=convit_tiny convmixer=convmixer_768_32 convnext=test_convnext cpubone=cpubone_nano crossvit=crossvit_tiny_240
+csatv2=csatv2 cspnet=cs3darknet_focus_s cspnext=cspnext_tiny davit=davit_tiny deepseek_vit=deepseek_vit_412m
+deit=deit_tiny_patch16_224 densenet=densenet121 dla=dla46x_c dpn=dpn48b edgenext=edgenext_xx_small
+efficientformer=efficientformer_l1 efficientformer_v2=efficientformerv2_s0 efficientnet=test_efficientnet
+efficientvim=efficientvim_m1 efficientvit_mit=efficientvit_b0 efficientvit_msra=efficientvit_m0
+eva=vit_tiny_patch16_dinov3_qkvb fasternet=fasternet_t0 fastvit=fastvit_t8 focalnet=focalnet_tiny_srf
+gcvit=gcvit_xxtiny gemma4_vit=gemma4_vit_167m ghostnet=ghostnet_050 hardcorenas=hardcorenas_b hgnet=hgnetv2_b0
+hiera=hiera_tiny_224 hieradet_sam2=sam2_hiera_tiny hrnet=hrnet_w18_small iformer=iformer_t
+inception_next=inception_next_atto inception_resnet_v2=inception_resnet_v2 inception_v3=inception_v3
+inception_v4=inception_v4 lcnetv2=lcnetv2_small levit=levit_128s lowformer=lowformer_b0 mambaout=test_mambaout
+maxxvit=test_coatnet metaformer=poolformerv2_s12 mlp_mixer=gmlp_ti16_224 mobilenetv3=lcnet_035
+mobilenetv5=mobilenetv5_300m mobilevit=mobilevit_xxs mvitv2=mvitv2_tiny naflexvit=naflexvit_so150m2_patch16_reg1_gap
+nasnet=nasnetalarge nest=nest_tiny nextvit=nextvit_small nfnet=test_nfnet pit=pit_ti_224 pnasnet=pnasnet5large
+pvt_v2=pvt_v2_b0 qwen3_vit=qwen3_vit_88m rdnet=rdnet_tiny regnet=regnetx_002 repghost=repghostnet_050 repvit=repvit_m1
+res2net=res2next50 resnest=resnest14d resnet=test_resnet resnetv2=resnetv2_18 rexnet=rexnet_100 selecsls=selecsls42
+senet=legacy_seresnet18 sequencer=sequencer2d_s shvit=shvit_s1 sknet=skresnet18 starnet=starnet_s050
+swiftformer=swiftformer_xs swin_transformer=swin_tiny_patch4_window7_224 swin_transformer_v2=swinv2_tiny_window8_256
+swin_transformer_v2_cr=swinv2_cr_tiny_224 tiny_vit=tiny_vit_5m_224 tnt=tnt_s_patch16_224 tresnet=tresnet_m
+twins=twins_svt_small vgg=vgg11 visformer=visformer_tiny vision_transformer=test_vit
+vision_transformer_hybrid=vit_tiny_r_s16_p8_224 vision_transformer_relpos=test_vit_relpos
+vision_transformer_sam=samvit_base_patch16_224 vitamin=vitamin_small_224 volo=volo_d1_224 vovnet=ese_vovnet19b_slim_dw
+xception=legacy_xception xception_aligned=xception41p xcit=xcit_nano_12_p8_224
+"""  # families of timm, by its modules, and the smallest model of each
+FAMILIES = dict(model.split("=") for model in MODELS.split())
 SEVERAL = ("network", "Cut")  # an output of several maps, or none in the order of rows
 CLASS_TOKEN = ("Cut",)  # behind the last block only the class token counts
 MAY_BE_REFUSED = {  # how what comes of a family begins
@@ -157,7 +79,7 @@ MAY_BE_REFUSED = {  # how what comes of a family begins
 
 
 def faults(project, random, tries, folder) -> Iterator[Outcome]:
-    """What comes of all of them, or of `tries` that are drawn. The project and the folder are not needed."""
+    """Read all of them, or `tries` that are drawn; each order and family brought WRONG to light, or a refusal."""
     from network.libraries import LIBRARIES  # it takes seconds to import
 
     cases = ORDERS | LIBRARIES
@@ -240,21 +162,3 @@ def _complaint(read, error, size) -> str:
 
 def _raise(error):
     raise error
-
-
-def main():
-    """Print what comes of the families that are named, or of all cases."""
-    families = sys.argv[1:]
-    if families:
-        outcomes = (outcome for family in families for outcome in outcomes_of_family(family))
-    else:
-        outcomes = faults(None, np.random.default_rng(0), TRIES, None)
-    bad = 0
-    for outcome in outcomes:
-        print(f"{outcome.kind}: {outcome.note}", flush=True)
-        bad += outcome.kind not in (RIGHT, REFUSED)
-    sys.exit(1 if bad else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,37 +7,44 @@ from pathlib import Path
 import yaml
 from helpers import changed, tiny_images, tiny_settings
 
-from utils import calibrate, fit, load_config, load_trained
-from utils.config import Config
+from utils import Config, Trained, calibrate, fit, load_config, load_trained
 
 
 @dataclass(frozen=True)
 class Project:
-    """data: a folder of classes. checkpoints: a folder with one finished and prepared run. Neither is to be changed."""
+    """Faults are injected into copies: neither folder is to be changed."""
 
     data: Path
+    """A folder of classes."""
     checkpoints: Path
+    """A folder with one finished and calibrated run."""
 
     def config(self, folder: Path, changes=()) -> Config:
-        """The config, with changes by dotted key, as a file in `folder`, where its checkpoints, results and cache are
-        too.
+        """Write the config to `folder`, where its checkpoints, results and cache are too, and load it.
+
+        Args:
+            folder: Made if it is missing.
+            changes: Settings by dotted key.
         """
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yml"
         path.write_text(yaml.safe_dump(changed(tiny_settings(self.data, folder), changes)))
         return load_config(path)
 
-    def trained_config(self, folder: Path, changes=()) -> Config:
-        """The same, with a copy of the finished run."""
+    def trained_config(self, folder: Path) -> Config:
+        """Do the same, with a copy of the finished run, and quietly."""
         shutil.copytree(self.checkpoints, folder / "checkpoints")
-        return self.config(folder, changes)
+        return self.config(folder, {"hyperparameters.verbose": False})
+
+    def trained(self, folder: Path) -> Trained:
+        """Return the network of a copy of the finished run."""
+        return load_trained(self.trained_config(folder))
 
 
 def make_project(folder: Path) -> Project:
     """Draw the images and train the network."""
-    data = folder / "Data"
-    tiny_images(data)
-    project = Project(data, folder / "checkpoints")
+    project = Project(folder / "Data", folder / "checkpoints")
+    tiny_images(project.data)
     config = project.config(folder)
     fit(config)
     trained = load_trained(config)

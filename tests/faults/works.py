@@ -1,24 +1,52 @@
-"""All works of the campaign. Each is a module of this folder with
+"""All works of the campaign."""
 
-WORK: its title in the table. TRIES: how many faults the campaign injects. QUICK: how many `make test` injects.
-faults(project, random, tries, folder): a generator of so many outcomes, with a NumPy generator for all that is drawn
-and an empty folder for its files.
-"""
-
-from importlib import import_module
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from faults.outcomes import REFUSED, RIGHT, Outcome
+from faults import configs, folders, images, numbers, places, processes, saved
+from faults.outcomes import Outcome
 from faults.project import Project
 
-IN_PROCESS = ("configs", "images", "folders", "names", "checkpoints", "weights", "caches", "numerics", "soak")
-COMMANDS = ("kills", "interrupts", "disks", "processes", "ranks")
-OF_NETWORKS = ("places",)  # their quick part is tests/network/test_places.py
-WORKS = {name: import_module(f"faults.{name}") for name in (*IN_PROCESS, *COMMANDS, *OF_NETWORKS)}
+
+class Work(NamedTuple):
+    """A work of the campaign."""
+
+    title: str
+    """In the table."""
+    tries: int
+    """How many faults the campaign injects."""
+    quick: int
+    """How many `make test` injects."""
+    faults: Callable
+    """A generator of so many outcomes, from (project, random, tries, folder): `random` is a NumPy generator for all
+    that is drawn, `folder` an empty one."""
 
 
-def quick_faults(name: str, data, checkpoints, folder) -> tuple[list[Outcome], list[str]]:
-    """The outcomes of a few faults of a work, and what the bad ones say."""
-    work = WORKS[name]
-    outcomes = list(work.faults(Project(data, checkpoints), np.random.default_rng(0), work.QUICK, folder))
-    return outcomes, [outcome.note for outcome in outcomes if outcome.kind not in (RIGHT, REFUSED)]
+IN_PROCESS = {
+    "configs": Work("fuzzed configs", 1000, 150, configs.faults),
+    "images": Work("image files", 400, 46, images.faults),
+    "folders": Work("folders and names", 60, 15, folders.faults),
+    "names": Work("hostile names", 20, 3, folders.hostile_names),
+    "checkpoints": Work("damaged and edited checkpoints", 200, 36, saved.damaged_checkpoints),
+    "weights": Work("pretrained weights", 140, 52, saved.pretrained_weights),
+    "caches": Work("damaged caches", 200, 40, saved.damaged_caches),
+    "numbers": Work("numbers at their limits", 124, 62, numbers.at_their_limits),
+    "soak": Work("explanations, one after the other", 500, 20, numbers.soak),
+}
+COMMANDS = {
+    "stops": Work("kills and interrupts of trainings", 100, 3, processes.stopped),
+    "builds": Work("kills of cache builds", 30, 1, processes.killed_builds),
+    "disks": Work("full and read-only disks", 20, 3, processes.disks),
+    "two": Work("two processes at once", 16, 3, processes.two_at_once),
+    "ranks": Work("a rank killed under torchrun", 3, 1, processes.killed_ranks),
+}
+WORKS = IN_PROCESS | COMMANDS
+WORKS["places"] = Work("maps in their places", 300, 0, places.faults)  # tried by tests/network/test_places.py
+
+
+def outcomes_of(name: str, project: Project, tries: int, seed: int, folder) -> list[Outcome]:
+    """Inject faults of a work."""
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng([seed, list(WORKS).index(name)])
+    return list(WORKS[name].faults(project, random, tries, folder))
