@@ -300,7 +300,9 @@ def hostile_names(project, random, tries, folder):
     """Show two hostile names of classes and files in everything that shows a name; each brought WRONG to light once."""
     trained = project.trained(folder / "run")
     elements = {}
-    for name, page in _drawn(_named(project, trained, folder / "plain", ("first", "second")), pages=True).items():
+    plain = _named(project, trained, folder / "plain", ("first", "second"))
+    verdict = utils.judge(trained.network, plain[1])
+    for name, page in _drawn(plain, verdict, pages=True).items():
         elements[name] = Elements(page.html).elements
     order = random.permutation(HOSTILE).tolist()
     for number in range(tries):
@@ -308,7 +310,7 @@ def hostile_names(project, random, tries, folder):
         names = order[place], order[(place + 1 + 2 * turn) % len(order)]
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # a name that makes each figure warn is a fault
-            act = partial(_shown_incorrectly, project, trained, folder / str(number), names, elements)
+            act = partial(_shown_incorrectly, project, trained, folder / str(number), names, verdict, elements)
             yield attempt(f"{names}", act, lambda complaint: complaint, must=RIGHT)
 
 
@@ -327,10 +329,10 @@ def _named(project, trained, place, names):
     return trained, trained.explain(tuple(pair))
 
 
-def _drawn(named, pages) -> dict:
-    """Draw all pages or all figures of a pair, by name."""
+def _drawn(named, verdict, pages) -> dict:
+    """Draw all pages or all figures of a pair, by name. verdict: of the same images, for judging takes long."""
     trained, explanation = named
-    verdict = utils.judge(trained.network, explanation)
+    verdict = replace(verdict, explanation=explanation)
     matches = utils.decompose(trained.network, explanation)
     if pages:
         grid = utils.grid(explanation, trained.network, verdict)
@@ -346,18 +348,18 @@ def _drawn(named, pages) -> dict:
     }
 
 
-def _shown_incorrectly(project, trained, place, names, elements):
+def _shown_incorrectly(project, trained, place, names, verdict, elements):
     """Say what is wrong with the first thing that shows the names in another way than as text."""
     named = trained, explanation = _named(project, trained, place, names)
     results = place / "results"
-    for name, drawn in _drawn(named, pages=False).items():
+    for name, drawn in _drawn(named, verdict, pages=False).items():
         utils.saved(drawn, results / name)
         texts = [text.get_text() for text in drawn.findobj(Text)]
         formulas = [text for text in texts if is_math_text(text) and not text.startswith("$\\mathdefault")]
         problem = _file_named_badly(drawn.get_label(), results / name, ".png") or formulas
         if problem:
             return f"{name}: {problem}"
-    for name, page in _drawn(named, pages=True).items():
+    for name, page in _drawn(named, verdict, pages=True).items():
         page.saved(results / name)
         problem = _file_named_badly(page.name, results / name, ".html") or _page_with_more(page.html, names)
         whole = Elements((results / name / f"{page.name}.html").read_bytes().decode("utf-8")).elements

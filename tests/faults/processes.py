@@ -82,7 +82,6 @@ DISKS = {  # the folder, what is wrong with it, and what each has once brought t
     ("results", "has a link to /dev/full"): TRACEBACK,
 }
 MOUNTED = {"fills": 2**26, "is read-only": 2**26, "is full": 2**16}  # bytes of these disks
-ROOM = ("MB", "GB", "kB", "KB", "bytes")
 LONGEST = 1500  # characters of a refusal
 
 
@@ -421,8 +420,8 @@ def badly_refused(status, text, path, full) -> str:
         return f"status {status}: {last_lines(text)}"
     if len(message) > LONGEST or str(path) not in message:
         return f"the message does not name {path}: {last_lines(text)}"
-    if full and not any(unit in message for unit in ROOM):
-        return f"the message does not say what room is needed: {message}"
+    if full and "room" not in message:
+        return f"the message does not say that room is needed: {message}"
     return ""
 
 
