@@ -25,13 +25,14 @@ def changes_in_distance(network, images):
         return 2 * distance(embeddings1, embeddings2) - blurry1 - blurry2
 
 
-@pytest.mark.parametrize("method", ["integrated", "path_layercam"])
 @pytest.mark.parametrize("layer", ["layer1", "layer3"])
-def test_a_map_adds_up_to_the_change_in_distance(layer, method):
+def test_a_map_adds_up_to_the_change_in_distance(layer):
     network, images = (part.double() for part in network_and_images(size=(48, 64)))
     errors = []
     for steps in (1, 16, 128):
-        totals, changes = explain(network, images, 0.5, method=method, layer=layer, steps=steps).completeness.unbind(1)
+        totals, changes = explain(
+            network, images, 0.5, method="integrated", layer=layer, steps=steps
+        ).completeness.unbind(1)
         torch.testing.assert_close(changes, changes_in_distance(network, images))
         errors.append((totals - changes).abs().max().item())
     assert errors[0] > 3 * errors[1]
@@ -121,5 +122,5 @@ def test_identical_and_blank_images_give_finite_maps():
     blank = explain(network, torch.zeros_like(images), 0.5, method="path_layercam", layer="layer1")
     assert torch.isfinite(blank.factual).all()
     assert not blank.factual.any()  # a blank image is its own blurred version: nothing is added on the way
-    with pytest.raises(ConfigError, match=": last, stem"):
+    with pytest.raises(ConfigError, match=r"'layer\d' is refused"):
         explain(network, images, 0.5, method="path_layercam", layer="layer9")

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -59,8 +60,8 @@ class Edit:
     @property
     def area(self) -> float:
         """Changed share of the pixels, in [0, 1]: of image 1 if the pair was "different", else of both images."""
-        changeable = self.regions[:1] if self.explanation.different else self.regions
-        return changeable.float().mean().item()
+        shares = self.regions.float().mean(dim=(1, 2))
+        return (shares[0] if self.explanation.different else shares.mean()).item()
 
     def sentence(self) -> str:
         """Return what was changed, how much, with what result, and the classes of the nearest references."""
@@ -124,8 +125,8 @@ def smallest_edit(
         if references is None:
             return edit
         embeddings_after = network(edit.edited)
-    before = tuple(references.nearest(embedding) for embedding in embeddings)
-    after = tuple(references.nearest(embedding) for embedding in embeddings_after)
+    before = references.nearest(embeddings[0]), references.nearest(embeddings[1])
+    after = references.nearest(embeddings_after[0]), references.nearest(embeddings_after[1])
     return replace(edit, nearest_before=before, nearest_after=after)
 
 
@@ -182,9 +183,12 @@ def _replace_region(network, explanation, donor, references) -> Edit:
 
 def _look_like(goal, embeddings, references):
     """Whether embeddings (N, D) are nearest to references of the class that `goal` (D,) is nearest to: bool (N,)."""
-    wanted = most_frequent_class(references.nearest(goal))
-    classes = [most_frequent_class(references.nearest(embedding)) for embedding in embeddings]
-    return torch.tensor([name == wanted for name in classes], device=embeddings.device)
+    wanted, _ = most_frequent_class(references.nearest(goal))
+    alike = []
+    for embedding in embeddings:
+        name, _ = most_frequent_class(references.nearest(embedding))
+        alike.append(name == wanted)
+    return torch.tensor(alike, device=embeddings.device)
 
 
 def _transplants(image, given, strength, given_strength, area):
@@ -198,7 +202,7 @@ def _transplants(image, given, strength, given_strength, area):
     solid, matrices = [], []
     for source, target, scale in product(sources, targets, SCALES):
         solid.append(_region(given_strength, source, area / scale**2))
-        y, x = (2 * (start - end / scale) - 1 + 1 / scale for start, end in zip(source, target, strict=True))
+        y, x = 2 * (np.array(source) - np.array(target) / scale) - 1 + 1 / scale
         matrices.append([[1 / scale, 0, x], [0, 1 / scale, y]])  # from the edited image to the other one
     soft = _softened(torch.stack(solid).float())  # (N, H, W)
     pixels = torch.cat([given.expand(len(solid), -1, -1, -1), soft[:, None]], dim=1)  # (N, C + 1, H, W)

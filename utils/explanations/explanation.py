@@ -1,6 +1,5 @@
 """An explanation: pairs of images, their scores and decisions, and the evidence at each place of both images."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -85,8 +84,6 @@ class Explanation:
     """What is known of the pairs beside their values."""
 
     def __post_init__(self):
-        if not self.names:
-            object.__setattr__(self, "names", _names_of(self.source.paths, len(self)))
         for name in ("images", "distance", "towards_different", "towards_same"):
             kind = type(getattr(self, name))
             if not issubclass(kind, torch.Tensor):
@@ -96,15 +93,18 @@ class Explanation:
         if not self.distance.isfinite().all():
             cause = "weights or images hold NaN, or embeddings have no length"
             raise ExplanationError(f"The distances are not finite: {cause}.")
-        for name, part in (*self._parts(), ("paths", self.source.paths), ("classes", self.source.classes)):
+        check_shown(self.images, self.source)
+        parts = {"paths": self.source.paths, "classes": self.source.classes, "names": self.names or None}
+        for name, part in (parts | self._tensors()).items():
             if part is not None and len(part) != len(self):
                 raise ValueError(f"{name} of {len(part)} pairs, but distances of {len(self)}")
-        check_shown(self.images, self.source)
+        if not self.names:
+            object.__setattr__(self, "names", _names_of(self.source.paths, len(self)))
 
-    def _parts(self):
+    def _tensors(self):
         """What is of each pair, by name."""
-        names = ("images", "distance", "towards_different", "towards_same", "names", "completeness")
-        return [(name, getattr(self, name)) for name in names]
+        names = ("images", "distance", "towards_different", "towards_same", "completeness")
+        return {name: getattr(self, name) for name in names}
 
     def __len__(self):
         return len(self.distance)
@@ -112,8 +112,11 @@ class Explanation:
     def __getitem__(self, index: int | slice) -> "Explanation":
         """The explanation of one pair, or of some."""
         pairs = pairs_of(index, len(self))
-        chosen = {name: part[pairs] for name, part in self._parts() if part is not None}
-        return replace(self, source=self.source[pairs], **chosen)
+        parts = self._tensors()
+        for name, part in parts.items():
+            if part is not None:
+                parts[name] = part[pairs]
+        return replace(self, names=self.names[pairs], source=self.source[pairs], **parts)
 
     def of_same_pairs(self, other: "Explanation") -> bool:
         """Return whether both are of the same pairs, compared with the same threshold."""
@@ -130,8 +133,12 @@ class Explanation:
     @property
     def description(self) -> str:
         """Method, layer and details in words."""
-        place = f"{self.method} at {self.layer}" if self.layer else self.method
-        return f"{place}, {self.details}" if self.details else place
+        words = self.method
+        if self.layer:
+            words += f" at {self.layer}"
+        if self.details:
+            words += f", {self.details}"
+        return words
 
     @property
     def similarity(self) -> torch.Tensor:
@@ -235,9 +242,8 @@ class Explanation:
         if not self.undecided[index]:
             return f'decided "{self.decision(index)}"'
         low, high = self.source.band
-        low = f"{low:.3f}" if math.isfinite(low) else "any"
-        high = f"{high:.3f}" if math.isfinite(high) else "any"
-        return f'undecided (distances from {low} to {high} are), closer to "{self.closer_to(index)}"'
+        band = f"distances from {max(low, 0):.3f} to {min(high, 2):.3f} are"
+        return f'undecided ({band}), closer to "{self.closer_to(index)}"'
 
     def _actual(self, index):
         """The actual classes in words."""
@@ -312,10 +318,10 @@ def ranks_of(maps: torch.Tensor) -> torch.Tensor:
 
 def _names_of(paths, count):
     """The names of both images of each pair: the last two parts of their paths, or numbers."""
+    if paths is None:
+        return tuple((f"pair {number}, image 1", f"pair {number}, image 2") for number in range(count))
     names = []
-    for number in range(count):
-        pair = f"pair {number}, image 1", f"pair {number}, image 2"
-        if paths is not None:
-            pair = tuple(printable("/".join(Path(path).parts[-2:])) for path in paths[number])
-        names.append(pair)
+    for path1, path2 in paths:
+        short1, short2 = "/".join(Path(path1).parts[-2:]), "/".join(Path(path2).parts[-2:])
+        names.append((printable(short1), printable(short2)))
     return tuple(names)

@@ -12,18 +12,19 @@ from .explanation import Explanation, embed_explained, only_pair
 from .occlusion import blurred
 from .task import Task
 
-EXACT = 5e-3  # of the length of the vectors: what the parts may miss by rounding, TF32 and bfloat16 included
-
+EXACT = 5e-3  # of the length of the vectors: rounding of the parts, TF32 and bfloat16 included
 LARGEST = 56  # places along the longer side: the pairs of 56 x 56 places take 40 MB, those of 224 x 224 take 10 GB
-FAINT = 0.1  # of the strongest match: what adds less is none
+FAINT = 0.1  # of the strongest match: what adds less is no match
 
 
 @dataclass(frozen=True)
 class Match:
-    """A region of each image, by the (y, x) of its middle in [0, 1), and what the two add to the inner product."""
+    """A region of each image, and what the two add to the inner product."""
 
     place1: tuple[float, float]
+    """Middle (y, x) of the region of image 1, in [0, 1)."""
     place2: tuple[float, float]
+    """The same in image 2."""
     value: float
 
 
@@ -31,32 +32,28 @@ class Match:
 class Matches:
     """The inner product of two embeddings of length 1, which is 1 - distance ** 2 / 2, as a sum.
 
-    explanation: of the one pair. layer: whose places they are. places: float (h, w, h, w), of position [y, x] in
-    image 1 with position [y, x] in image 2. bias1, bias2: float (h, w), of a position with what the other image starts
-    from. bias: of both starts. cosine: the inner product as the network computes it. Floats are float32, or float64
-    from a network of that precision. pooled: whether the layer has more places, of which each of these is a sum.
+    Tensors are float32, or float64 from a network of that precision.
     """
 
     explanation: Explanation
+    """Of the one pair."""
     layer: str
+    """Whose places they are; in words, if neighbouring places were added up."""
     places: torch.Tensor
+    """(h, w, h, w): of position [y, x] in image 1 with position [y, x] in image 2."""
     bias1: torch.Tensor
+    """(h, w): of a position in image 1 with the start of image 2."""
     bias2: torch.Tensor
+    """(h, w): of a position in image 2 with the start of image 1."""
     bias: float
+    """Of both starts."""
     cosine: float
-    pooled: bool = False
-
-    @property
-    def description(self) -> str:
-        """The layer, and how many places there are where it has more, in words."""
-        height, width = self.bias1.shape
-        return f"{self.layer}, pooled to {height} x {width} places" if self.pooled else self.layer
+    """The inner product as the network computes it."""
 
     @property
     def residual(self) -> float:
-        """What the sum misses: rounding at the last layer, at others also the error of the steps."""
-        parts = [part.cpu().double().sum() for part in (self.places, self.bias1, self.bias2)]
-        return self.cosine - float(sum(parts)) - self.bias
+        """The inner product less the sum: rounding at the last layer, at others also the error of the steps."""
+        return self.cosine - _total(self.places) - self._biases()
 
     @property
     def side(self) -> int:
@@ -64,7 +61,7 @@ class Matches:
         return 2 * ((min(self.bias1.shape) + 7) // 16) + 1
 
     def bounds(self, place) -> tuple[float, float, float, float]:
-        """Top, left, bottom and right end, in [0, 1], of the region around a point (y, x) in [0, 1)."""
+        """Return top, left, bottom and right end, in [0, 1], of the region around a point (y, x) in [0, 1)."""
         half = self.side // 2
         starts, ends = [], []
         for share, count in zip(place, self.bias1.shape, strict=True):
@@ -74,46 +71,47 @@ class Matches:
         return *starts, *ends
 
     def matches_of(self, y: float, x: float) -> torch.Tensor:
-        """What the region around the point (y, x) of image 1, each in [0, 1), matches in image 2: (h, w).
+        """Return what the region around the point (y, x) of image 1, each in [0, 1), matches in image 2: (h, w).
 
-        Of each place, what the region around it adds together with the first; at the border, regions are cut off.
+        Each place has the value of the region around it; at the border, regions are cut off.
         """
         height, width = self.bias1.shape
         return self._regions()[int(y * height), int(x * width)]
 
     def mutual(self, count=5) -> list[Match]:
-        """Up to `count` matches, strongest first: each of two regions is the strongest that the other finds.
+        """Find up to `count` matches, strongest first: each of two regions is the strongest match of the other.
 
-        After each match its regions are taken: later ones do not overlap them, so no pair of places counts twice. At
-        least one match; further ones only while they add a tenth of the strongest, and more than 0.
+        Later matches do not overlap the regions of earlier ones, so no pair of places counts twice. At least one match
+        is returned; further ones only while they add FAINT of the strongest, and more than 0.
         """
         height, width = self.bias1.shape
         values = self._regions().clone()  # (h, w, h, w)
-        found = []
+        matches = []
         for _ in range(count):
             flat = values.argmax()
             value = values.flatten()[flat].item()
-            if found and value <= max(FAINT * found[0].value, 0):
+            if matches and value <= max(FAINT * matches[0].value, 0):
                 break
-            y1, x1, y2, x2 = (int(index) for index in torch.unravel_index(flat, values.shape))
+            y1, x1, y2, x2 = torch.stack(torch.unravel_index(flat, values.shape)).tolist()
             place1 = (y1 + 0.5) / height, (x1 + 0.5) / width
             place2 = (y2 + 0.5) / height, (x2 + 0.5) / width
-            found.append(Match(place1, place2, value))
+            matches.append(Match(place1, place2, value))
             values[self._near(y1), self._near(x1)] = -torch.inf
             values[:, :, self._near(y2), self._near(x2)] = -torch.inf
-        return found
+        return matches
 
     def parts_in_words(self, shown: list[Match]) -> str:
-        """What share of the inner product some matches are, and what the rest is, in words; all parts add up to it."""
+        """Return what some matches and all other parts add to the inner product, in words."""
         together = sum(match.value for match in shown)
-        places, bias1, bias2 = (float(part.cpu().double().sum()) for part in (self.places, self.bias1, self.bias2))
         share = f" ({together / self.cosine:.0%})" if self.cosine > 0 else ""
         matches = "strongest mutual match adds" if len(shown) == 1 else f"{len(shown)} strongest mutual matches add"
         return (
-            f"of {self.cosine:.3f} the {matches} {together:+.3f}{share}, "
-            f"all other pairs of places {places - together:+.3f}, the biases {bias1 + bias2 + self.bias:+.3f}, "
-            f"residual {self.residual:+.3f}"
+            f"of {self.cosine:.3f} the {matches} {together:+.3f}{share}, all other pairs of places "
+            f"{_total(self.places) - together:+.3f}, the biases {self._biases():+.3f}, residual {self.residual:+.3f}"
         )
+
+    def _biases(self):
+        return _total(self.bias1) + _total(self.bias2) + self.bias
 
     def _regions(self):
         """The sums of `places` over both regions, by the middles of the regions: (h, w, h, w)."""
@@ -128,24 +126,32 @@ class Matches:
 
     def __str__(self):
         return (
-            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.description}\n"
+            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.layer}\n"
             f"{self.parts_in_words(self.mutual())}"
         )
 
 
 def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=1) -> Matches:
-    """Take the inner product of the embeddings of one explained pair apart, place by place of a layer.
+    """Decompose the inner product of the embeddings of one explained pair, place by place of a layer.
 
-    steps: 1 where average pooling and one linear layer stand behind the layer, as behind the last one: the sum is then
-    exact (second order as BiLRP, Eberle et al. 2020), its start is an empty map, and the biases are those of the linear
-    layer. More at any other layer: Jacobians are integrated along the straight path from the feature map of the blurred
-    image, by the midpoint rule (Moeller et al. 2023, "An Attribution Method for Siamese Encoders", section 3); the
-    error shrinks with `steps` and stands in `residual`. Each step takes a backward pass for each of the embedding's
-    dimensions. The lengths of both vectors are held fixed, so the path is that of the vectors before normalisation.
-    Of a map with a side of more than LARGEST places, neighbouring places are added up to at most so many along a side.
+    In one step, the start is an empty map and the sum is exact. In more steps, Jacobians are integrated along the
+    straight path from the feature map of the blurred image, by the midpoint rule; the error shrinks with the steps and
+    stands in `residual`. Each step takes a backward pass for each dimension of the embedding. The lengths of both
+    vectors are held fixed, so the path is that of the vectors before normalisation. Where a side of the map has more
+    than LARGEST places, neighbouring ones are added up.
 
-    Raises ValueError for more than one pair, for another network than the explained one, and where one step is not
-    exact. Raises ConfigError or ValueError for an unknown layer.
+    Args:
+        network: The network that was explained.
+        explanation: Of one pair.
+        layer: The layer whose places are matched.
+        steps: 1 if average pooling and one linear layer stand behind the layer, as behind the last one; else more.
+
+    Raises:
+        ConfigError: The layer is unknown.
+        ValueError: The explanation is of several pairs or of another network, or one step would not be exact.
+
+    Source: in one step Eberle et al. 2020, BiLRP; in more Moeller et al. 2023, "An Attribution Method for Siamese
+    Encoders", section 3.
     """
     images = only_pair(explanation).images[0]  # (2, C, H, W)
     with evaluating(network):
@@ -153,31 +159,32 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
             embed_explained(network, explanation)
             ends = network.features(images, layer)  # (2, C, h, w)
             Task(network, explanation.images, explanation.threshold, layer=layer).check_places(ends)
-            starts = torch.zeros_like(ends) if steps == 1 else network.features(blurred(images), layer)
-            vectors, biases = (network.project_features(maps, layer) for maps in (ends, starts))  # (2, D) each
+            starts = torch.zeros_like(ends)
+            if steps > 1:
+                starts = network.features(blurred(images), layer)
+            biases = network.project_features(starts, layer)  # (2, D)
+            vectors = network.project_features(ends, layer)
         with deterministic_or_refused():
             parts = _integrated(network, starts, ends, vectors, layer, steps)
     name = network.layers[-1] if layer == LAST else layer
-    missed = (parts.sum(dim=(2, 3)) + biases - vectors).norm(dim=1)
-    if steps == 1 and (missed > EXACT * vectors.norm(dim=1)).any():
+    lengths = vectors.norm(dim=1)
+    error = (parts.sum(dim=(2, 3)) + biases - vectors).norm(dim=1)
+    if steps == 1 and (error > EXACT * lengths).any():
         raise ValueError(
             f"matches in one step need average pooling and one linear layer behind {name!r}: there is something else, "
             "so the sum would not be exact. Name the layer before the pooling, or pass more steps."
         )
-    lengths = vectors.norm(dim=1, keepdim=True)
     pooled = _pooled(parts)
-    part1, part2 = pooled / lengths[:, :, None, None]
-    bias1, bias2 = biases / lengths
-    return Matches(
-        explanation,
-        name,
-        torch.einsum("dyx,dvu->yxvu", part1, part2),
-        torch.einsum("dyx,d->yx", part1, bias2),
-        torch.einsum("dyx,d->yx", part2, bias1),
-        float(bias1 @ bias2),
-        F.cosine_similarity(*vectors[:, None]).item(),
-        pooled.shape != parts.shape,
-    )
+    if pooled.shape != parts.shape:
+        height, width = pooled.shape[2:]
+        name = f"{name}, pooled to {height} x {width} places"
+    part1, part2 = pooled / lengths[:, None, None, None]
+    bias1, bias2 = biases / lengths[:, None]
+    places = torch.einsum("dyx,dvu->yxvu", part1, part2)
+    with_bias2 = torch.einsum("dyx,d->yx", part1, bias2)
+    with_bias1 = torch.einsum("dyx,d->yx", part2, bias1)
+    cosine = F.cosine_similarity(*vectors, dim=0).item()
+    return Matches(explanation, name, places, with_bias2, with_bias1, float(bias1 @ bias2), cosine)
 
 
 def _integrated(network, starts, ends, vectors, layer, steps):
@@ -189,16 +196,17 @@ def _integrated(network, starts, ends, vectors, layer, steps):
         between = between.flatten(0, 1).requires_grad_()
         dimensions = network.project_features(between, layer).sum(dim=0)  # (D,), of all steps and both images at once
     parts = []
-    for one in progress(dimensions, "Matches", show=steps > 1):
-        (slopes,) = torch.autograd.grad(one, between, retain_graph=True)
+    for dimension in progress(dimensions, "Matches", show=steps > 1):
+        (slopes,) = torch.autograd.grad(dimension, between, retain_graph=True)
         slope = slopes.unflatten(0, (steps, 2)).to(change.dtype).mean(dim=0)  # (2, C, h, w)
         parts.append((change * slope).sum(dim=1))
     return torch.stack(parts, dim=1)
 
 
 def _pooled(parts):
-    """Parts (2, D, h, w) added up over blocks of neighbouring places, so that no side has more than LARGEST; the blocks
-    of a side differ by one place at most, and every place is in one block.
+    """Add up parts (2, D, h, w) over blocks of neighbouring places, so that no side has more than LARGEST.
+
+    The blocks of a side differ by one place at most, and every place is in one block.
     """
     largest = max(parts.shape[-2:])
     if largest <= LARGEST:
@@ -206,13 +214,15 @@ def _pooled(parts):
     for dim in (2, 3):
         side = parts.shape[dim]
         count = max(round(side * LARGEST / largest), 1)
-        shape = list(parts.shape)
-        shape[dim] = count
         block = torch.arange(side, device=parts.device) * count // side
-        parts = parts.new_zeros(shape).index_add_(dim, block, parts)
+        parts = torch.zeros_like(parts).index_add_(dim, block, parts).narrow(dim, 0, count)
     return parts
 
 
 def _summed(maps, side):
     """Sums over windows of `side` places a side, cut off at the border, of maps (N, h, w)."""
     return side**2 * F.avg_pool2d(maps[:, None], side, stride=1, padding=side // 2)[:, 0]
+
+
+def _total(values) -> float:
+    return values.cpu().double().sum().item()

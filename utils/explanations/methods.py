@@ -108,9 +108,10 @@ def methods_of(settings: ExplanationSettings) -> dict:
 
     Each is a function of (network, images, threshold, references, source) that explains as `explain` does.
     """
-    methods = {}
-    for own in (settings.changed(**PAPER), *(settings.changed(method=name) for name in METHODS)):
-        methods[name_of(own)] = partial(explain, **replace_auto(own).model_dump())
+    methods = {"gradcam, last": partial(explain, **PAPER)}
+    for name in METHODS:
+        own = replace_auto(settings).changed(method=name)
+        methods[name_of(own)] = partial(explain, **own.model_dump())
     return methods
 
 
@@ -120,7 +121,9 @@ def name_of(settings: ExplanationSettings) -> str:
     if not METHODS[settings.method].reads_layer:
         return settings.method
     name = f"{settings.method}, {settings.layer}"
-    return name if settings.output_stride == 32 else f"{name}, stride {settings.output_stride}"
+    if settings.output_stride != 32:
+        name += f", stride {settings.output_stride}"
+    return name
 
 
 def replace_auto(settings: ExplanationSettings, layer=LAST, steps=STEPS) -> ExplanationSettings:
@@ -146,7 +149,7 @@ def _doubt(images, normalization: Normalization | None) -> str:
     """Return why the values of images may not be those that the network takes, in words; "" without a doubt."""
     if not images.numel():
         return ""
-    low, high = (value.item() for value in images.aminmax())
+    low, high = images.min().item(), images.max().item()
     held = f"CAUTION: the images hold values from {low:.4g} to {high:.4g}"
     if normalization is not None:
         mean, std = torch.tensor(normalization.mean), torch.tensor(normalization.std)

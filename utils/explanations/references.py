@@ -1,6 +1,6 @@
 """Reference images: what pairs are contrasted with, and what their images look like."""
 
-import statistics
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -64,13 +64,13 @@ def embed_references(network: Explainable, images, names=()) -> References:
     return References(embeddings.float(), tuple(names))
 
 
-def most_frequent_class(names) -> str:
-    """Return the most frequent class among names "class/file"; of equally frequent ones, the first."""
-    return statistics.mode(name.split("/")[0] for name in names)
+def most_frequent_class(names) -> tuple[str, int]:
+    """Return the most frequent class among names "class/file", the first of equally frequent ones, and its count."""
+    classes = [name.split("/")[0] for name in names]
+    return Counter(classes).most_common(1)[0]
 
 
 def in_classes(names) -> str:
     """Return how many names "class/file" are of the most frequent class, in words: "4 of 5 are rose"."""
-    most = most_frequent_class(names)
-    count = sum(name.split("/")[0] == most for name in names)
-    return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {most}"
+    name, count = most_frequent_class(names)
+    return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {name}"

@@ -277,7 +277,7 @@ def matches_figure(matches: Matches, count=5):
         _show_regions(axes, images[image], bounds[image], numbered=True)
         axes.set_title(f"image {image + 1}", fontsize=10)
     drawing.legend(handles=handles, loc="outside right center", frameon=False)
-    text = f"At {matches.description}, {matches.parts_in_words(strongest)}"
+    text = f"At {matches.layer}, {matches.parts_in_words(strongest)}"
     title = "Regions that match, and what each match adds"
     return finished_pair(drawing, matches.explanation, "matches", title, text, matches.layer)
 
@@ -301,7 +301,7 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     right.set_title("what it matches in image 2", fontsize=10)
     right.set_xlabel(f"at most {strongest:+.3f} of {matches.cosine:.3f}")
     colour_bar(drawing, "share of the strongest match", ax=right, shrink=0.8)
-    text = f"Layer: {matches.description} (residual {matches.residual:+.1e})."
+    text = f"Layer: {matches.layer} (residual {matches.residual:+.1e})."
     title = "What the outlined region matches"
     return finished_pair(drawing, matches.explanation, "point", title, text, matches.layer)
 

@@ -139,7 +139,7 @@ def _matches_content(matches):
         "cosine": matches.cosine,
         "places": float(matches.places.cpu().double().sum()),
         "residual": matches.residual,
-        "layer": matches.description,
+        "layer": matches.layer,
     }
 
 
