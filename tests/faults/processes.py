@@ -81,7 +81,8 @@ DISKS = {  # the folder, what is wrong with it, and what each has once brought t
     ("cache", "is in /proc"): TRACEBACK,
     ("results", "has a link to /dev/full"): TRACEBACK,
 }
-MOUNTED = {"fills": 2**26, "is read-only": 2**26, "is full": 2**16}  # bytes of these disks
+MOUNTED = ("fills", "is read-only", "is full")
+DISK = 2**26  # bytes of such a disk
 LONGEST = 1500  # characters of a refusal
 
 
@@ -377,11 +378,11 @@ def _on_disk(fault, key, problem, place, epochs, reference) -> Outcome:
             path.mkdir()
             (path / "metrics.json").symlink_to("/dev/full")
         case _:
-            disk = mounted(path, MOUNTED[problem])
+            disk = mounted(path)
     with disk:
         if problem == "is read-only":
             command("mount", "-o", "remount,ro", path)
-        elif problem == "is full" and key != "cache":
+        elif problem == "is full":
             fill(path)
         with started(place, *arguments, largest=largest) as training:
             if epochs:
@@ -444,17 +445,17 @@ def message_of(text) -> str:
 def may_mount(folder) -> bool:
     """Return whether this user may mount a file system."""
     try:
-        with mounted(folder / "tried", 2**16):
+        with mounted(folder / "tried"):
             return True
     except (OSError, subprocess.CalledProcessError):
         return False
 
 
 @contextmanager
-def mounted(path, size):
-    """Mount a file system in memory, of so many bytes, in a new folder."""
+def mounted(path):
+    """Mount a file system in memory in a new folder."""
     path.mkdir(exist_ok=True)
-    command("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path)
+    command("mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", path)
     try:
         yield
     finally:
