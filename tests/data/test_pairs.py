@@ -72,7 +72,7 @@ def test_nearly_every_image_of_a_batch_has_a_positive():
     assert sorted(np.concatenate(batches)) == list(range(1000))
 
 
-def test_paper_epochs_draw_the_rule_anew(make_config):
+def test_paper_epochs_draw_the_rule_again(make_config):
     config = make_config({"pairs": "paper", "hyperparameters.batch_size": 5})
     splits = load_splits(config)
     epochs = [draw_epoch(splits, config, number) for number in (1, 2)]
@@ -105,7 +105,7 @@ def test_too_few_images_for_a_split(make_config, tmp_path):
 
 
 def test_pairs_of_files_share_the_index_of_a_file():
-    found = pairs_of_files([("d/a/1.png", "d/b/1.png"), ("d/b/1.png", "d/b/2.png"), ("d/a/1.png", "d/a/1.png")])
-    assert [found.first[0], found.second[0]] == [found.second[2], found.first[1]]
-    assert len({*found.first.tolist(), *found.second.tolist()}) == 3
-    assert found.labels.tolist() == [1, 0, 0]
+    pairs = pairs_of_files([("d/a/1.png", "d/b/1.png"), ("d/b/1.png", "d/b/2.png"), ("d/a/1.png", "d/a/1.png")])
+    assert [pairs.first[0], pairs.second[0]] == [pairs.second[2], pairs.first[1]]
+    assert len({*pairs.first.tolist(), *pairs.second.tolist()}) == 3
+    assert pairs.labels.tolist() == [1, 0, 0]

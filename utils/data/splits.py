@@ -21,7 +21,12 @@ NAMES = ("training", "validation", "test")
 SPLITTABLE = 6  # a class of at least so many groups gives at least LEAST to validation and to test
 LEAST = 2  # groups of a class, or classes, of a split: fewer form no positive or no negative pair
 SHUFFLES = 100  # of the classes, the best of which is used
-SIZES = ((0.2, 0.2), (0.3, 0.3))  # test_size and valid_size that are tried when a split is too small
+NEEDED = (
+    "Add images or change settings: split: images needs two classes of at least 6 images each that are no "
+    "near-duplicates (duplicate_radius); split: groups needs two classes of at least 6 groups of their own each "
+    "(group_pattern); both are certain with test_size: 0.2 and valid_size: 0.2; split: classes needs at least 6 "
+    "classes of 2 images or more each."
+)
 MOST_PAIRS = 20_000_000  # of a split: more take gigabytes, and hours
 
 
@@ -95,12 +100,7 @@ def load_splits(config: Config) -> Splits:
         named = groups_by_name(folder, config.group_pattern)
         groups = joined(duplicates, np.arange(len(named)), named)
     readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
-    images = folder.labels[readable], groups[readable]
-    sizes = config.test_size, config.valid_size
-    parts, problem = try_split(*images, config.split, *sizes, config.seed)
-    if problem:
-        raise DataError(f"{config.data_path}: {problem}. {cure(*images, config.split, *sizes, config.seed)}")
-    parts = [readable[part] for part in parts]
+    parts = [readable[part] for part in split_by(config, folder.labels[readable], groups[readable])]
     left_out = np.setdiff1d(readable, np.concatenate(parts))
     if len(left_out) and FIRST:
         print(f"{len(left_out)} near-duplicates of images of another split are left out: {names_of(folder, left_out)}")
@@ -133,58 +133,26 @@ def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
     return folder, pixels, near_duplicates(pixels, config.duplicate_radius, show)
 
 
-def try_split(labels, groups, key: str, test_size: float, valid_size: float, seed: int):
-    """Split images as the value of `split` says: images, classes or groups.
+def split_by(config: Config, labels: np.ndarray, groups: np.ndarray):
+    """Split images as the key `split` says; arguments and result are those of `split`.
 
-    Args:
-        labels, groups, test_size, valid_size, seed: As `split` takes them.
-        key: The value of `split`.
-
-    Returns:
-        Indices of train, validation and test, and what keeps them from forming pairs of both kinds, "" if nothing does.
+    Raises:
+        DataError: A split cannot form pairs of both kinds.
     """
-    deal = split
-    if key == "classes":
-        deal = split_classes
-        present = len(np.unique(labels))
-        if present < 3 * LEAST:
-            return None, f"split: classes needs at least {3 * LEAST} classes, two for each split: there are {present}"
-    parts = deal(labels, groups, test_size, valid_size, seed)
+    settings = labels, groups, config.test_size, config.valid_size, config.seed
+    if config.split != "classes":
+        parts = split(*settings)
+    elif len(np.unique(labels)) < 3 * LEAST:
+        raise DataError(f"{config.data_path}: two classes are needed for each split. {NEEDED}")
+    else:
+        parts = split_classes(*settings)
     for name, part in zip(NAMES, parts, strict=True):
         counts = np.bincount(labels[part])
         if counts.max(initial=0) < LEAST:
-            return parts, f"the {name} split has no two images of one class"
+            raise DataError(f"{config.data_path}: the {name} split has no two images of one class. {NEEDED}")
         if np.count_nonzero(counts) < LEAST:
-            return parts, f"the {name} split has images of one class only"
-    return parts, ""
-
-
-def cure(labels, groups, key: str, test_size: float, valid_size: float, seed: int) -> str:
-    """Say how to make all splits large enough: settings that were tried on these images, or images to add.
-
-    Args: As `try_split` takes them.
-    """
-    sizes = (test_size, valid_size)
-    alternatives = {"images": ("images", "classes"), "classes": ("classes", "images"), "groups": ("groups",)}
-    for value in alternatives[key]:
-        for tried in (sizes, *SIZES):
-            _, problem = try_split(labels, groups, value, *tried, seed)
-            if problem:
-                continue
-            changes = []
-            if value != key:
-                changes.append(f"split: {value}")
-            if tried != sizes:
-                changes.append(f"test_size: {tried[0]} and valid_size: {tried[1]}")
-            return f"Set {' and '.join(changes)}."
-    if key == "classes":
-        return f"Add images: at least {3 * LEAST} classes are needed, with {LEAST} images or more in each."
-    needed = "Add images: two classes need at least 6 each that are no near-duplicates (duplicate_radius)."
-    if key == "groups":
-        needed = "Change group_pattern or add images: two classes need 6 groups or more of their own each."
-    if max(sizes) > 0.25:  # of six groups too few would train
-        needed += f" Then set test_size: {SIZES[0][0]} and valid_size: {SIZES[0][1]}."
-    return needed
+            raise DataError(f"{config.data_path}: the {name} split has images of one class only. {NEEDED}")
+    return parts
 
 
 def split(labels: np.ndarray, groups: np.ndarray, test_size: float, valid_size: float, seed: int):
