@@ -158,7 +158,7 @@ class Chance:
     """Gaps of B pairs by maps that ignore the network."""
 
     random: Effect
-    """Of R random maps, float32 (R, B); NaN where they were not needed."""
+    """Of R random maps, float32 (R, B)."""
     centre: Effect
     """Of the centre prior, float32 (B,)."""
 
@@ -224,9 +224,8 @@ class Verdict:
         changed = "both images" if self.gap.different[index] else "each image"
         text = f"Factual maps, {changed} changed: {self.word(index)}. Insertion minus deletion {self._numbers(index)}"
         beaten, count = self._beaten(index, "pair")
-        if count:
-            above = "all" if beaten == count else f"{beaten / count:.0%}"
-            text += f", above {above} of the {count} combinations of {DRAWS} random maps an image and their opposites"
+        above = "all" if beaten == count else f"{beaten / count:.0%}"
+        text += f", above {above} of the {count} combinations of {DRAWS} random maps an image and their opposites"
         for part in ("image 1", "image 2"):
             text += f".\n{part.capitalize()}: {self.word(index, part)}, {self._numbers(index, part)}"
         return f"{text}."
@@ -239,21 +238,17 @@ class Verdict:
     def _beaten(self, index, part) -> tuple[int, int]:
         """How many random maps have a smaller gap, and how many there are."""
         random = self.chance.random.of(part)[:, index]
-        return int((random < self.gap.of(part)[index]).sum()), int((~random.isnan()).sum())
+        return int((random < self.gap.of(part)[index]).sum()), len(random)
 
 
 def judge(network: Explainable, explanation: Explanation, seed=0) -> Verdict:
     """Compare the factual maps of B pairs with random maps and the centre prior.
 
-    A pair takes at most 108 network passes; one whose words are certain without chance takes 26.
+    A pair takes 108 network passes.
     """
     gap = insertion_deletion(network, explanation)
     span = span_of(network, explanation)
-    needed = torch.zeros(len(explanation), dtype=torch.bool)
-    for part in PARTS:
-        could_be_faithful = (gap.of(part) > 0) & (span.of(part) >= LEAST_SPAN)
-        needed |= could_be_faithful.cpu()
-    return Verdict(explanation, gap, span, measure_chance(network, explanation, seed, needed))
+    return Verdict(explanation, gap, span, measure_chance(network, explanation, seed))
 
 
 def judge_all(network: Explainable, explanations: dict[str, Explanation], seed=0) -> dict[str, Verdict]:
@@ -274,35 +269,25 @@ def judge_all(network: Explainable, explanations: dict[str, Explanation], seed=0
 
 
 @torch.no_grad()
-def measure_chance(network: Explainable, explanation: Explanation, seed=0, needed=None) -> Chance:
+def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> Chance:
     """Measure the gaps of random maps and of the centre prior on the pairs of an explanation.
 
     Random maps of image 1 and of image 2 are embedded once; each combination of two is a random map of the pair.
-
-    Args:
-        network: The network that was explained.
-        explanation: Of B pairs.
-        seed: Of the random maps.
-        needed: bool (B,), the pairs that are measured; None: all.
     """
-    different = explanation.different
-    needed = torch.ones_like(different) if needed is None else needed.to(different.device)
-    gaps = explanation.distance.new_full((1 + RANDOM_MAPS**2, 3, len(explanation)), torch.nan)
-    if needed.any():
-        images = explanation.images[needed]
-        with evaluating(network):
-            untouched = embed_explained(network, explanation)[needed]
-            centre = embed_masked(network, images, _centre_map(images))
-            masked = [embed_masked(network, images, _random_maps(images, seed + draw)[0]) for draw in range(DRAWS)]
-        for draw in range(DRAWS):
-            masked.append(masked[draw].reversed())
-        measured = [gap_of(centre, untouched, different[needed])]
-        for first in masked:
-            for second in masked:
-                measured.append(gap_of(_combine(first, second), untouched, different[needed]))
-        for row, gap in enumerate(measured):
-            gaps[row][:, needed] = torch.stack([gap.both, gap.image1, gap.image2])
-    return Chance(Effect(*gaps[1:].unbind(1), different), Effect(*gaps[0], different))
+    images = explanation.images
+    with evaluating(network):
+        untouched = embed_explained(network, explanation)
+        centre = embed_masked(network, images, _centre_map(images))
+        masked = [embed_masked(network, images, _random_maps(images, seed + draw)[0]) for draw in range(DRAWS)]
+    for draw in range(DRAWS):
+        masked.append(masked[draw].reversed())
+    gaps = []
+    for first in masked:
+        for second in masked:
+            gap = gap_of(_combine(first, second), untouched, explanation.different)
+            gaps.append(torch.stack([gap.both, gap.image1, gap.image2]))
+    random = Effect(*torch.stack(gaps, dim=1), explanation.different)
+    return Chance(random, gap_of(centre, untouched, explanation.different))
 
 
 def explain_at_random(network: Explainable, images, threshold: float, references=None, seed=UNLIKELY) -> Explanation:
@@ -325,14 +310,13 @@ def _combine(first: Masked, second: Masked) -> Masked:
 
 def _random_maps(images, seed) -> torch.Tensor:
     """Two maps an image, (2, B, 2, H, W) in [0, 1), that depend on no other image."""
-    drawn = []
+    maps = torch.empty(2, 2 * len(images), *images.shape[-2:])
     for number, image in enumerate(images.flatten(0, 1)):
         digest = zlib.crc32(image.float().cpu().contiguous().numpy())
         generator = torch.Generator().manual_seed(digest + seed + UNLIKELY * (number % 2))  # also beside itself
-        drawn.append(torch.rand(2, CELLS, CELLS, generator=generator))
-    coarse = torch.stack(drawn, dim=1).to(images.device)  # (2, 2B, CELLS, CELLS)
-    maps = F.interpolate(coarse, size=images.shape[-2:], mode="bilinear", align_corners=False)
-    return maps.unflatten(1, (-1, 2))
+        coarse = torch.rand(1, 2, CELLS, CELLS, generator=generator)
+        maps[:, number] = F.interpolate(coarse, size=images.shape[-2:], mode="bilinear", align_corners=False)[0]
+    return maps.unflatten(1, (len(images), 2)).to(images.device)
 
 
 def _centre_map(images) -> torch.Tensor:
