@@ -36,7 +36,7 @@ from utils import build_network, fit, gallery, load_trained, scan
 from utils.data.cache import decode, open_pixels
 from utils.data.duplicates import hashes_of
 from utils.device import start
-from utils.train.runs import BEST, CURRENT, FORMAT, LAST
+from utils.train.runs import BEST, CURRENT, LAST
 
 SIZE = (32, 40)
 STORED = {"rows": "*.json", "pixels": "*.npy", "hashes": "*.hashes", "embeddings": "embeddings/*.np*"}
@@ -59,7 +59,7 @@ EDITS = {  # of checkpoints, beside DAMAGES, and what each has once brought to l
     "of an impossible size": MEMORY,
 }
 PARTS = (  # the last five are of best.pt only
-    *("network", "config", "fingerprint", "validation", "format", "network/embedding.weight", "config/image"),
+    *("network", "config", "fingerprint", "validation", "network/embedding.weight", "config/image"),
     *("config/seed", "validation/distances", "measurements", "measurements/layer", "measurements/embeddings"),
     *("measurements/auc", "measurements/calibration"),
 )
@@ -294,13 +294,13 @@ def _edited(kind, part, content, marker, random) -> bytes:
     values = torch.load(io.BytesIO(content), weights_only=True)
     match kind:
         case "with code in a pickle":
-            return pickle.dumps({"format": FORMAT, "network": Planting(marker)}, protocol=2)
+            return pickle.dumps({"network": Planting(marker)}, protocol=2)
         case "with code in an archive":
             values["network"] = Planting(marker)
         case "that expands":
-            return bomb({"format": FORMAT}, "network")
+            return bomb({}, "network")
         case "of another program":
-            strange = ({"model": {"weight": torch.zeros(3)}}, torch.zeros(3), [1, 2], {"format": FORMAT}, {})
+            strange = ({"model": {"weight": torch.zeros(3)}}, torch.zeros(3), [1, 2], {})
             values = strange[random.integers(len(strange))]
         case "with a tensor that claims 10^10 numbers":
             values["network"]["embedding.weight"] = torch.zeros(1).expand(10**10)
