@@ -13,7 +13,7 @@ from helpers import ENVIRONMENT, ROOT
 from utils import explain_folder
 from utils.data import sample as shapes
 from utils.data.sample import ensure_sample, make_sample
-from utils.files import ExistsError, FileError, atomic, check_archive, leftovers, whole_folders, write_text
+from utils.files import ExistsError, FileError, atomic, check_archive, whole_folders, write_text
 from utils.train.runs import CheckpointError, claimed
 
 THREADS = 4
@@ -61,7 +61,7 @@ def _write_and_read(path, letter):
             file.write(letter * (LONG // 2))
         content = path.read_bytes()
         assert len(content) == LONG
-        assert len(set(content)) == 1  # of one writer alone
+        assert len(set(content)) == 1  # of a single writer
 
 
 def test_threads_that_write_one_path_and_read_it_find_whole_files(tmp_path):
@@ -82,16 +82,15 @@ def test_a_pair_twice_in_a_file_of_pairs(trained, tiny_data, tmp_path):
     assert len(names) == 4, names  # a picture, maps, the scores and what they were made by
 
 
-def test_what_killed_processes_left_is_found(tmp_path):
+def test_what_a_killed_process_left_is_deleted_with_the_next_claim(tmp_path):
     code = "import os; from utils.files import atomic\nwith atomic('best.pt') as file: os._exit(1)"
     environment = os.environ | ENVIRONMENT
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
     (killed,) = tmp_path.iterdir()
-    earlier = tmp_path / ".best.pt.4711"  # as earlier versions named it
-    others = [tmp_path / name for name in (".best.pt.backup", ".best.pt.1.zip", ".last.pt.12", "best.pt", ".best.pt.")]
-    for path in (earlier, *others):
-        path.write_bytes(b"")
-    assert sorted(leftovers(tmp_path, "best.pt")) == sorted([killed, earlier])
+    (tmp_path / "best.pt").write_bytes(b"")
+    with claimed(tmp_path):
+        assert not killed.exists()
+        assert (tmp_path / "best.pt").exists()
 
 
 def test_an_archive_that_is_cut_off_or_changed_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import secrets
 import sys
 import tempfile
@@ -14,7 +13,6 @@ from pathlib import Path
 JOINER = "\u200d"  # joins emoji to one
 INTERRUPTED = 130  # the exit status that shells give a command that Ctrl-C has ended
 GOES_ON = "Interrupted. Run the same again: it goes on from what is complete."
-TEMPORARY = re.compile(r"[0-9a-f]{16}|\d+")  # end of a temporary name; earlier versions wrote the process's number
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -101,8 +99,8 @@ def without_traceback():
 def atomic(path):
     """Open a binary file for writing; it appears under `path` when the block ends, and not at all if the block fails.
 
-    It is written under a temporary name in the same folder, which is created if missing, flushed to the disk and moved:
-    readers of `path` get the old file or the new one, also where several threads or processes write it at once.
+    It is written as `.NAME.*` in the same folder, which is created if missing, flushed to the disk and moved: readers
+    of `path` get the old file or the new one, also where several threads or processes write it at once.
 
     Raises:
         FileError: It cannot be written.
@@ -121,19 +119,6 @@ def atomic(path):
     finally:
         if temporary.exists():
             temporary.unlink(missing_ok=True)
-
-
-def leftovers(folder: Path, name: str) -> list[Path]:
-    """Return the temporary files that killed processes left while they wrote the file of this name.
-
-    No process may be writing it now.
-    """
-    start = f".{name}."
-    paths = []
-    for path in folder.iterdir():
-        if path.name.startswith(start) and TEMPORARY.fullmatch(path.name.removeprefix(start)):
-            paths.append(path)
-    return paths
 
 
 @contextmanager
@@ -156,11 +141,8 @@ def whole_folders(targets: dict[str, Path], cure: str):
             for name in targets:
                 Path(temporary, name).mkdir()
             yield Path(temporary)
-            _refuse_existing(targets, cure)
             for name, target in targets.items():
                 os.rename(Path(temporary, name), target)  # fails where a folder with content exists
-    except UserError:
-        raise
     except OSError as error:
         _refuse_existing(targets, cure)
         raise FileError(_unwritable(parent, error)) from error
@@ -170,18 +152,6 @@ def _refuse_existing(targets, cure):
     for target in targets.values():
         if target.exists():
             raise ExistsError(f"{target} exists: {cure}.")
-
-
-def remove(path: Path):
-    """Delete a file if it exists.
-
-    Raises:
-        FileError: It cannot be deleted.
-    """
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise FileError(f"{path} cannot be deleted: {error.strerror}. Delete it, or set another folder.") from error
 
 
 def write_text(path, text: str):
@@ -214,11 +184,6 @@ def check_writable(folder: Path, key: str):
             file.write(b"test")
     except OSError as error:
         raise FileError(f"{key}: {_unwritable(folder, error)}") from error
-
-
-def megabytes(size: float) -> str:
-    """Return a number of bytes as text."""
-    return f"{size / 1e6:,.1f} MB"
 
 
 def _unwritable(path, error):

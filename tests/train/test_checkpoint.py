@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from utils.train import runs as checkpoint
-from utils.train.runs import CheckpointError, load_checkpoint, save_checkpoint
+from utils.train.runs import CheckpointError, load_checkpoint, read_run, save_checkpoint
 
 
 class Malicious:
@@ -62,16 +62,16 @@ def test_foreign(tmp_path):
     path.write_text("some text that is no checkpoint")
     with pytest.raises(CheckpointError, match="is damaged or of another version"):
         load_checkpoint(path)
-    for content in ({"state_dict": {}}, {"format": "another"}, torch.zeros(3)):
+    for content in ({"state_dict": {}}, torch.zeros(3)):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match="is damaged or of another version"):
-            load_checkpoint(path)
+            read_run(tmp_path)
 
 
 @pytest.mark.parametrize("as_archive", [True, False])
 def test_a_malicious_pickle_is_refused_without_running(tmp_path, as_archive):
     path, marker = tmp_path / "best.pt", tmp_path / "executed"
-    content = {"format": checkpoint.FORMAT, "network": Malicious(marker)}
+    content = {"network": Malicious(marker)}
     path.write_bytes(pickle.dumps(content))
     if as_archive:
         torch.save(content, path)

@@ -55,7 +55,7 @@ def test_what_killed_processes_left_is_deleted(tmp_path):
     run = tmp_path / "2026-01-01_00-00-00_0123456789ab"
     run.mkdir()
     gone = [tmp_path / ".current.77", run / ".best.pt.123", run / ".last.pt.4567"]
-    kept = [tmp_path / "current", run / "best.pt", run / "notes.txt", run / ".best.pt.copy"]
+    kept = [tmp_path / "current", run / "best.pt", run / "notes.txt"]
     for path in (*gone, *kept):
         path.write_text("x")
     with claimed(tmp_path):

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 
 from ..device import progress
-from ..files import atomic, megabytes, write_text
+from ..files import atomic, write_text
 from ..vision import functional as V
 from .images import ImageFolder, check_readable, content_digest
 from .reading import MEGAPIXELS, DataError, read_image
@@ -278,7 +278,7 @@ def _build(decoder, file, keys, show):
     needed = len(keys) * math.prod(decoder.size) * 3
     free = shutil.disk_usage(file.parent).free
     if needed > free:
-        raise OSError(f"{megabytes(needed)} are needed, {megabytes(free)} are free")
+        raise OSError(f"{needed / 1e6:,.1f} MB are needed, {free / 1e6:,.1f} MB are free")
     array = f"{file.stem}.{secrets.token_hex(4)}.npy"
     with atomic(file.with_name(array)) as opened:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(keys), *decoder.size, 3)}

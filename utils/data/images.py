@@ -12,18 +12,14 @@ import numpy as np
 import pandas as pd
 
 from ..device import FIRST
-from ..files import printable, remove, write_text
+from ..files import printable, write_text
 from .reading import EXTENSIONS, DataError
 
 SUBFOLDERS = "subfolders"
-REPEATED = "links to folders that are listed already"
-CLOSED = "folders that cannot be opened"
 SYSTEM_FOLDERS = frozenset(  # in small letters; of zip files of macOS, network drives, Linux and Windows
     ("__macosx", "@eadir", "#recycle", "@recycle", "lost+found", "$recycle.bin", "system volume information")
 )
 SHOWN = 20  # names listed in one message before "and N more"
-SHOWN_UNREADABLE = 5  # named on screen; the file lists all
-UNREADABLE = "unreadable.csv"
 
 
 @dataclass(frozen=True)
@@ -156,7 +152,7 @@ def images_below(root) -> tuple[list[str], Counter]:
         folder = (folders or links).popleft()
         place = os.path.realpath(folder)
         if place in listed_already:
-            skipped[REPEATED] += 1
+            skipped["links to folders that are listed already"] += 1
             continue
         listed_already.add(place)
         try:
@@ -164,7 +160,7 @@ def images_below(root) -> tuple[list[str], Counter]:
         except DataError:
             if folder == root:
                 raise
-            skipped[CLOSED] += 1
+            skipped["folders that cannot be opened"] += 1
             continue
         skipped += listing.skipped
         for entry in listing.images:
@@ -267,7 +263,7 @@ def list_unreadable(folder: ImageFolder, unreadable: dict[int, str]) -> pd.DataF
         rows.append((folder.paths[index], cause))
         names.append(f"{os.path.relpath(folder.paths[index], folder.root)} ({cause})")
     if unreadable and FIRST:
-        few = listed(names, shown=SHOWN_UNREADABLE)
+        few = listed(names, shown=5)
         print(f"{len(rows)} of {len(folder.paths)} images cannot be read and are left out: {few}.")
         readable = np.delete(folder.labels, list(unreadable))
         lost = np.delete(folder.classes, np.unique(readable))
@@ -282,16 +278,16 @@ def write_unreadable(unreadable: pd.DataFrame, results_path: Path):
     Of several processes only the first acts.
 
     Raises:
-        FileError: The file can be neither written nor deleted.
+        FileError: The file cannot be written.
     """
     if not FIRST:
         return
-    file = results_path / UNREADABLE
+    file = results_path / "unreadable.csv"
     if len(unreadable):
         write_text(file, unreadable.to_csv(index=False))
         print(f"All images that cannot be read, with their causes: {file}")
     else:
-        remove(file)
+        file.unlink(missing_ok=True)
 
 
 def _kind(entry):

@@ -19,10 +19,9 @@ from ..config import Config, ConfigError, key_names
 from ..data.images import content_digest
 from ..data.splits import Splits
 from ..device import rank
-from ..files import UserError, atomic, check_archive, check_writable, leftovers, write_text
+from ..files import UserError, atomic, check_archive, check_writable, write_text
 from .stopping import is_finished, why_it_ended
 
-FORMAT = "explainable-image-similarity checkpoint"
 TRAINING = 5  # raise it when the same settings train in another way, so that no older run is resumed
 # settings that may differ between an interrupted run and the run that resumes it
 FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
@@ -55,7 +54,7 @@ def save_checkpoint(path: Path, content: dict):
         FileError: The file cannot be written; the message says how much space it needs.
     """
     buffer = io.BytesIO()  # in memory first: torch turns a full disk and Ctrl-C into errors of its archive
-    torch.save({"format": FORMAT, **content}, buffer)
+    torch.save(content, buffer)
     with atomic(path) as file:
         file.write(buffer.getbuffer())
 
@@ -64,16 +63,13 @@ def load_checkpoint(path: Path) -> dict:
     """Read what `save_checkpoint` wrote, its tensors on the CPU. Code inside the file is refused, not executed.
 
     Raises:
-        CheckpointError: The file is missing, damaged, or no checkpoint of this project.
+        CheckpointError: The file is missing or damaged, or holds more than tensors and plain values.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist: run 01.Train_Siamese_model.ipynb first.")
     with reading(path):
         check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] != FORMAT:
-            raise ValueError("it is no checkpoint of this project")
-    return content
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @contextmanager
@@ -148,12 +144,12 @@ def _value(settings, name):
 
 
 def short_name(fingerprint: dict) -> str:
-    """Return the 12 digits that stand for a fingerprint in the name of a folder: of the settings and of the images."""
+    """Return the digits of a fingerprint in the name of a folder: six of the settings, six of the images."""
     return fingerprint["settings"][:HALF] + fingerprint["images"][:HALF]
 
 
 def digest(values) -> str:
-    """Return 64 hexadecimal digits that stand for plain values."""
+    """Return the SHA-256 digest of plain values, in 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -197,7 +193,7 @@ def _clean(checkpoints_path):
     """Delete half-written files, and folders of runs without a whole epoch: no other process writes here now."""
     for folder in (checkpoints_path, *checkpoints_path.glob(NAMES)):
         for name in (BEST, LAST, CURRENT):
-            for leftover in leftovers(folder, name):
+            for leftover in folder.glob(f".{name}.*"):
                 leftover.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
