@@ -479,3 +479,15 @@ def test_what_browsers_windows_and_cameras_call_images(tmp_path):
     assert not folder.skipped
     for path in folder.paths[: len(SAVED_AS)]:
         assert np.abs(read_image(path).astype(int) - COLOURS).mean() < 8
+
+
+def test_a_png_with_damaged_pixels_is_refused(tmp_path):
+    """Asking for its EXIF data decodes the pixels, and must not hide the damage."""
+    path = tmp_path / "damaged.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(64)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="damaged.png"):
+        read_image(path)

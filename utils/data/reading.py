@@ -67,8 +67,8 @@ def read_image(
         deep = _is_deep(image)
         if image.mode in ("RGB", "RGBA") and "transparency" not in image.info and value_range is None:
             deep = False  # Pillow scales colours to 8 bits by itself
-        orientation = _orientation(image)
         image.load()
+        orientation = _orientation(image)  # of a PNG it decodes the pixels, and hides what is wrong with them
         upright = image
         if deep:
             upright = _in_8_bits(path, image, value_range)
