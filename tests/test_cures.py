@@ -97,7 +97,7 @@ def test_a_rate_that_no_pair_can_show(make_config, cure):
     assert fit(make_config(changes))
 
 
-def test_the_rate_that_is_named_is_the_least_that_can_be_shown_in_two_digits():
+def test_the_rate_that_is_named_is_the_least_that_can_be_shown_in_four_decimals():
     for different in range(1, 400):
         labels = np.repeat([0, 1], [1, different])
         message = refusal(ConfigError, check_decision, labels, DecisionSettings(rule="fmr", fmr=1e-4))

@@ -168,7 +168,7 @@ def test_every_function_for_any_module_takes_a_cut(files, paths, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["Cut", "Sequential", "SiameseNetwork"])
-def test_a_network_alone_is_told_what_lacks(module, paths, tmp_path, kind):
+def test_a_network_without_a_loader_is_refused(module, paths, tmp_path, kind):
     networks = {"Cut": Cut(module, "1"), "Sequential": module, "SiameseNetwork": SiameseNetwork("test_resnet", 8)}
     calls = [
         lambda network: explain_folder(network, [(paths[0], paths[1])], tmp_path / "out"),
@@ -176,7 +176,7 @@ def test_a_network_alone_is_told_what_lacks(module, paths, tmp_path, kind):
         lambda network: most_similar(network, paths[0]),
     ]
     for call in calls:
-        with pytest.raises(ExplanationError, match=f"{kind} alone does not say .*pass FromFiles"):
+        with pytest.raises(ExplanationError, match=f"{kind} does not say .*pass FromFiles"):
             call(networks[kind])
     assert not (tmp_path / "out").exists()
 

@@ -33,11 +33,10 @@ class Calibration:
         They are linear between the knots and constant beyond them.
         """
         distances = distances.detach().float().cpu()
-        last = len(self.distances) - 1
-        above = torch.searchsorted(self.distances, distances).clamp(1, last)
-        start = self.distances[above - 1]
-        share = ((distances - start) / (self.distances[above] - start)).clamp(0, 1)
-        return torch.lerp(self.probabilities[above - 1], self.probabilities[above], share[:, None])
+        columns = []
+        for column in self.probabilities.T:
+            columns.append(np.interp(distances, self.distances, column))
+        return torch.from_numpy(np.stack(columns, axis=1)).float()
 
 
 def fit_calibration(distances, pairs: Pairs, seed=0) -> Calibration:
@@ -196,8 +195,7 @@ def calibration_error(probabilities, labels, weights=None) -> float:
 
 def chance_calibration_error(probabilities, seed=0, draws=200) -> float:
     """Return the mean calibration error that so many independent pairs show if their probabilities are correct."""
-    random = np.random.default_rng(seed)
-    labels = random.random((draws, len(probabilities))) >= probabilities
+    labels = np.random.default_rng(seed).random((draws, len(probabilities))) >= probabilities
     weights = np.ones(len(probabilities))
     return float(np.mean([_error(probabilities, drawn, weights) for drawn in labels]))
 

@@ -90,8 +90,7 @@ def check_decision(labels, decision: DecisionSettings):
     times = math.ceil(1.2 * needed / max(different, 1))  # how many of the pairs are different is drawn
     cure = f"multiply number_of_iterations by {times}, or raise valid_size"
     if different > 1:
-        digits = 1 - math.floor(math.log10(1 / different))  # two of them are significant
-        cure = f"set it to {math.ceil(10**digits / different) / 10**digits:g} or more, or {cure}"
+        cure = f"set it to {math.ceil(1e4 / different) / 1e4:g} or more, or {cure}"
     raise ConfigError(
         f"decision.fmr: {decision.fmr} cannot be estimated from {different} different validation pairs (at least "
         f"{needed} are needed): {cure}"

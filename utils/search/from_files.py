@@ -114,6 +114,6 @@ def check_reads_files(explainer):
     """
     if not hasattr(explainer, "load_images"):
         raise ExplanationError(
-            f"{type(explainer).__name__} alone does not say how an image file becomes a tensor: "
+            f"{type(explainer).__name__} does not say how an image file becomes a tensor: "
             "pass FromFiles(network, load, threshold), where load(path) gives float (3, H, W), or a Trained."
         )

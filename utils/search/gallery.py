@@ -56,10 +56,6 @@ class Gallery:
         """The folder below `root` that holds each image; "" for those in `root` itself."""
         return tuple(name.rpartition("/")[0] for name in self.names)
 
-    def nearest(self, queries: np.ndarray, count: int, backend="sklearn") -> tuple[np.ndarray, np.ndarray]:
-        """Find the nearest images to each query, as the function `nearest` does."""
-        return nearest(self.embeddings, queries, count, backend)
-
     def save(self, folder):
         """Write embeddings.npy, and names.csv with the name and class of each row, as any vector database reads them.
 
@@ -133,18 +129,16 @@ def most_similar(
     images = images or gallery(trained)
     with evaluating(trained.network), torch.no_grad():
         query = trained.network(trained.load_images(image)).float().cpu().numpy()  # (1, D)
+    (indices,), _ = nearest(images.embeddings, query, len(images), backend)
     pairs = []
-    searched = 0
-    while len(pairs) < count and searched < len(images):
-        pairs = []
-        searched = max(count + 1, 2 * searched)  # the image itself, and copies of it, may be among them
-        indices, _ = images.nearest(query, searched, backend)
-        for index in indices[0]:
-            if not filecmp.cmp(image, images.paths[index], shallow=False):
-                pairs.append((str(image), images.paths[index]))
+    for index in indices:
+        if not filecmp.cmp(image, images.paths[index], shallow=False):
+            pairs.append((str(image), images.paths[index]))
+        if len(pairs) == count:
+            break
     if not pairs:
         raise DataError(f"{images.root} has no image besides {image}: name a folder of more images")
-    return trained.explain(*pairs[:count])
+    return trained.explain(*pairs)
 
 
 def nearest(embeddings: np.ndarray, queries: np.ndarray, count: int, backend="sklearn"):
@@ -184,7 +178,7 @@ def dataset_map(embeddings: np.ndarray, seed=0) -> np.ndarray:
     Returns:
         float32 (N, 2).
 
-    By t-SNE (van der Maaten and Hinton 2008, "Visualizing Data using t-SNE"); of fewer than five images, their
+    Source: van der Maaten and Hinton 2008, Visualizing data using t-SNE. Fewer than five images are placed by their
     principal components.
     """
     count = len(embeddings)

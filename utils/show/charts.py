@@ -286,7 +286,7 @@ def _draw_intervals(axes, intervals):
 def suspects_figure(trained: Trained, suspects: Suspects, count=3, opacity=OPACITY):
     """Show the worst suspects, `count` at most, with the maps of the pairs: what makes the images similar.
 
-    Above each pair stands what is suspected, below it how faithful its maps are, which takes up to 108 network passes.
+    Above each pair stands what is suspected, below it how faithful its maps are, which takes 108 network passes.
     """
     pairs = suspects.pairs(count)
     if not pairs:

@@ -52,7 +52,7 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
             UTF-16 as Excel writes it); or two folders: every image of the first beside every image of the second; or
             tuples of two paths.
         folder: Where the files go.
-        judged: Also give a verdict on each map, which takes up to 108 network passes a pair.
+        judged: Also give a verdict on each map, which takes 108 network passes a pair.
 
     Returns:
         The scores, also in scores.csv: a row for each pair.
