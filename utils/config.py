@@ -127,7 +127,7 @@ def _expand_home(path) -> Path:
 def _no_none(value):
     """Refuse Python's None, which is text in YAML and would name a folder."""
     if str(value) == "None":
-        raise ValueError("None is text in YAML; null stands for no value")
+        raise ValueError("None is text in YAML; null means no value")
     return value
 
 
@@ -425,7 +425,7 @@ def _missing(path):
 
 
 def _below(folder, content):
-    """Join a folder and the relative paths of settings, including those that missing keys stand for."""
+    """Join a folder and the relative paths of settings, and the defaults of missing keys."""
     if not isinstance(content, dict):
         return content  # not settings at all: refused by the check
     for key in ("results_path", "cache_path"):
@@ -447,8 +447,6 @@ def _change(content, key, value):
     """Set a key, given by its dotted name, in nested settings."""
     if not isinstance(content, dict):
         return  # not settings at all: refused by the check
-    if not any(name == key or name.startswith(f"{key}.") for name in key_names()):
-        raise ConfigError(f"{shortened(key, WIDEST)}: unknown key; known are {', '.join(key_names())}")
     if "decision" in content:
         content["decision"] = _decision(content["decision"])  # so that a change of one key keeps the others
     *sections, name = key.split(".")

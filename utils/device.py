@@ -22,7 +22,6 @@ from tqdm import tqdm
 from .config import Config, ConfigError
 
 FIRST = os.environ.get("RANK", "0") == "0"  # only the first process of torchrun prints
-NOT_DETERMINISTIC = " does not have a deterministic implementation"  # torch's message, after the operation's name
 
 
 def rank() -> int:
@@ -174,7 +173,7 @@ def deterministic_or_refused():
     try:
         yield
     except (RuntimeError, ValueError) as error:  # a module in a Cut raises the latter
-        operation, lacking, _ = str(error).partition(NOT_DETERMINISTIC)
+        operation, lacking, _ = str(error).partition(" does not have a deterministic implementation")
         if not lacking:
             raise
         raise ConfigError(

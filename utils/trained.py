@@ -44,7 +44,7 @@ RULES = {  # of the key `decision.rule`, in words
     "eer": "equal error rates",
     "fmr": "a false match rate of at most {:g}",
 }
-UNCALIBRATED = "Not calibrated: `auto` stands for the last layer, and there are no references"
+UNCALIBRATED = "Not calibrated: `auto` is the last layer, and there are no references"
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Measurements:
     settings: dict[str, str | int | float]
     """Method, layer, output_stride and steps of the config then, and the threshold."""
     layer: str
-    """What `auto` stands for, chosen on validation pairs."""
+    """The value of `auto`, chosen on validation pairs."""
     steps: int
-    """What `auto` stands for, chosen on validation pairs."""
+    """The value of `auto`, chosen on validation pairs."""
     gaps: dict[str, float]
     """Insertion minus deletion of each layer and number of steps that was tried."""
     names: tuple[str, ...]
@@ -70,16 +70,9 @@ class Measurements:
 
     @classmethod
     def from_dict(cls, content: dict) -> "Measurements":
-        """Return the opposite of `dataclasses.asdict`."""
+        """Invert `dataclasses.asdict`."""
         parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
         return cls(**content | parts)
-
-    @property
-    def warning(self) -> str:
-        """What every figure of a network that may know nothing begins with; "" for other networks."""
-        if not self.auc.low <= 0.5 <= self.auc.high:
-            return ""
-        return f"CAUTION: this network may know nothing: its test AUC is {self.auc}, and 0.5 is guessing."
 
     def __str__(self):
         text = f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.settings['method']}; "
@@ -138,11 +131,14 @@ class Trained:
         """What every figure and page of a network that may know nothing begins with; "" for other networks."""
         if self.measurements is None:
             return UNTESTED
-        return self.measurements.warning
+        auc = self.measurements.auc
+        if auc.low <= 0.5 <= auc.high:
+            return f"CAUTION: this network may know nothing: its test AUC is {auc}, and 0.5 is guessing."
+        return ""
 
     @property
     def source(self) -> Source:
-        """What is known of any pair of image files: all but the files and their classes."""
+        """What is known of any pair of image files: all except the files and their classes."""
         return Source(
             normalization=self.config.image.normalization,
             value_range=self.config.image.value_range,
@@ -253,7 +249,7 @@ class Trained:
         return self.explain(*[(path1, str(self.config.data_path / name)) for name in nearest])
 
     def _source_of(self, pairs) -> Source:
-        """What is known of pairs of image files."""
+        """Return what is known of these pairs of image files."""
         classes = tuple(self._classes_of(pair) for pair in pairs)
         return replace(self.source, paths=pairs, classes=classes)
 
@@ -355,16 +351,13 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
 
 
 def _network_of(weights, config):
-    """Build the network of a checkpoint. Raises RuntimeError or ValueError for weights that do not fit."""
+    """Build the network of a checkpoint."""
     size = config.embedding_size
     if "embedding.weight" not in weights:  # the backbone's own embedding, with `epochs: 0`
         size = None
     with torch.random.fork_rng(devices=[]):  # every weight is replaced
         network = SiameseNetwork(config.backbone_model, size, image_size=config.image.size)
     network.load_state_dict(weights)
-    for name, values in weights.items():
-        if not values.isfinite().all():
-            raise ValueError(f"{name} is not finite")
     return network
 
 
@@ -461,7 +454,7 @@ def _typical_pair(trained, splits, distances, word):
 def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
     """Measure what explanations and probabilities need, save it in best.pt, and return the network with it.
 
-    References are training images; the layer and the steps that `auto` stands for are those of `choose_layer`;
+    References are training images; layer and steps of `auto` are those of `choose_layer`;
     probabilities are fitted on the validation pairs; the test AUC comes with its interval.
 
     Args:
@@ -531,7 +524,7 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
 
 
 def _mean_gap(trained, batches, references, layer, steps) -> float:
-    """Insertion minus deletion, the mean of all pairs."""
+    """Return insertion minus deletion, averaged over all pairs."""
     settings = replace_auto(trained.config.explanation, layer, steps).model_dump()
     gaps = []
     for images in batches:

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from utils import load_config
-from utils.audit.diagnosis import collapse_warning, diagnose, findings, pairs_of_training, score_pairs
+from utils.audit.diagnosis import diagnose, findings, pairs_of_training, score_pairs
 from utils.data.splits import Pairs
 
 IMAGES = 400
@@ -179,15 +179,6 @@ def test_what_was_never_trained_is_not_advised_to_train_longer_and_has_memorised
     assert "Train it (hyperparameters.epochs above 0)" in sentence
     for pairs in (MEMORISED, SHORT, BEYOND):
         assert planted_findings(*settings, **pairs, **epochs) == []
-
-
-def test_the_cures_of_a_collapse():
-    assert "Lower hyperparameters.learning_rate, raise margin (up to 2), or check" in collapse_warning(
-        HEALTHY["config"]
-    )
-    assert "margin" not in collapse_warning(load_config(ROOT / "config.yml", ["margin=2"]))
-    untrained = load_config(ROOT / "config.yml", ["hyperparameters.epochs=0", "pretrained=True"])
-    assert "learning_rate" not in collapse_warning(untrained)
 
 
 def test_a_trained_network_is_diagnosed(trained):

@@ -308,7 +308,7 @@ def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device):
 
 def test_pixels_stay_on_the_device_where_they_fit(data, tmp_path, monkeypatch):
     pixels, runtime = opened(data, tmp_path), Runtime(torch.device("cpu"), torch.float32)
-    assert resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory apart
+    assert resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory of its own
     monkeypatch.setattr(Runtime, "free_memory", lambda self: 2 * 10 * 32 * 40 * 3)
     assert isinstance(resident(pixels, runtime, 0.5), ResidentPixels)
     assert resident(pixels, runtime, 0.49) is pixels

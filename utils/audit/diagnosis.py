@@ -9,15 +9,11 @@ import numpy as np
 from ..config import Config
 from ..data.splits import Pairs, Splits, draw_pairs
 from ..score.intervals import Interval, auc_interval
-from ..train.loop import COLLAPSED, LARGEST_MARGIN, collapse_warning
+from ..train.loop import COLLAPSE_WARNING, COLLAPSED
 
 BEYOND = 0.98  # share of the different training pairs beyond the margin that is nearly all of them
 GOOD = 0.95  # an AUC that leaves little to learn
 FAR = 0.05  # a difference of AUCs that matters, and half an interval that is wide
-ENOUGH_PIXELS = 224  # along the shorter side; larger images are not the first advice
-ENOUGH_DECAY = 0.1  # a strong weight decay
-ENOUGH_TEST = 0.3  # a large share of test images
-WIDTH = 110  # of a line, in characters
 
 
 @dataclass(frozen=True)
@@ -50,14 +46,15 @@ def diagnose(trained, splits: Splits, distances: np.ndarray) -> str:
     train = score_pairs(trained.distances(splits, training_pairs), training_pairs, seed)
     valid = score_pairs(valid_distances, valid_pairs, seed)
     test = score_pairs(distances, splits.test_pairs, seed)
-    counts = len(splits.test), len(splits.folder.paths)
-    text = " ".join(findings(train, valid, test, trained.config, len(trained.history), *counts))
-    if not text:
-        text = (
+    problems = findings(
+        train, valid, test, trained.config, len(trained.history), len(splits.test), len(splits.folder.paths)
+    )
+    if not problems:
+        problems = [
             f"No problems found: the AUC is {train.auc.value:.3f} on training pairs, {valid.auc} on validation pairs "
             f"and {test.auc} on test pairs."
-        )
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+        ]
+    return textwrap.fill(" ".join(problems), 110, break_long_words=False, break_on_hyphens=False)
 
 
 def pairs_of_training(splits: Splits, config) -> Pairs:
@@ -100,7 +97,7 @@ def findings(
         The sentences; of a collapsed network, that finding only.
     """
     if valid.distances.mean() < COLLAPSED:
-        return [collapse_warning(config)]
+        return [COLLAPSE_WARNING]
     cures = _cures(config, epochs)
     problems = []
     name, auc = "test", test.auc
@@ -167,13 +164,13 @@ def _cures(config, epochs) -> dict[str, str]:
         cures["pretrained"] = "use pretrained weights (`pretrained`)"
     elif config.backbone_training == "full":
         cures["backbone"] = "set backbone_training: last"
-    if min(config.image.size) < ENOUGH_PIXELS:
-        cures["size"] = "raise image.size until the classes can be told apart by eye"
-    if config.margin < LARGEST_MARGIN:
-        cures["margin"] = f"raise margin (up to {LARGEST_MARGIN:g})"
-    if config.hyperparameters.weight_decay < ENOUGH_DECAY:
+    if min(config.image.size) < 224:
+        cures["size"] = "raise image.size until the eye can distinguish the classes"
+    if config.margin < 2:
+        cures["margin"] = "raise margin (up to 2)"
+    if config.hyperparameters.weight_decay < 0.1:
         cures["weight_decay"] = "raise hyperparameters.weight_decay"
-    if config.test_size < ENOUGH_TEST:
+    if config.test_size < 0.3:
         cures["test_size"] = ", or a larger test_size"
     unused = []
     for name, none in (("RandomCropScale", 1), ("brightness", 0), ("contrast", 0)):

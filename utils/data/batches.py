@@ -88,16 +88,11 @@ class ResidentPixels:
     """All pixels as one tensor on the device: rows are picked there, and no batch is copied."""
 
     def __init__(self, pixels: Decoder, device):
-        self.paths = pixels.paths
-        self.size = pixels.size
         self.rows = torch.empty(len(pixels), *pixels.size, 3, dtype=torch.uint8, device=device)
         readable = np.setdiff1d(np.arange(len(pixels)), list(pixels.unreadable))
         for start in range(0, len(readable), BLOCK):
             part = readable[start : start + BLOCK]
             self.rows[part] = torch.from_numpy(pixels[part]).to(device)
-
-    def __len__(self):
-        return len(self.rows)
 
     def __getitem__(self, indices) -> torch.Tensor:
         """indices int64 (B,) to pixels uint8 (B, h, w, 3) on the device."""

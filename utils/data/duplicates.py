@@ -106,7 +106,7 @@ def pairs_within(first: np.ndarray, second: np.ndarray, radius: int) -> Iterator
 
 
 def same_picture(image1: np.ndarray, image2: np.ndarray) -> bool:
-    """Compare two thumbnails: the same picture, apart from encoding, brightness, contrast and a slight crop?
+    """Return whether two thumbnails differ only in encoding, brightness, contrast and a slight crop.
 
     The second is aligned to the first by the affine map of the highest correlation. Then colours must correlate over
     the whole image, and grey values in each cell of a grid where either image has texture.

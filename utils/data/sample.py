@@ -67,11 +67,7 @@ CLASSES = {
 
 
 def ensure_sample(data_path):
-    """Make the bundled sample, if `data_path` names it and it does not exist; any other path is left alone.
-
-    Args:
-        data_path: The sample of the current folder or of the project stands for itself, wherever the program started.
-    """
+    """Make the bundled sample if `data_path` names it, in the current folder or the project, and it does not exist."""
     if Path(data_path).resolve() not in (SAMPLE_FOLDER.resolve(), (PROJECT / SAMPLE_FOLDER).resolve()):
         return
     if not Path(data_path).exists():
@@ -114,7 +110,7 @@ def draw(name, random):
 def draw_scene(random):
     """Draw a canvas without an object, int64 (192, 192, 3) in [0, 255]: colour noise and distractors."""
     canvas = _background(random)
-    for _ in range(5):  # the same kinds for every class: they must not tell the classes apart
+    for _ in range(5):  # the same kinds for every class: they must not distinguish the classes
         radius = random.randint(8, 19)
         spot = random.randint(0, CANVAS, 2)
         u, v = _object_coordinates(spot, radius, random.randint(0, 360))

@@ -41,7 +41,10 @@ from .losses import BatchContrastiveLoss, ContrastiveLoss
 from .stopping import is_finished, kept_epoch, lowering_patience, why_it_ended
 
 COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which the embeddings have collapsed
-LARGEST_MARGIN = 2.0
+COLLAPSE_WARNING = (
+    "The embeddings have collapsed: all images lie at nearly one point. Lower hyperparameters.learning_rate, raise "
+    "margin (up to 2), or check that the classes differ."
+)
 DRAWS = 100  # of the interval of the AUC after each epoch: enough for its width
 NO_MEMORY = re.compile("(?:tried|unable) to allocate ([0-9.]+ [a-z]+)", re.IGNORECASE)  # as torch and NumPy say it
 
@@ -287,21 +290,10 @@ def _validation_distances(network, splits, config, runtime):
 def _validate(distances, pairs, config, number) -> dict:
     """Return loss and AUC of the validation pairs, and its error; warn when all their distances are nearly 0."""
     if check_finite(float(distances.mean()), number) < COLLAPSED:
-        warnings.warn(collapse_warning(config), RuntimeWarning, stacklevel=3)
+        warnings.warn(COLLAPSE_WARNING, RuntimeWarning, stacklevel=3)
     loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(pairs.labels))
     auc = auc_interval(distances, pairs, config.seed, DRAWS)
     return {"valid_loss": loss.item(), "valid_auc": auc.value, "valid_auc_error": (auc.high - auc.low) / 2}
-
-
-def collapse_warning(config: Config) -> str:
-    """Say that all embeddings are nearly equal, with the cures that remain."""
-    cure = "Check that the classes differ."
-    if config.hyperparameters.epochs and config.margin < LARGEST_MARGIN:
-        margin = f"raise margin (up to {LARGEST_MARGIN:g})"
-        cure = f"Lower hyperparameters.learning_rate, {margin}, or check that the classes differ."
-    elif config.hyperparameters.epochs:
-        cure = "Lower hyperparameters.learning_rate, or check that the classes differ."
-    return f"The embeddings have collapsed: all images lie at nearly one point. {cure}"
 
 
 def _save(folder, history, distances, splits, state, config, fingerprint):

@@ -7,7 +7,7 @@ from ..network.distance import EPSILON
 
 
 class ContrastiveLoss(nn.Module):
-    """Pulls positive pairs together and pushes negative pairs apart, up to a margin.
+    """Pull positive pairs together and push negative pairs away from each other, up to a margin.
 
     loss = (1 - y) / 2 * d^2 + y / 2 * max(0, margin - d)^2, averaged over the pairs, with the label y = 0 for similar
     and 1 for different.
