@@ -6,14 +6,14 @@ On CPUs this holds only without batch norm, whose statistics are then those of e
 import json
 import math
 import os
+import socket
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT, torchrun
-from worker import gradients
+from helpers import ENVIRONMENT, ROOT, forked, torchrun
+from worker import epochs, gradients, gradients_of_both, work
 
 from utils import device as parallel
 from utils.device import start
@@ -27,16 +27,15 @@ PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameter
 PLAIN |= {"backbone_model": "test_convnext", "image.size": [64, 64]}  # which has no batch norm
 
 
-def launch(processes, *arguments, timeout=300):
-    logs = Path(arguments[-1]).parent / "logs"
-    return subprocess.run(
-        [*torchrun(processes, logs), str(ROOT / "tests" / "train" / "worker.py"), *map(str, arguments)],
-        env=os.environ | ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+def in_processes(processes, task, folder, *paths):
+    """Do a task in several processes; returns what each prints and what it has computed, by the path of the config."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = [forked(work, task, number, processes, port, folder, paths) for number in range(processes)]
+    printed = [pipe.recv() for _, pipe in started]
+    for process, _ in started:
+        process.join()
+    return printed, [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(processes)]
 
 
 def test_alone_nothing_changes():
@@ -61,18 +60,17 @@ def test_shares_make_up_the_batch(monkeypatch, processes, total):
 
 
 def test_gradients_are_those_of_one_process(make_config, tmp_path):
+    """Of three processes, whose shares are of unequal size."""
     configs = {}
     runs = [("batch", "test_convnext"), ("paper", "test_convnext"), ("batch", "test_vit")]
     for number, (pairs, backbone) in enumerate(runs):
         changes = {**PLAIN, "pairs": pairs, "backbone_model": backbone, "explanation.layer": "last"}
-        changes |= {"hyperparameters.batch_size": 11}  # shares of unequal size
+        changes |= {"hyperparameters.batch_size": 11}
         configs[tmp_path / f"{number}.yml"] = make_config(changes, f"{number}.yml")
-    run = launch(3, "gradients", tmp_path / "result.pt", *configs)
-    assert run.returncode == 0, run.stderr
-    assert "batch norm" not in run.stdout
-    results = torch.load(tmp_path / "result.pt.0", weights_only=True)
+    printed, results = in_processes(3, gradients_of_both, tmp_path, *configs)
+    assert "batch norm" not in "".join(printed)
     for path, config in configs.items():
-        check_gradients(results[str(path)], config)
+        check_gradients(results[0][str(path)], config)
 
 
 def check_gradients(results, config):
@@ -91,10 +89,10 @@ def test_batch_norm_is_each_processs_own_and_says_so(make_config, tmp_path):
     """Gradients are averaged all the same, and the running statistics are those of the first process in all."""
     path = tmp_path / "config.yml"
     config = make_config({**PLAIN, "backbone_model": "test_resnet", "hyperparameters.epochs": 1})
-    run = launch(2, "gradients", tmp_path / "result.pt", path)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("batch norm uses only the images of each process") == 2  # for float32 and for float64
-    first, second = (torch.load(tmp_path / f"result.pt.{rank}", weights_only=True)[str(path)] for rank in (0, 1))
+    printed, results = in_processes(2, gradients_of_both, tmp_path, path)
+    message = "batch norm uses only the images of each process"
+    assert [text.count(message) for text in printed] == [2, 0]  # for float32 and for float64
+    first, second = (result[str(path)] for result in results)
     for dtype in (str(torch.float32), str(torch.float64)):
         torch.testing.assert_close(first[dtype]["gradients"], second[dtype]["gradients"], atol=0, rtol=0)
         torch.testing.assert_close(first[dtype]["buffers"], second[dtype]["buffers"], atol=0, rtol=0)
@@ -107,7 +105,9 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
     changes = {**PLAIN, "hyperparameters.epochs": 2, "hyperparameters.learning_rate": 1e-5}
     alone = fit(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
     make_config(changes)
-    run = launch(2, "train", tmp_path / "config.yml")
+    command = [*torchrun(2, tmp_path / "logs"), "-m", "utils", "train", "--config", str(tmp_path / "config.yml")]
+    environment = os.environ | ENVIRONMENT
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
     together = load_checkpoint(current_run(tmp_path / "checkpoints") / "last.pt")["history"]
@@ -122,9 +122,9 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
         value = metrics[metric.name]["value"]
         value = math.nan if value is None else value
         assert value == pytest.approx(metric.interval.value, abs=1e-4, nan_ok=True), metric.name
-    again = launch(2, "train", tmp_path / "config.yml")
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count("is finished: its results are shown") == 1
+    printed, results = in_processes(2, epochs, tmp_path, tmp_path / "config.yml")
+    assert "".join(printed).count("is finished: its results are shown") == 1
+    assert [list(result.values()) for result in results] == [[2], [2]]
     more = make_config({**changes, "hyperparameters.epochs": 3})  # and one process can go on with it
     assert len(fit(more)) == 3
     assert len(run_names(tmp_path / "checkpoints")) == 2

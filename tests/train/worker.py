@@ -1,15 +1,17 @@
-"""One process of a torchrun launch in test_parallel.py: gradients RESULT CONFIG... or train CONFIG."""
+"""What each of the processes of test_parallel.py does. They are forked, which saves torchrun's seconds of imports."""
 
-import sys
+import io
+import os
+from contextlib import redirect_stdout
 
 import torch
 
-from utils import __main__
+from utils import device
 from utils.config import load_config
 from utils.data.splits import load_splits
-from utils.device import Runtime, distributed, rank, seed_everything, start
+from utils.device import Runtime, distributed, seed_everything, start
 from utils.network.siamese import build_network
-from utils.train.loop import build_scaler, train_epoch
+from utils.train.loop import build_scaler, fit, train_epoch
 
 
 class Recorder(torch.optim.SGD):
@@ -34,17 +36,27 @@ def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
     return {"loss": loss, "gradients": recorder.gradients, "buffers": list(network.buffers())}
 
 
-if __name__ == "__main__":
-    task, *paths = sys.argv[1:]
-    if task == "gradients":
-        result, *config_paths = paths
-        results = {}
-        for path in config_paths:
-            config = load_config(path)
-            runtime = start(config)
-            results[path] = {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
-        torch.save(results, f"{result}.{rank()}")
-        torch.distributed.destroy_process_group()
-    else:
-        sys.argv = ["utils", "train", "--config", *paths]
-        __main__.main()
+def work(task, number, processes, port, folder, paths, pipe):
+    """Join the other processes as torchrun would have it, do the task for each config, and send what was printed."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes}
+    for name, value in {**address, "RANK": number, "LOCAL_RANK": number}.items():
+        os.environ[name] = str(value)
+    device.FIRST = number == 0
+    results = {}
+    with redirect_stdout(io.StringIO()) as printed:
+        for path in paths:
+            results[str(path)] = task(load_config(path))
+    torch.save(results, folder / f"{number}.pt")
+    torch.distributed.destroy_process_group()
+    pipe.send(printed.getvalue())
+
+
+def gradients_of_both(config):
+    """The gradients in float32 and in float64."""
+    runtime = start(config)
+    return {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
+
+
+def epochs(config):
+    """How many epochs the history of a run has."""
+    return len(fit(config, runtime=start(config)))
