@@ -103,32 +103,6 @@ def test_the_public_names_are_there_and_explain_is_the_function():
         utils.nothing  # noqa: B018
 
 
-def run(code):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-
-
-def test_torchvision_imports_beside_any_build_of_torch():
-    code = """
-import utils.vision
-import torchvision
-from torchvision.transforms import v2
-print(torchvision.models.resnet18().fc)
-"""
-    assert "out_features=1000" in run(code)
-
-
-def test_training_does_not_load_what_only_figures_need():
-    """On many processes that would take memory."""
-    code = """
-import sys
-from utils import fit, load_config, load_splits
-print("matplotlib" in sys.modules)
-"""
-    assert run(code) == "False\n"
-
-
 def test_where_torch_is_complete_torchvision_may_come_first():
     """The operators are there before utils is imported, as a complete build brings them."""
     code = """
@@ -139,4 +113,6 @@ for name in ("nms", "qnms"):
 import torchvision, utils
 print(utils.explain)
 """
-    assert "function explain" in run(code)
+    command = [sys.executable, "-W", "error", "-c", code]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "function explain" in run.stdout

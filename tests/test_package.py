@@ -8,18 +8,31 @@ import sys
 import pytest
 from helpers import ENVIRONMENT, ROOT
 
-SURROUNDINGS = """
+STEPS = """
 import locale, os, signal, sys, warnings
 
 def surroundings():
     handlers = [signal.getsignal(number) for number in signal.valid_signals()]
     return dict(os.environ), handlers, list(warnings.filters), list(sys.path), os.getcwd(), sys.stdout.errors
 
-{first}
-before = surroundings()
-{statement}
-assert surroundings() == before
-print(*sys.modules)
+def check(statement, *absent):
+    before = surroundings()
+    exec(statement)
+    assert surroundings() == before, statement
+    assert not set(absent) & set(sys.modules), statement
+
+check("import utils", "torch", "timm", "torchvision", "matplotlib", "numpy", "pandas")
+check("from utils import load_config", "torch", "timm", "matplotlib")
+import torch
+check(
+    "from utils import Cut, explain",
+    "matplotlib", "timm", "torchvision", "kornia", "pandas", "scipy", "sklearn",
+)
+from utils import fit, load_splits  # several processes train, and each would need the memory
+assert "matplotlib" not in sys.modules
+import utils.vision, torchvision  # beside any build of torch
+from torchvision.transforms import v2
+assert torchvision.models.resnet18().fc.out_features == 1000
 """
 MODULE = """
 import torch
@@ -37,22 +50,17 @@ saved(figure(explanation[0], judge(network, explanation[0])), "results")
 """
 
 
-def loaded(statement, first="import sys"):
-    """Return the modules that are loaded after two statements; the second must not change anything else."""
-    code = SURROUNDINGS.format(first=first, statement=statement)
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
-    return set(run.stdout.split())
+def run(code):
+    """Run code in a new process, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_an_import_changes_nothing_and_loads_little():
-    assert not loaded("import utils") & {"torch", "timm", "torchvision", "matplotlib", "numpy", "pandas"}
-
-
-def test_explaining_loads_little_but_torch():
-    modules = loaded("from utils import Cut, explain, load_config", first="import torch")
-    assert not modules & {"matplotlib", "timm", "torchvision", "kornia", "pandas", "scipy", "sklearn"}
-    assert not loaded("from utils import load_config") & {"torch", "timm", "matplotlib"}
+def test_an_import_changes_nothing_and_loads_no_more_than_it_needs():
+    run(STEPS)
 
 
 def test_no_module_changes_a_setting_of_a_library():
@@ -74,8 +82,7 @@ for path in sorted(pathlib.Path("utils").rglob("*.py")):
     importlib.import_module(".".join(path.with_suffix("").parts))
     assert settings() == before, path
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr
+    run(code)
 
 
 @pytest.fixture(scope="module")
