@@ -54,7 +54,7 @@ def test_no_problems_found(look, folder):
     assert str(look()).splitlines() == [f"72 images of 3 classes in {folder}", "No problems found."]
 
 
-def test_a_class_told_by_its_brightness(look, folder):
+def test_a_class_revealed_by_its_brightness(look, folder):
     changed(folder, "b", lambda image: image.point(lambda value: value // 3))
     audit = look()
     assert cues(audit) == {("brightness", "b")}
@@ -62,14 +62,14 @@ def test_a_class_told_by_its_brightness(look, folder):
     assert "image.brightness" in str(audit)
 
 
-def test_a_class_told_by_its_size(look, folder):
+def test_a_class_revealed_by_its_size(look, folder):
     changed(folder, "a", lambda image: image.resize((2 * image.width, 2 * image.height)))
     audit = look()
     assert cues(audit) == {("size in pixels", "a")}
     assert "a (AUC 1.00: larger than others)" in str(audit)
 
 
-def test_a_class_told_by_its_aspect_and_the_one_size_of_all_its_images(look, folder):
+def test_a_class_revealed_by_its_aspect_and_the_one_size_of_all_its_images(look, folder):
     """No larger and no smaller than others on the whole, but all similar."""
     changed(folder, "c", lambda image: image.resize((96, 24)))
     assert cues(look()) == {("aspect ratio", "c"), ("size in pixels", "c")}
@@ -87,7 +87,7 @@ def test_images_that_exif_turns_are_measured_upright(look, folder):
     assert any("higher than others" in str(cue) for cue in look().cues)
 
 
-def test_a_class_told_by_its_format(look, folder):
+def test_a_class_revealed_by_its_format(look, folder):
     for path in sorted((folder / "b").iterdir()):
         with Image.open(path) as image:
             image.save(path.with_suffix(".webp"))

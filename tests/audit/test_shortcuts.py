@@ -139,7 +139,7 @@ def test_brightness_is_named_by_what_it_carries_and_by_itself(planted):
     assert light.sentence().endswith("check whether classes were photographed in different light.")
 
 
-def test_a_class_told_by_size_or_format_alone_is_said(trained, make_config, tmp_path):
+def test_a_class_revealed_by_size_or_format_only(trained, make_config, tmp_path):
     """The pixels of all classes are alike, and the network sees nothing."""
     root = write_classes(tmp_path / "Files", lambda label, random: noise(random))
     kinds = {"blue": (1, ".bmp"), "green": (2, ".png"), "red": (4, ".tif")}

@@ -22,10 +22,10 @@ def test_groups_one_row_each_contradictions_first(tmp_path):
     assert framed == [True, True, False, False]
     assert figure.axes[3].get_title() == "and 1 more"
     heading = figure.get_suptitle()
-    assert heading.startswith("2 groups of near-duplicates\nframed: 1")
+    assert heading.startswith("Groups of near-duplicates: 2\nframed: 1")
     assert drawn(figure).std() > 5
     figure = duplicates_figure(folder, duplicates, rows=1)
-    assert "2 groups of near-duplicates; the first 1 are shown" in figure.get_suptitle()
+    assert "Groups of near-duplicates: 2, of which 1 shown" in figure.get_suptitle()
     assert plt.get_fignums() == []
 
 

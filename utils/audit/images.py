@@ -12,7 +12,6 @@ from ..data.reading import brightness_of, read_header, read_image
 from ..data.splits import SPLITTABLE
 from ..files import printable
 
-UNEQUAL = 10  # times as many images as the smallest class
 REVEALING = 0.9  # AUC from which a property reveals a class
 ENOUGH = 20  # images of a class, and of the others: an AUC of REVEALING by chance is six standard deviations away
 NARROW = 256 // 8  # values of 256 that a file should use at least
@@ -97,7 +96,7 @@ class Audit:
         cure = f"Fewer than {SPLITTABLE} different images are too few for validation and test: add images."
         yield "Small classes", small, cure
         counts = np.bincount(self.folder.labels)
-        few = np.flatnonzero(counts * UNEQUAL <= counts.max())
+        few = np.flatnonzero(counts * 10 <= counts.max())
         largest = f"The largest class, {self.folder.classes[counts.argmax()]}, has {counts.max()} images"
         unequal = [f"{self.folder.classes[label]} ({counts[label]})" for label in few]
         yield "Unequal classes", unequal, f"{largest}, and scores mostly describe large classes: add images to these."
@@ -154,12 +153,12 @@ def _cues(values, formats, labels, classes) -> list[ClassCue]:
         if min(inside.sum(), (~inside).sum()) < ENOUGH:
             continue
         for name, (value, more, less) in values.items():
-            cues.append(ClassCue(name, classes[label], *_told_by_value(value, inside, more, less)))
-        cues.append(ClassCue("file format", classes[label], *_told_by_format(formats, inside)))
+            cues.append(ClassCue(name, classes[label], *_auc_of_value(value, inside, more, less)))
+        cues.append(ClassCue("file format", classes[label], *_auc_of_format(formats, inside)))
     return [cue for cue in cues if cue.auc >= REVEALING]
 
 
-def _told_by_value(values, inside, more, less):
+def _auc_of_value(values, inside, more, less):
     """The AUC of telling a class by a value, and how: it is higher, lower, or else the same in all its images."""
     above = roc_auc_score(inside, values)
     auc, difference = max((above, f"{more} than others"), (1 - above, f"{less} than others"))
@@ -169,11 +168,12 @@ def _told_by_value(values, inside, more, less):
     return roc_auc_score(inside, -np.abs(values - middle)), "similar in all of its images"
 
 
-def _told_by_format(formats, inside):
+def _auc_of_format(formats, inside):
     """The AUC of telling a class by the format whose share differs most, and the shares."""
-    best = (0.0, 0.0, "")
+    shares = []
     for kind in np.unique(formats):
         own = (formats[inside] == kind).mean()
         others = (formats[~inside] == kind).mean()
-        best = max(best, (abs(own - others), own, f"{own:.0%} {kind}, {others:.0%} of the others"))
-    return (1 + best[0]) / 2, best[2]
+        shares.append((abs(own - others), own, f"{own:.0%} {kind}, {others:.0%} of the others"))
+    difference, _, words = max(shares)
+    return (1 + difference) / 2, words

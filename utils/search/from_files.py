@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import replace
 
 import cv2
-import numpy as np
 import torch
 
 from ..config import ExplanationSettings
@@ -57,7 +56,7 @@ class FromFiles:
 
         Raises:
             DataError: `load` could not decode a file.
-            ExplanationError: `load` gives no floats (C, H, W), or images of several sizes.
+            ExplanationError: `load` does not return floats (C, H, W), or images have several sizes.
         """
         images = []
         for path in paths:
@@ -89,13 +88,10 @@ class FromFiles:
             image = self.load(path)
         except FAILURES as error:
             raise DataError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
-        if not isinstance(image, torch.Tensor | np.ndarray):
-            kind = type(image).__name__
-            raise ExplanationError(f"load gives {kind} for {path}: it must give a float tensor (C, H, W), normalised.")
         try:
             return images_for(self.network, [image])[0]
         except ExplanationError as error:
-            raise ExplanationError(f"load gives no image for {path} that can be explained: {error}") from error
+            raise ExplanationError(f"load({path}) cannot be explained: {error}") from error
 
 
 def tensors_digest(text: str, tensors) -> str:

@@ -28,7 +28,6 @@ from .drawing import OPACITY, Drawing, finished, named, nothing, photo, set_text
 from .figures import figure
 from .words import texts_of
 
-SAME, DIFFERENT = "tab:blue", "tab:orange"
 WRONG = "tab:red"
 BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito, which colour-blind readers can distinguish
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)  # of a DET curve
@@ -40,8 +39,8 @@ def distances_figure(distances, labels, threshold: float, band=None):
     drawing = Drawing(6, 3)
     axes = drawing.subplots()
     bins = np.linspace(0, max(float(distances.max()), threshold), 31)
-    axes.hist(distances[labels == 0], bins, alpha=0.6, color=SAME, label="same class")
-    axes.hist(distances[labels == 1], bins, alpha=0.6, color=DIFFERENT, label="different classes")
+    axes.hist(distances[labels == 0], bins, alpha=0.6, color="tab:blue", label="same class")
+    axes.hist(distances[labels == 1], bins, alpha=0.6, color="tab:orange", label="different classes")
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
     if band is not None:
         axes.axvspan(*np.clip(band, bins[0], bins[-1]), color="grey", alpha=0.3, label="undecided")
@@ -206,28 +205,22 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
             axes.set_axis_off()
         if len(group) > columns:
             grid[row, -1].set_title(f"and {len(group) - columns} more", fontsize=8)
-    drawing.suptitle(_title_of_groups(len(groups), len(wrong), len(shown)), fontsize=10)
+    title = f"Groups of near-duplicates: {len(groups)}"
+    if len(shown) < len(groups):
+        title += f", of which {len(shown)} shown"
+    if wrong:
+        title += f"\nframed: {len(wrong)} under several classes, so that a label is incorrect"
+    drawing.suptitle(title, fontsize=10)
     return finished(drawing, "duplicates")
 
 
 def _show_file(axes, path, value_range, framed):
-    """Show an image with its class and file below, in a frame where its label is wrong."""
+    """Show an image with its class and file below, in a frame where its label is incorrect."""
     show(axes, photo(path, value_range))
     axes.set_xlabel(f"{named(path.parent.name, 20)}\n{named(path.name, 20)}", fontsize=8)
     if framed:
         axes.xaxis.label.set_color(WRONG)
         axes.spines[:].set(color=WRONG, linewidth=3)
-
-
-def _title_of_groups(count, wrong, shown):
-    title = f"{count} groups of near-duplicates"
-    if count == 1:
-        title = "1 group of near-duplicates"
-    if shown < count:
-        title += f"; the first {shown} are shown"
-    if wrong:
-        title += f"\nframed: {wrong} under several classes, so that a label is wrong"
-    return title
 
 
 def shortcuts_figure(shortcuts: Shortcuts):
@@ -238,7 +231,7 @@ def shortcuts_figure(shortcuts: Shortcuts):
     properties = shortcuts.properties
     warning = ""
     if shortcuts.score.low <= 0:
-        warning = f"This score may be nothing: different pairs lie {shortcuts.score} farther apart than same ones."
+        warning = f"This score may be nothing: different pairs have distances {shortcuts.score} larger than same pairs."
     if not properties:
         return nothing("No property was tried.", "shortcuts", warning)
     drawing = Drawing(9, 0.9 * len(properties) + 1)

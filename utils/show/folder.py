@@ -30,7 +30,6 @@ COLUMNS = ("image1", "image2")  # of a CSV file of pairs
 DELIMITERS = ",;\t"  # of CSV files; Excel writes the second in most of Europe, and the third for "Unicode text"
 CURE = "give tuples of two image files, a CSV file or two folders."
 MADE_BY = "made_by.json"  # what the maps of a folder were made by
-SCORES = "scores.csv"
 HEIGHT = 224  # pixels of the images in a picture, at most
 NARROWEST = 160  # pixels of an image's column in a picture, which holds words too
 LETTERS = 12  # pixels of the words in a picture
@@ -92,7 +91,7 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
     for name in names:
         rows.append(failed.get(name) or _read_row(folder, name))
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    write_text(folder / SCORES, table.to_csv(index=False))
+    write_text(folder / "scores.csv", table.to_csv(index=False))
     return table
 
 

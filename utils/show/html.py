@@ -16,7 +16,6 @@ from ..files import write_text
 from .drawing import shrunk
 
 LOSSLESS_SIDE = 160  # pixels: images up to this size are stored as PNG
-JPEG_QUALITY = 88
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def component(kind: str, content: dict, name: str, title: str, warning="") -> El
     files = list(dict.fromkeys(["viewer", kind]))
     script = "\n".join(text_of(f"{file}.js") for file in files)
     style = "\n".join(text_of(f"{file}.css") for file in files)
-    data = packed(np.frombuffer(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9), np.uint8))
+    data = base64.b64encode(zlib.compress(json.dumps(content, allow_nan=False).encode(), 9)).decode()
     html = filled(
         "component.html",
         digest=hashlib.blake2b(data.encode(), digest_size=8).hexdigest(),
@@ -111,6 +110,6 @@ def data_uri(image: np.ndarray, side: int) -> str:
     if max(image.shape[:2]) <= min(side, LOSSLESS_SIDE):
         kind, options = "png", []
     else:
-        kind, options = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        kind, options = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, 88]
     encoded = cv2.imencode(f".{kind}", shrunk(image, side)[..., ::-1], options)[1]
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"

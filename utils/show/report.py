@@ -33,7 +33,6 @@ FAITHFUL = (
     "than random maps and a map of the image's centre."
 )
 COLUMNS = ["both images", "each image", "share of span", "faithful pairs"]  # of the table of methods
-MISTAKES = 6
 FEW_FAITHFUL = 0.5  # of pairs
 WIDE = 0.05  # of an AUC's interval, from end to end
 GENERAL = [
@@ -82,7 +81,7 @@ def report(
         explanation = trained.explain(pair)
         verdict = judge(trained.network, explanation, seed)
         methods.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
-    mistakes = worst_mistakes(trained, splits, MISTAKES)
+    mistakes = worst_mistakes(trained, splits)
     run = f"Run {trained.folder.name}, torch {torch.__version__}"
     sections = {
         "Limitations": [_list(limitations(trained, metrics, row, shortcuts, audit))],

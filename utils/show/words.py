@@ -3,9 +3,7 @@
 from ..explanations.explanation import Explanation
 from ..trust.faithfulness import CHANCE, FAITHFUL, PARTS, Verdict
 
-SOLID = (
-    0.25  # share of the strongest evidence from which the colour of a map covers the image; weaker maps have a remark
-)
+SOLID = 0.25  # share of the strongest evidence from which a map has its full colour; weaker maps have a remark
 UNJUDGED = "Maps not judged."
 NOTHING = "There is no such pair."
 KINDS = ("factual", "counterfactual")
