@@ -50,22 +50,26 @@ def test_a_command_ends_with_the_message_and_status_1():
         command(ZeroDivisionError())
 
 
-@pytest.mark.parametrize("arguments", [["train"], ["run", "01.Train_Siamese_model.ipynb"]])
-def test_no_traceback_on_a_terminal(arguments, make_config, tmp_path):
+def test_no_traceback_on_a_terminal(make_config, tmp_path, monkeypatch):
     make_config()
     path = tmp_path / "config.yml"
     path.write_text(path.read_text() + "sed: 1\n")
-    command = [sys.executable, "-m", "utils", *arguments, "--config", str(path)]
+    message = f"{path}: sed: unknown key; did you mean seed?"
+    command = [sys.executable, "-m", "utils", "train", "--config", str(path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.strip() == f"{path}: sed: unknown key; did you mean seed?"
+    assert run.stderr.strip() == message
+    monkeypatch.setattr(sys, "argv", ["utils", "run", "01.Train_Siamese_model.ipynb", "--config", str(path)])
+    with pytest.raises(SystemExit) as caught:
+        commands.main()
+    assert str(caught.value).strip() == message
 
 
 @pytest.mark.parametrize(
     ("source", "whole"),
     [("from utils import load_config\nload_config('absent.yml')", True), ("def f():\n    1 / 0\nf()", False)],
 )
-def test_a_notebook_that_fails(source, whole, make_config, tmp_path, monkeypatch):
+def test_a_notebook_that_fails_says_why_and_leaves_nothing(source, whole, make_config, tmp_path, monkeypatch):
     make_config()
     cell = nbformat.v4.new_code_cell(source)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "small.ipynb")
@@ -80,6 +84,7 @@ def test_a_notebook_that_fails(source, whole, make_config, tmp_path, monkeypatch
     else:
         assert "ZeroDivisionError" in message
         assert "f()" in message
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 def test_ipython_says_one_line_of_an_interruption():
@@ -124,27 +129,39 @@ def test_a_command_that_has_started_stops_by_itself():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("moment", ["while it starts", "in training"])
-def test_ctrl_c_ends_a_command_with_one_line(moment, make_config, tmp_path):
-    make_config({"hyperparameters.epochs": 1000})
+def test_ctrl_c_ends_a_command_that_starts_with_one_line(make_config, tmp_path):
+    make_config()
     command = [sys.executable, "-u", "-m", "utils", "train", "--config", str(tmp_path / "config.yml")]
     run = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if moment == "in training":
-        while not run.stdout.readline().startswith("Epoch 2/1000"):
-            assert run.poll() is None
-    else:
-        while "libtorch_cpu" not in Path(f"/proc/{run.pid}/maps").read_text():  # torch is being imported
-            assert run.poll() is None
+    while "libtorch_cpu" not in Path(f"/proc/{run.pid}/maps").read_text():  # torch is being imported
+        assert run.poll() is None
+        time.sleep(0.01)
     run.send_signal(signal.SIGINT)
     _, message = run.communicate(timeout=60)
-    if moment == "in training":
-        assert run.returncode == 130
-        cure = r"Run the same again: it goes on after the last whole epoch\."
-        assert re.fullmatch(rf"Interrupted in epoch \d+\. {cure}", message.strip())
-        assert not list((tmp_path / "checkpoints").glob("**/.*.pt.*"))
-    else:
-        assert run.returncode == -signal.SIGINT
-        assert message.strip() == GOES_ON
+    assert run.returncode == -signal.SIGINT
+    assert message.strip() == GOES_ON
+
+
+def _train(folder, pipe):
+    sys.stdout = (folder / "stdout").open("w", buffering=1)
+    sys.stderr = (folder / "stderr").open("w", buffering=1)
+    sys.argv = ["utils", "train", "--config", str(folder / "config.yml")]
+    commands.main()
+
+
+def test_ctrl_c_ends_training_with_one_line(make_config, tmp_path):
+    make_config({"hyperparameters.epochs": 1000})
+    process, _ = forked(_train, tmp_path)
+    printed = tmp_path / "stdout"
+    while not printed.exists() or "Epoch 2/1000" not in printed.read_text():
+        assert process.is_alive()
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    cure = r"Run the same again: it goes on after the last whole epoch\."
+    assert re.fullmatch(rf"Interrupted in epoch \d+\. {cure}", (tmp_path / "stderr").read_text().strip())
+    assert not list((tmp_path / "checkpoints").glob("**/.*.pt.*"))
 
 
 def test_notebooks_are_not_begun_where_results_cannot_be_written(make_config, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import ENVIRONMENT, ROOT
 
+from utils import __main__ as commands
 from utils import explain_folder
 from utils.data import sample as shapes
 from utils.data.sample import ensure_sample, make_sample
@@ -140,12 +141,13 @@ def test_folders_for_which_there_is_no_place(tmp_path):
     make_sample(tmp_path / "folder" / "Shapes", 1)
 
 
-def test_a_sample_that_is_there_is_one_message_on_a_terminal(tmp_path):
+def test_a_sample_that_is_there_is_one_message(tmp_path, monkeypatch):
     (tmp_path / "Shapes").mkdir()
-    command = [sys.executable, "-m", "utils", "sample", str(tmp_path / "Shapes")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.strip() == f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample again."
+    monkeypatch.setattr(sys, "argv", ["utils", "sample", str(tmp_path / "Shapes")])
+    with pytest.raises(SystemExit) as caught:
+        commands.main()
+    message = f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample again."
+    assert str(caught.value).strip() == message
 
 
 def test_of_two_threads_one_trains_in_a_folder(tmp_path):

@@ -1,15 +1,14 @@
 import io
 import os
 import shutil
-import subprocess
 import sys
 
 import nbformat
 import pytest
 import yaml
-from helpers import ENVIRONMENT, ROOT
 
 from utils import __main__ as commands
+from utils.config import CONFIG_VARIABLE
 from utils.files import UserError, print_any_name, printable
 
 ENCODINGS = ("cp1252", "ascii", "cp437")  # of pipes on Windows, of old servers, of old consoles
@@ -114,13 +113,13 @@ def test_training_and_explaining_print_names_that_the_console_lacks(console, run
     assert FOREIGN in (tmp_path / f"maps {FOREIGN}" / "scores.csv").read_text(encoding="utf-8")
 
 
-def test_notebooks_print_names_that_the_pipe_lacks(make_config, tmp_path):
+def test_notebooks_print_names_that_the_pipe_lacks(console, make_config, tmp_path, monkeypatch):
     make_config()
     path = tmp_path / f"{FOREIGN}.ipynb"
     cell = nbformat.v4.new_code_cell(f"print({FOREIGN!r})")
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
-    command = [sys.executable, "-m", "utils", "run", "--config", str(tmp_path / "config.yml"), str(path)]
-    environment = os.environ | ENVIRONMENT | {"PYTHONIOENCODING": "cp1252"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.decode("cp1252").splitlines().count(r"\u82b1 \u0436") == 1
+    monkeypatch.setenv(CONFIG_VARIABLE, "")  # restored afterwards
+    monkeypatch.setattr(sys, "argv", ["utils", "run", "--config", str(tmp_path / "config.yml"), str(path)])
+    printed = console("cp1252")
+    commands.main()
+    assert printed().splitlines().count(r"\u82b1 \u0436") == 1
