@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from helpers import write_images
@@ -147,12 +148,16 @@ def test_cures_of_folders_end_their_errors(trained, tmp_path):
     assert len(gallery(trained, tmp_path / "raw")) == 1
 
 
-def test_names_and_classes_are_those_of_the_folder(trained, tmp_path):
+def test_a_gallery_is_saved_for_other_programs(trained, tmp_path):
     write_images(tmp_path / "a", 2)
     write_images(tmp_path / "b", 1, seed=1)
     images = gallery(trained, tmp_path)
-    assert images.names == ("a/0.png", "a/1.png", "b/0.png")
-    assert images.classes == ("a", "a", "b")
+    images.save(tmp_path / "saved")
+    assert np.array_equal(np.load(tmp_path / "saved" / "embeddings.npy"), images.embeddings)
+    table = pd.read_csv(tmp_path / "saved" / "names.csv")
+    assert table.columns.tolist() == ["name", "class"]
+    assert tuple(table["name"]) == images.names == ("a/0.png", "a/1.png", "b/0.png")
+    assert tuple(table["class"]) == images.classes
 
 
 def test_the_library_of_the_search_is_chosen(trained):

@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_and_a_pair_is_explained_once(trained, pairs, tmp_p
     assert table["distance"].tolist() == pytest.approx(whole["distance"].tolist(), abs=1e-3)
 
 
-def test_a_changed_image_is_explained_again(trained, tmp_path):
+def test_a_changed_image_is_explained_anew(trained, tmp_path):
     write_images(tmp_path / "a", 2)
     pair = str(tmp_path / "a" / "0.png"), str(tmp_path / "a" / "1.png")
     before = explain_folder(trained, [pair], tmp_path / "out")
@@ -228,7 +228,7 @@ def test_what_a_folder_holds_besides_images_is_counted_and_passed_over(tmp_path,
     assert f"{tmp_path}/a: skipped: 2 hidden, 1 .db, 1 broken links, 1 subfolders" in capsys.readouterr().out
 
 
-def test_what_is_no_pair_is_refused(tmp_path):
+def test_what_is_no_pair_is_told_so(tmp_path):
     write_images(tmp_path, 2)
     files = [str(tmp_path / name) for name in ("0.png", "1.png")]
     with pytest.raises(DataError, match=re.escape("is not a folder: name two folders of images; a pair of files is [")):
@@ -237,6 +237,16 @@ def test_what_is_no_pair_is_refused(tmp_path):
     for wrong in ([files[0]], [(files[0],)], [(*files, files[0])], files * 2):
         with pytest.raises(DataError, match="is no pair: give tuples of two image files"):
             pairs_of(wrong)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2", "\x00"])
+def test_a_damaged_note_of_what_made_the_maps(trained, pairs, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "made_by.json").write_text(content)
+    with pytest.raises(DataError, match=r"made_by\.json is damaged.*: name another folder"):
+        explain_folder(trained, pairs[:1], tmp_path / "out")
+    assert (tmp_path / "out" / "made_by.json").read_text() == content
+    assert len(explain_folder(trained, pairs[:1], tmp_path / "other")) == 1
 
 
 def test_folders_that_cannot_be_used(tmp_path):

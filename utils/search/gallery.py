@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -18,7 +19,7 @@ from ..data.images import counted, images_below, print_skipped
 from ..data.reading import EXTENSIONS, DataError
 from ..data.transforms import evaluation_transform, stored_size
 from ..explanations.explanation import Explanation
-from ..files import ExplanationError, atomic, printable
+from ..files import ExplanationError, atomic, printable, write_text
 from ..network.distance import evaluating
 from ..trained import Trained
 from .from_files import FromFiles, check_reads_files, tensors_digest
@@ -54,6 +55,17 @@ class Gallery:
     def classes(self) -> tuple[str, ...]:
         """The folder below `root` that holds each image; "" for those in `root` itself."""
         return tuple(name.rpartition("/")[0] for name in self.names)
+
+    def save(self, folder):
+        """Write embeddings.npy, and names.csv with the name and class of each row, as any vector database reads them.
+
+        Raises:
+            FileError: A file cannot be written.
+        """
+        with atomic(Path(folder) / "embeddings.npy") as file:
+            np.save(file, self.embeddings)
+        table = pd.DataFrame({"name": self.names, "class": self.classes})
+        write_text(Path(folder) / "names.csv", table.to_csv(index=False))
 
 
 def gallery(trained: Trained | FromFiles, source=None) -> Gallery:

@@ -234,7 +234,10 @@ def _claim(folder, made_by):
         if not file.exists():
             write_text(file, json.dumps(made_by, indent=2))
             return
-    before = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file} is damaged, so what made the maps is unknown: name another folder.") from error
     changed = [key for key in made_by if before.get(key) != made_by[key]]
     if changed:
         raise DataError(f"{folder} holds maps of other settings ({', '.join(changed)}): name another folder.")
