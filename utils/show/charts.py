@@ -115,18 +115,13 @@ def reliability_figure(reliability: Reliability):
 
 
 def history_figure(history):
-    """Plot loss and validation AUC by epoch, with its 95 % interval and the epoch that was kept.
-
-    Without an epoch, as with `epochs: 0`, the axes are empty.
-    """
+    """Plot loss and validation AUC by epoch, with its 95 % interval and the epoch that was selected."""
+    if not history:
+        return nothing("The network was not trained (epochs: 0).", "history")
     drawing = Drawing(9, 3)
     left, right = drawing.subplots(1, 2)
     left.set(xlabel="epoch", ylabel="contrastive loss")
     right.set(xlabel="epoch", ylabel="AUC")
-    if not history:
-        left.set_title("not trained: epochs: 0")
-        right.set_title("not trained: epochs: 0")
-        return finished(drawing, "history")
     table = pd.DataFrame(history, index=range(1, len(history) + 1))
     aucs, errors = table["valid_auc"], table["valid_auc_error"]
     left.plot(table["train_loss"], label="training")

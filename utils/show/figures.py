@@ -112,12 +112,13 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
         upper, lower = grid[2 * block : 2 * block + 2, column]
         for image, axes in enumerate((upper, lower)):
             axes.set_axis_on()
-            _write_on(axes, show_map(axes, images[image], verdict.explanation, image, opacity))
+            weak = show_map(axes, images[image], verdict.explanation, image, opacity)
+            axes.set_xlabel(wrapped(weak, COLUMN), fontsize=8)
         upper.set_title(wrapped(name, 24), fontsize=9)
         gap, span = verdict.gap.decisive[0], verdict.span.decisive[0]
         word = verdict.word()
         words = f"insertion - deletion {gap:+.3f} of {span:.3f}\n{symbol_of(word)} {word}"
-        lower.set_xlabel(wrapped(words, COLUMN), fontsize=8)
+        lower.set_xlabel(f"{lower.get_xlabel()}\n{wrapped(words, COLUMN)}".strip(), fontsize=8)
     colour_bar(drawing, ax=grid, shrink=0.5)
     return finished_pair(drawing, pair, "methods", "Factual maps of all methods", "")
 
@@ -189,14 +190,6 @@ def _draw_pair(panel, images, pair, kinds, opacity):
             weak = show_map(grid[row, column], image, pair, row, opacity, kind)
             grid[row, column].set_xlabel(wrapped(weak, COLUMN))
     colour_bar(panel, ax=grid[:, -1], shrink=0.8)
-
-
-def _write_on(axes, text):
-    """Write in the middle of an image, on a light ground."""
-    if text:
-        ground = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-        place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, wrapped(text, 20), fontsize=7, bbox=ground, **place)
 
 
 def _aspects(images):
