@@ -74,7 +74,7 @@ def without_scripts(element):
 def blind(calibrated):
     """A network whose test AUC may be 0.5, with what it says of two pairs."""
     trained = replace(calibrated, measurements=replace(calibrated.measurements, auc=Interval(0.5, 0.4, 0.6)))
-    assert trained.measurements.warning == CAUTION
+    assert trained.warning == CAUTION
     splits = trained.load_splits()
     pairs = splits.files(splits.test_pairs, 2)
     explanation = trained.explain(*pairs)

@@ -218,7 +218,7 @@ def _made_by(trained, judged, path):
         "run": run,
         "network": network,
         "threshold": trained.threshold,
-        "band": list(map(float, source.band or ())),
+        "band": list(source.band or ()),
         "calibration": tensors_digest("", calibration),
         "references": tensors_digest("", references),
         "warning": source.warning,
