@@ -1,6 +1,5 @@
 import json
 import shutil
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -8,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, write_images
+from helpers import forked, write_images
 from test_config import PAPER_CONFIG
 
 from utils import __main__, load_config, load_splits, load_trained, write_metrics
@@ -70,14 +69,18 @@ def test_an_output_stride_that_the_backbone_cannot_take_is_refused_before_traini
         fit(make_config(changes))
 
 
+def _fit(path, _):
+    fit(load_config(path))
+
+
 def test_killed_training_resumes_to_the_identical_history(make_config, tmp_path):
     whole = fit(make_config({"hyperparameters.epochs": 5, "checkpoints_path": str(tmp_path / "whole")}))
     config = make_config({"hyperparameters.epochs": 5, "checkpoints_path": str(tmp_path / "killed")}, "killed.yml")
-    command = [sys.executable, "-m", "utils", "train", "--config", str(tmp_path / "killed.yml")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        while not list((tmp_path / "killed").glob("*/last.pt")) and process.poll() is None:
-            time.sleep(0.01)
-        process.kill()
+    process, _ = forked(_fit, tmp_path / "killed.yml")
+    while not list((tmp_path / "killed").glob("*/last.pt")) and process.is_alive():
+        time.sleep(0.01)
+    process.kill()
+    process.join()
     done = len(load_checkpoint(current_run(tmp_path / "killed") / "last.pt")["history"])
     assert 1 <= done < 5
     resumed = fit(config)
@@ -124,11 +127,11 @@ def test_training_that_cannot_repeat_is_refused_by_the_name_of_the_operation(mak
 
 def test_what_was_drawn_before_does_not_change_training(make_config, tmp_path):
     config = make_config({"hyperparameters.epochs": 1})
-    alone = fit(config)
+    undisturbed = fit(config)
     runtime = start(config)
     torch.rand(3)
     config = make_config({"hyperparameters.epochs": 1, "checkpoints_path": str(tmp_path / "other")})
-    assert without_times(fit(config, load_splits(config), runtime)) == without_times(alone)
+    assert without_times(fit(config, load_splits(config), runtime)) == without_times(undisturbed)
 
 
 def test_a_moved_dataset_is_found_and_a_changed_one_is_told(make_config, tiny_data, tmp_path, capsys):
