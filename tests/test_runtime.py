@@ -37,10 +37,10 @@ def test_cuda_without_a_gpu_falls_back_with_one_line(make_config, monkeypatch, c
 def test_apple_gpus_are_taken_where_there_is_no_cuda(make_config, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    found = runtime.find_runtime(make_config({"cuda": True, "precision": "auto"}))
-    assert (found.device.type, found.dtype) == ("mps", torch.float32)
-    assert found.free_memory() == 0
-    assert str(found) == "mps (Apple GPU), float32"
+    chosen = runtime.find_runtime(make_config({"cuda": True, "precision": "auto"}))
+    assert (chosen.device.type, chosen.dtype) == ("mps", torch.float32)
+    assert chosen.free_memory() == 0
+    assert str(chosen) == "mps (Apple GPU), float32"
     short = runtime.find_runtime(make_config({"cuda": True, "precision": "bfloat16"}))
     assert short.autocast().device == "mps"
     assert capsys.readouterr().out == ""

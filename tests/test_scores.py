@@ -61,8 +61,8 @@ def test_why_a_side_is_never_decided_and_what_helps(abstaining):
 
 def test_probabilities_are_kept_in_the_checkpoint(abstaining):
     pairs, distances = abstaining.validation
-    anew = fit_calibration(distances, pairs, abstaining.config.seed)
-    np.testing.assert_array_equal(abstaining.measurements.calibration.probabilities, anew.probabilities)
+    repeated = fit_calibration(distances, pairs, abstaining.config.seed)
+    np.testing.assert_array_equal(abstaining.measurements.calibration.probabilities, repeated.probabilities)
     nearest, farthest = abstaining.probabilities(np.array([0.0, 2.0]))
     assert nearest > 0.5 > farthest
 

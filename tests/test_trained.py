@@ -1,6 +1,5 @@
 from dataclasses import replace
 
-import pytest
 import torch
 
 from utils.network.distance import distance
@@ -25,7 +24,7 @@ def test_donors_are_the_nearest_references_of_other_classes(calibrated):
     """Each decided "different" from both images, searched in a loop over all references."""
     paths = calibrated.load_splits().folder.paths
     explanation = calibrated.explain((paths[0], paths[1]))  # both blue
-    donors = calibrated.donors(explanation, count=2)
+    donors = calibrated.donors(explanation)
     first, second = calibrated.network(explanation.images[0]).detach()
     nearest = {}
     for name, embedding in zip(calibrated.references.names, calibrated.references.embeddings, strict=True):
@@ -51,12 +50,6 @@ def test_no_donors_where_there_are_none(trained, calibrated):
     explanation = calibrated.explain(pair)
     assert calibrated.donors(replace(explanation, source=replace(explanation.source, paths=None))) is None
     assert calibrated.donors(replace(explanation, threshold=2.0)) is None  # nothing is as far as that
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_as_many_donors_as_asked(calibrated, count):
-    paths = calibrated.load_splits().folder.paths
-    assert len(calibrated.donors(calibrated.explain((paths[0], paths[1])), count)) == count
 
 
 def test_it_says_which_run_of_which_config_it_is(trained):

@@ -215,18 +215,17 @@ class Trained:
             explanations[name] = method(self.network, images, self.threshold, self.references, source)
         return explanations
 
-    def donors(self, explanation: Explanation, count=2) -> Explanation | None:
-        """Explain image 1 of a pair beside the nearest reference images of other classes.
+    def donors(self, explanation: Explanation) -> Explanation | None:
+        """Explain image 1 of a pair beside the two nearest reference images of other classes.
 
         `smallest_edit` puts parts of them into image 1 of a pair decided "same".
 
         Args:
             explanation: Of one pair.
-            count: At most so many references, each of another class and decided "different" from both images.
 
         Returns:
-            None if there is no such reference. If the class of image 1 is unknown, that of its nearest reference counts
-            as its class.
+            Of at most two pairs: each reference is of another class and decided "different" from both images. None if
+            there is no such reference. An unknown class of image 1 is taken to be that of its nearest reference.
         """
         only_pair(explanation)
         references = self.references
@@ -242,7 +241,7 @@ class Trained:
         if explanation.classes():
             own = explanation.classes()[0]
         others = table[(table["far"] > explanation.threshold) & (table["class"] != own)]
-        nearest = others.drop_duplicates("class")["name"][:count]
+        nearest = others.drop_duplicates("class")["name"][:2]
         if nearest.empty:
             return None
         path1 = explanation.source.paths[0][0]

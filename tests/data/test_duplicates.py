@@ -23,7 +23,7 @@ SIZE = (96, 96)
 
 
 def drawings(count, seed=0):
-    """Different pictures alike: `count` images of each class of the sample, but for the empty one."""
+    """Different pictures of one kind: `count` images of each class of the sample, but for the empty one."""
     random = np.random.RandomState(seed)
     return [Image.fromarray(draw(name, random)[0]) for name in OBJECTS for _ in range(count)]
 
@@ -52,8 +52,8 @@ def written(folder, images):
 
 
 def opened(folder, cache=None):
-    found = scan(folder)
-    return found, open_pixels(found, SIZE, cache, show_progress=False)
+    scanned = scan(folder)
+    return scanned, open_pixels(scanned, SIZE, cache, show_progress=False)
 
 
 def groups_found(folder, pixels, radius=6):
@@ -69,11 +69,11 @@ def test_planted_copies_are_found_and_nothing_else(kind, tmp_path):
         image.save(tmp_path / "a" / f"{number:02}.png")
         copy, options = COPIES[kind](image)
         copy.save(tmp_path / "b" / f"{number:02}_{kind}", **options)
-    found = groups_found(*opened(tmp_path))
-    assert all(len(group) == 2 and group[0][:2] == group[1][:2] for group in found)
-    assert len(found) >= 23  # of 24
+    groups = groups_found(*opened(tmp_path))
+    assert all(len(group) == 2 and group[0][:2] == group[1][:2] for group in groups)
+    assert len(groups) >= 23  # of 24
     folder, pixels = opened(tmp_path)
-    assert len(contradictions(near_duplicates(pixels, 6), folder.labels)) == len(found)
+    assert len(contradictions(near_duplicates(pixels, 6), folder.labels)) == len(groups)
     assert groups_found(folder, pixels, None) == []
 
 
@@ -87,7 +87,7 @@ def test_pictures_alike_are_not_joined(tmp_path):
         one, other, _ = draw_difference(*next(names), random)
         near += bool(np.bitwise_count(hash_of(one) ^ hash_of(other)) <= 6)
         images += [Image.fromarray(one), Image.fromarray(other)]
-    assert near > 150  # their hashes alone would join most of them
+    assert near > 150  # only their hashes would join most of them
     assert groups_found(*written(tmp_path, images)) == []
 
 
@@ -117,13 +117,13 @@ def test_the_search_against_all_pairs(seed, radius):
     random = np.random.default_rng(seed)
     centres = random.integers(2**64, size=4, dtype=np.uint64)
     first, second = (centres[random.integers(4, size=30)] ^ flipped(random, 30) for _ in range(2))
-    found = [pair for block in pairs_within(first, second, radius) for pair in zip(*map(list, block), strict=True)]
-    wanted = [
-        (one, other)
-        for one, other in itertools.product(range(30), range(30))
-        if (int(first[one]) ^ int(second[other])).bit_count() <= radius
+    near = [pair for block in pairs_within(first, second, radius) for pair in zip(*map(list, block), strict=True)]
+    expected = [
+        (row, column)
+        for row, column in itertools.product(range(30), range(30))
+        if (int(first[row]) ^ int(second[column])).bit_count() <= radius
     ]
-    assert sorted(found) == wanted
+    assert sorted(near) == expected
 
 
 def flipped(random, count):
@@ -227,7 +227,7 @@ def test_byte_identical_files_are_one_group_without_a_look():
 
 
 def test_copies_stay_in_one_split(make_config, tmp_path):
-    """Every picture twice, the copy smaller and mirrored: without the search they would fall apart."""
+    """Every picture twice, the copy smaller and mirrored: without the search they would be separated."""
     for number, image in enumerate(drawings(5)):
         place = tmp_path / "data" / f"class_{number % 3}"
         place.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 @pytest.mark.parametrize("suffix", [".heic", ".avif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_what_phones_write_is_turned_once(tmp_path, orientation, suffix):
-    """These formats turn an image by a property of their own, beside EXIF; JPEG has EXIF alone."""
+    """These formats turn an image by a property of their own, beside EXIF; JPEG has only EXIF."""
     large = np.kron(PIXELS, np.ones((4, 4, 1), np.uint8))
     for name in ("turned.jpg", f"turned{suffix}"):
         Image.fromarray(large).save(tmp_path / name, quality=95, exif=turned(orientation))
@@ -239,7 +239,7 @@ def test_long_lists_are_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "said"),
+    ("classes", "message"),
     [
         (None, "is not a folder"),
         ({}, "holds no class folder"),
@@ -247,12 +247,12 @@ def test_long_lists_are_cut(tmp_path):
         ({"a": 1, "b": 0}, r"no image in .*b \(.*skipped: nothing"),
     ],
 )
-def test_folders_that_cannot_be_used(tmp_path, classes, said):
+def test_folders_that_cannot_be_used(tmp_path, classes, message):
     for name, count in (classes or {}).items():
         write_images(tmp_path / "data" / name, count)
     if classes == {}:
         (tmp_path / "data").mkdir()
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         scan(tmp_path / "data")
 
 

@@ -136,7 +136,7 @@ def test_greyscale_tiffs_are_turned_once(tmp_path, order, deflate, orientation):
         assert read_header(tmp_path / "x.tif")[0] == pixels.shape
 
 
-ODD = {  # of browsers, which take SHORT alone, these all mean nothing
+ODD = {  # of browsers, which take only SHORT, these all mean nothing
     "BYTE 6": (1, 1, b"\x06"),
     "ASCII 6": (2, 2, b"6\0"),
     "UNDEFINED 6": (7, 1, b"\x06"),
@@ -489,5 +489,5 @@ def test_a_png_with_damaged_pixels_is_refused(tmp_path):
     middle = len(content) // 2
     content[middle : middle + 64] = bytes(64)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="damaged.png"):
+    with pytest.raises(DataError, match=r"damaged\.png"):
         read_image(path)

@@ -96,11 +96,11 @@ def test_masks_are_found_beside_the_images(tmp_path):
     Image.fromarray(mask).save(tmp_path / "Data_masks" / "a" / "1.png")
     assert load_masks(tmp_path / "Data", pairs, (4, 6)) is None  # both, or none
     Image.fromarray(mask[::-1]).save(tmp_path / "Data_masks" / "a" / "2.png")
-    found = load_masks(tmp_path / "Data", pairs, (4, 6))
-    assert found.shape == (1, 2, 4, 6)
-    assert found[0, 0, :2].all()
-    assert not found[0, 0, 2:].any()
-    assert torch.equal(found[0, 1], found[0, 0].flip(0))
+    masks = load_masks(tmp_path / "Data", pairs, (4, 6))
+    assert masks.shape == (1, 2, 4, 6)
+    assert masks[0, 0, :2].all()
+    assert not masks[0, 0, 2:].any()
+    assert torch.equal(masks[0, 1], masks[0, 0].flip(0))
 
 
 def test_masks_are_found_under_names_in_another_unicode_form(tmp_path):

@@ -39,7 +39,7 @@ def folder_of(names):
 
 
 def without_groups(labels, test_size, valid_size, seed):
-    """The rule for images that all stand alone, written down apart: each class is shuffled, then dealt."""
+    """The rule for images without groups, written independently: each class is shuffled, then dealt."""
     random = np.random.default_rng(seed)
     parts = [[], [], []]
     for label in range(labels.max() + 1):

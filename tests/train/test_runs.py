@@ -129,7 +129,7 @@ def test_more_epochs_go_on_and_what_was_finished_stays(make_config, monkeypatch,
     assert fit(make_config({"hyperparameters.epochs": 3})) == three
 
 
-def test_fewer_epochs_train_anew(make_config):
+def test_fewer_epochs_train_again(make_config):
     two = fit(make_config({"hyperparameters.epochs": 2}))
     config = make_config(ONE)
     assert without_times(fit(config)) == without_times(two[:1])
@@ -355,7 +355,7 @@ def test_images_count_by_name_and_content(make_config, bmp_data, tmp_path, cache
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_images_replaced_by_others_of_their_size_are_trained_anew(make_config, bmp_data, capsys, cached):
+def test_images_replaced_by_others_of_their_size_are_trained_again(make_config, bmp_data, capsys, cached):
     changes = ONE | {"data_path": str(bmp_data)} | ({} if cached else {"cache_path": None})
     fit(make_config(changes))
     touched(bmp_data)
