@@ -100,7 +100,7 @@ def test_the_table_says_what_the_explanation_says(calibrated):
         assert row["similarity"] == pytest.approx(explanation.similarity[index].item(), abs=1e-4)
         assert row["probability"] == pytest.approx(explanation.probability[index, 0].item(), abs=1e-4)
         assert row["decision"] == explanation.decision(index)
-        assert row["right"] == ("yes" if explanation.correct(index) else "no")
+        assert row["correct"] == ("yes" if explanation.correct(index) else "no")
         assert row["map of pair"] == verdict.word(index)
 
 
@@ -109,6 +109,6 @@ def test_what_is_known_of_no_pair_has_no_column(trained, tmp_path):
 
     write_images(tmp_path, 2)
     table = scores_table(trained.explain((tmp_path / "0.png", tmp_path / "1.png")))
-    assert "right" not in table
+    assert "correct" not in table
     assert "class 1" not in table
     assert "probability" not in table

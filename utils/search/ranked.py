@@ -8,7 +8,7 @@ from ..explanations.explanation import Explanation
 from ..trained import Trained
 from ..trust.faithfulness import PARTS, Verdict
 
-RIGHT = {True: "yes", False: "no", None: None}
+CORRECT = {True: "yes", False: "no", None: None}
 
 
 def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd
         if explanation.source.calibration is not None:
             row["probability"], row["probability from"], row["probability to"] = explanation.probability[index].tolist()
         row["decision"] = explanation.decision(index)
-        row["right"] = RIGHT[explanation.correct(index)]
+        row["correct"] = CORRECT[explanation.correct(index)]
         if verdict is not None:
             for part in PARTS:
                 row[f"map of {part}"] = verdict.word(index, part)
