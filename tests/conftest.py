@@ -80,11 +80,21 @@ def calibrated_checkpoints(checkpoints, tmp_path_factory):
     """The same, calibrated."""
     folder = tmp_path_factory.mktemp("measurements")
     shutil.copytree(checkpoints, folder / "checkpoints")
+    shutil.copy(checkpoints.parent / "config.yml", folder)
     config = load_config(checkpoints.parent / "config.yml", [f"checkpoints_path={folder / 'checkpoints'}"])
     trained = load_trained(config)
     splits = trained.load_splits()
     calibrate(trained, splits, trained.distances(splits, splits.test_pairs))
     return config.checkpoints_path
+
+
+@pytest.fixture(scope="module")
+def calibrated_once(calibrated_checkpoints, tmp_path_factory):
+    """The same, loaded once for all tests of a file; its results and its cache are theirs in common."""
+    folder = tmp_path_factory.mktemp("once")
+    places = [f"{name}={folder}" for name in ("results_path", "cache_path")]
+    config = calibrated_checkpoints.parent / "config.yml"
+    return load_trained(load_config(config, [f"checkpoints_path={calibrated_checkpoints}", *places]))
 
 
 @pytest.fixture

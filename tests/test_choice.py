@@ -65,14 +65,25 @@ CHANGED = {"method": "gradcam", "layer": "layer2", "output_stride": 16, "steps":
 
 
 @pytest.fixture
-def quickly_calibrated(calibrated, monkeypatch):
-    """The network, calibrated on few pairs and layers; nothing is written."""
+def quickly(monkeypatch):
+    """Calibrations look at few pairs and layers, and write nothing."""
+    set_quickly(monkeypatch)
+
+
+def set_quickly(monkeypatch):
     monkeypatch.setattr(
         choice, "save_measurements", lambda trained, measurements: replace(trained, measurements=measurements)
     )
     monkeypatch.setattr(choice, "PAIRS", 4)
     monkeypatch.setattr(choice, "LAYERS", 2)
-    return calibrated_for(replace(calibrated, measurements=None))
+
+
+@pytest.fixture(scope="module")
+def quickly_calibrated(calibrated_once):
+    """The network, calibrated so."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_quickly(monkeypatch)
+        return calibrated_for(replace(calibrated_once, measurements=None))
 
 
 def calibrated_for(trained):
@@ -81,7 +92,7 @@ def calibrated_for(trained):
 
 
 @pytest.mark.parametrize("key", ExplanationSettings.model_fields)
-def test_a_changed_key_is_measured_again_or_changes_nothing_that_is_measured(quickly_calibrated, key):
+def test_a_changed_key_is_measured_again_or_changes_nothing_that_is_measured(quickly, quickly_calibrated, key):
     before = quickly_calibrated.measurements
     changed = with_settings(quickly_calibrated, **{key: CHANGED[key]})
     layer, steps, gaps = choose_layer(changed, changed.load_splits(), changed.references)  # whatever is kept
@@ -91,7 +102,7 @@ def test_a_changed_key_is_measured_again_or_changes_nothing_that_is_measured(qui
     assert (after is before) == (key in ("test_pairs", "opacity"))  # nothing is measured twice
 
 
-def test_another_threshold_is_measured_again(quickly_calibrated):
+def test_another_threshold_is_measured_again(quickly, quickly_calibrated):
     """Maps explain decisions."""
     strict = calibrated_for(replace(quickly_calibrated, threshold=0.01))
     assert strict.measurements.settings == quickly_calibrated.measurements.settings | {"threshold": 0.01}

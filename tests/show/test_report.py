@@ -18,23 +18,24 @@ from utils.score.intervals import Interval
 from utils.show.report import limitations
 
 
-@pytest.fixture
-def measured(calibrated):
+@pytest.fixture(scope="module")
+def measured(calibrated_once):
     """A run and what notebook 01 measures of it, as `report` takes it."""
-    splits = calibrated.load_splits()
-    distances = calibrated.distances(splits, splits.test_pairs)
-    baseline = frozen_baseline(calibrated.config, splits, calibrated.runtime)
-    metrics = write_metrics(calibrated, splits, distances, baseline)
-    methods = {calibrated.method: methods_of(calibrated.settings)[calibrated.method]}
-    rows = compare(methods, calibrated, choose_pairs(splits, 4), splits)
+    trained = calibrated_once
+    splits = trained.load_splits()
+    distances = trained.distances(splits, splits.test_pairs)
+    baseline = frozen_baseline(trained.config, splits, trained.runtime)
+    metrics = write_metrics(trained, splits, distances, baseline)
+    methods = {trained.method: methods_of(trained.settings)[trained.method]}
+    rows = compare(methods, trained, choose_pairs(splits, 4), splits)
     return (
-        calibrated,
+        trained,
         splits,
         distances,
         metrics,
         rows,
-        find_suspects(calibrated, splits),
-        find_shortcuts(calibrated, splits),
+        find_suspects(trained, splits),
+        find_shortcuts(trained, splits),
     )
 
 
