@@ -22,7 +22,7 @@ run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a
 
 test: $(READY)  ## run all tests, then ruff
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
-	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=10
 	$(MAKE) --no-print-directory lint
 
 test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium

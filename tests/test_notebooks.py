@@ -1,7 +1,6 @@
 import ast
 import json
 import os
-import random
 import re
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from helpers import ROOT
 
 from utils import __main__ as commands
 from utils import notebooks
-from utils.config import load_config
 
 NOTEBOOKS = sorted(ROOT.glob(notebooks.NOTEBOOKS))
 
@@ -56,19 +54,21 @@ def test_committed_notebooks_are_executed_in_order(path):
     assert path.stat().st_size < 2_000_000
 
 
-def test_all_notebooks_run_on_any_dataset(make_config, tmp_path):
-    make_config({"hyperparameters.epochs": 5})
+def test_all_notebooks_run_on_any_dataset(make_config, tmp_path, monkeypatch, capsys):
+    make_config({"hyperparameters.epochs": 5, "explanation.test_pairs": 6})
     committed = [path.read_bytes() for path in NOTEBOOKS]
-    command = [sys.executable, "-m", "utils", "run", "--config", str(tmp_path / "config.yml"), *map(str, NOTEBOOKS)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")  # restored afterwards
+    monkeypatch.setattr(sys, "argv", ["utils", "run", "--config", str(tmp_path / "config.yml")])
+    commands.main()
+    printed = capsys.readouterr().out
     results = tmp_path / "results"
     metrics = json.loads((results / "metrics.json").read_text())
-    assert "Epoch 5/5" in run.stdout  # progress on the terminal
-    assert f"Test AUC {metrics['auc']['value']:.4f}" in run.stdout.splitlines()[-3]
-    assert all(str(results / f"{path.stem}.html") in run.stdout.splitlines()[-2] for path in NOTEBOOKS)
-    assert str(results / "report.html") in run.stdout.splitlines()[-2]
-    assert "\r" not in run.stdout  # progress bars would draw over themselves, which a file shows as one long line
+    assert "Epoch 5/5" in printed  # progress on the terminal
+    assert f"Test AUC {metrics['auc']['value']:.4f}" in printed.splitlines()[-3]
+    assert all(str(results / f"{path.stem}.html") in printed.splitlines()[-2] for path in NOTEBOOKS)
+    assert str(results / "report.html") in printed.splitlines()[-2]
+    assert "\r" not in printed  # progress bars would draw over themselves, which a file shows as one long line
     assert [path.read_bytes() for path in NOTEBOOKS] == committed
     names = {path.name for path in results.iterdir()}
     assert {path.name for path in NOTEBOOKS} | {f"{path.stem}.html" for path in NOTEBOOKS} <= names
@@ -135,28 +135,20 @@ def test_each_target_is_a_python_command_of_the_environment_in_use(name, python)
         assert name == "" or ".venv" not in lines
 
 
-def test_a_failing_notebook_says_why_and_leaves_nothing(make_config, tmp_path, monkeypatch):
-    make_config({"data_path": str(tmp_path / "absent")})
-    monkeypatch.setattr(sys, "argv", ["utils", "run", "--config", str(tmp_path / "config.yml"), str(NOTEBOOKS[0])])
-    monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")  # restored afterwards
-    with pytest.raises(SystemExit, match="absent is not a folder"):
-        commands.main()
-    assert list((tmp_path / "results").iterdir()) == []
-
-
 def test_in_place_refreshes_the_notebook_itself(make_config, tmp_path, monkeypatch):
     make_config()
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "metrics.json").write_text('{"auc": {"value": 0.5}, "pairs": 2}')
     path = tmp_path / "small.ipynb"
-    cell = nbformat.v4.new_code_cell("from utils.config import load_config\nload_config().seed")
+    source = "import os\nfrom utils.config import CONFIG_VARIABLE\nos.environ[CONFIG_VARIABLE]"
+    cell = nbformat.v4.new_code_cell(source)
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")
     arguments = ["utils", "run", "--config", str(tmp_path / "config.yml"), "--inplace", str(path)]
     monkeypatch.setattr(sys, "argv", arguments)
     commands.main()
-    seed = load_config(tmp_path / "config.yml").seed
-    assert nbformat.read(path, as_version=4).cells[0].outputs[0].data["text/plain"] == str(seed)
+    shown = nbformat.read(path, as_version=4).cells[0].outputs[0].data["text/plain"]
+    assert shown == repr(str(tmp_path / "config.yml"))
 
 
 def run_cells(order, cells, namespace, results):
@@ -167,7 +159,9 @@ def run_cells(order, cells, namespace, results):
 
 
 def test_cells_run_in_any_order_show_the_same(make_config, checkpoints, monkeypatch):
-    """Every cell of notebook 02 again after the last one, backwards and shuffled: each saved figure stays as it was."""
+    """Every cell of notebook 02 again, backwards: each has now run before and after each other one, and each saved
+    figure stays as it was.
+    """
     config = make_config({"checkpoints_path": str(checkpoints)})
     monkeypatch.setenv(notebooks.CONFIG_VARIABLE, str(config.results_path.parent / "config.yml"))
     cells = [cell.source for cell in code_cells(nbformat.read(NOTEBOOKS[1], as_version=4))]
@@ -175,8 +169,7 @@ def test_cells_run_in_any_order_show_the_same(make_config, checkpoints, monkeypa
     namespace = {}
     once = run_cells(numbers, cells, namespace, config.results_path)
     assert len(once) >= 8
-    for order in (numbers[::-1], random.Random(0).sample(numbers, len(numbers))):
-        assert run_cells(order, cells, namespace, config.results_path) == once
+    assert run_cells(numbers[::-1], cells, namespace, config.results_path) == once
 
 
 def test_no_variable_serves_two_pairs():

@@ -1,6 +1,7 @@
 import itertools
 import sys
 import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from differences import OBJECTS, draw_difference
 SIZE = (96, 96)
 
 
+@cache
 def drawings(count, seed=0):
     """Different pictures of one kind: `count` images of each class of the sample, but for the empty one."""
     random = np.random.RandomState(seed)
