@@ -8,6 +8,8 @@ from helpers import ROOT
 from torch import nn
 from torchvision import models
 
+from utils.explanations.methods import METHODS
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -69,3 +71,11 @@ def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#:]+)[^)]*\)", README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), target
+
+
+def test_every_method_is_in_the_table_and_in_config_yml():
+    config = (ROOT / "config.yml").read_text(encoding="utf-8")
+    (comment,) = re.findall(r"^    method: .*", config, re.MULTILINE)
+    for name in METHODS:
+        assert f"`{name}`" in section("Methods"), name
+        assert name in comment, name

@@ -177,8 +177,15 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Side = Annotated[int, Field(ge=32, le=4096)]
 Between = Annotated[Number, Field(gt=0, lt=1)]
 FilePath = Annotated[Path, Field(strict=False), AfterValidator(_expand_home), AfterValidator(_no_none)]
-Method = Literal[
-    "gradcam", "gradcam++", "layercam", "hirescam", "integrated", "path_layercam", "contrastive", "occlusion"
+Method = Literal[  # the keys of `explanations.methods.METHODS`
+    "gradcam",
+    "gradcam++",
+    "layercam",
+    "hirescam",
+    "integrated",
+    "path_layercam",
+    "contrastive",
+    "occlusion",
 ]
 Limits = Annotated[tuple[Number, Number] | None, Field(strict=False), BeforeValidator(_auto), AfterValidator(_rising)]
 Mean = Annotated[Number, Field(ge=-10, le=10)]

@@ -114,21 +114,12 @@ def test_a_finer_map_keeps_score_and_decision():
 def test_all_methods_by_name():
     network, images = network_and_images()
     methods = methods_of(ExplanationSettings(layer="layer2", steps=2))
-    assert list(methods) == [
-        "gradcam, last",
-        "gradcam, layer2",
-        "gradcam++, layer2",
-        "layercam, layer2",
-        "hirescam, layer2",
-        "integrated, layer2",
-        "path_layercam, layer2",
-        "contrastive, layer2",
-        "occlusion",
-    ]
+    assert len(methods) == 1 + len(METHODS)
+    assert {"gradcam, last", "gradcam, layer2", "contrastive, layer2", "occlusion"} <= set(methods)
     for name, method in methods.items():
         place = ["layer4" if part == "last" else part for part in name.split(", ")]
-        found = method(network, images, 0.5)
-        assert found.description.removesuffix(", 2 steps") == " at ".join(place)
+        explanation = method(network, images, 0.5)
+        assert explanation.description.removesuffix(", 2 steps") == " at ".join(place)
     assert name_of(ExplanationSettings(method="gradcam", layer="layer2")) == "gradcam, layer2"
     assert name_of(ExplanationSettings(layer="layer2")) in methods
     assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))

@@ -1,4 +1,8 @@
-"""From pairs of images to their explanation, by the method that `explanation.method` in config.yml names."""
+"""From pairs of images to their explanation, by the method that `explanation.method` in config.yml names.
+
+To add a method: write its formula in `gradient.py`, or any function from a `Task` to an `Explanation`; add a row to
+METHODS, its name to `Method` in config.py, and a line to the comment in config.yml and to the table in README.md.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,8 +16,8 @@ from ..device import deterministic_or_refused
 from ..files import ExplanationError
 from ..network.distance import Explainable, distances_of
 from ..network.inputs import pairs_for
+from . import gradient
 from .explanation import UNKNOWN, Explanation, Source, check_shown
-from .gradient import along_path, at_layer, contrast, gradcam, gradcam_plus_plus, hirescam, layercam, to_other
 from .occlusion import occlusion
 from .references import References
 from .task import Task
@@ -33,14 +37,14 @@ class Method:
     takes_steps: bool = False
 
 
-METHODS = {  # also named in `config.Method`
-    "gradcam": Method(partial(at_layer, gradcam)),
-    "gradcam++": Method(partial(at_layer, gradcam_plus_plus)),
-    "layercam": Method(partial(at_layer, layercam)),
-    "hirescam": Method(partial(at_layer, hirescam)),
-    "integrated": Method(partial(along_path, hirescam, to_other), takes_steps=True),
-    "path_layercam": Method(partial(along_path, layercam, to_other), takes_steps=True),
-    "contrastive": Method(partial(along_path, hirescam, contrast), takes_steps=True),
+METHODS = {
+    "gradcam": Method(partial(gradient.at_layer, gradient.gradcam)),
+    "gradcam++": Method(partial(gradient.at_layer, gradient.gradcam_plus_plus)),
+    "layercam": Method(partial(gradient.at_layer, gradient.layercam)),
+    "hirescam": Method(partial(gradient.at_layer, gradient.hirescam)),
+    "integrated": Method(partial(gradient.along_path, gradient.hirescam, gradient.to_other), takes_steps=True),
+    "path_layercam": Method(partial(gradient.along_path, gradient.layercam, gradient.to_other), takes_steps=True),
+    "contrastive": Method(partial(gradient.along_path, gradient.hirescam, gradient.contrast), takes_steps=True),
     "occlusion": Method(occlusion, reads_layer=False),
 }
 
