@@ -80,16 +80,16 @@ def test_maps_against_captum(threshold, layer, steps):
 
 @pytest.mark.parametrize("decision", ["same", "different"])
 def test_both_maps_add_up_to_the_change_of_the_target(decision):
-    network, images = (part.double() for part in network_and_images("resnet10t", size=(48, 64)))
+    network, images = (part.double() for part in network_and_images("test_efficientnet"))  # its activations are smooth
     threshold = {"same": 2.0, "different": 0.0}[decision]
     errors = []
-    for steps in (1, 16, 64):
-        found = explain(network, images, threshold, layer="layer2", steps=steps)
+    for steps in (1, 8, 32):
+        found = explain(network, images, threshold, layer="blocks.1", steps=steps)
         sums, changes = found.completeness.unbind(1)
         errors.append((sums - changes).abs().max().item())
     assert errors[0] > 3 * errors[1]
-    assert errors[1] > 3 * errors[2]
-    assert errors[2] < 0.02
+    assert errors[1] > 10 * errors[2]  # the midpoint rule: a quarter of the steps, 16 times the error
+    assert errors[2] < 0.005
     expected = torch.zeros(len(images), dtype=torch.float64)
     for one, two in ((0, 1), (1, 0)):
         own, other = network(images[:, one]), network(images[:, two])

@@ -25,19 +25,19 @@ def changes_in_distance(network, images):
         return 2 * distance(embeddings1, embeddings2) - blurry1 - blurry2
 
 
-@pytest.mark.parametrize("layer", ["layer1", "layer3"])
+@pytest.mark.parametrize("layer", ["blocks.0", "blocks.3"])
 def test_a_map_adds_up_to_the_change_in_distance(layer):
-    network, images = (part.double() for part in network_and_images(size=(48, 64)))
+    network, images = (part.double() for part in network_and_images("test_efficientnet"))  # its activations are smooth
     errors = []
-    for steps in (1, 16, 128):
+    for steps in (1, 8, 32):
         totals, changes = explain(
             network, images, 0.5, method="integrated", layer=layer, steps=steps
         ).completeness.unbind(1)
         torch.testing.assert_close(changes, changes_in_distance(network, images))
         errors.append((totals - changes).abs().max().item())
     assert errors[0] > 3 * errors[1]
-    assert errors[1] > 3 * errors[2]
-    assert errors[2] < 0.03
+    assert errors[1] > 10 * errors[2]  # the midpoint rule: a quarter of the steps, 16 times the error
+    assert errors[2] < 0.005
 
 
 def test_one_step_against_a_full_backward_pass():

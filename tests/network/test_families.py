@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from helpers import warmed
@@ -32,7 +33,29 @@ FAMILIES = {  # and a size of images, in pixels
     "swin_tiny_patch4_window7_224": (64, 96),
     "mambaout_femto": (64, 96),
 }
-NORMS_THAT_STAY = {"densenet121": 62}  # behind a concatenation, not a convolution
+FEWER_BLOCKS = {  # of the same kinds
+    "resnext50_32x4d": {"layers": (1, 1, 1, 1)},
+    "convnext_atto": {"depths": (1, 1, 1, 1)},
+    "densenet121": {"block_config": (2, 2, 2, 2)},
+    "vit_tiny_patch16_224": {"depth": 3},
+    "vit_small_patch14_reg4_dinov2": {"depth": 3},
+    "vit_tiny_patch16_dinov3_qkvb": {"depth": 3},
+    "swin_tiny_patch4_window7_224": {"depths": (2, 2, 2, 2), "embed_dim": 24},
+    "mambaout_femto": {"depths": (1, 1, 1, 1)},
+}
+NORMS_THAT_STAY = {"densenet121": 12}  # behind a concatenation, not a convolution
+
+
+@pytest.fixture(scope="module", autouse=True)
+def smaller_models():
+    create_model = timm.create_model
+
+    def smaller(name, **settings):
+        return create_model(name, **settings, **FEWER_BLOCKS.get(name, {}))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", smaller)
+        yield
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -200,6 +223,6 @@ def test_a_class_token_is_dropped_and_registers_too():
     images = torch.randn(1, 3, 28, 42)
     with torch.no_grad():
         assert network.features(images).shape == (1, 384, 2, 3)
-        assert network.features(images, "blocks.5").shape == (1, 6 * 384, 2, 3)  # they ride along in channels
+        assert network.features(images, "blocks.1").shape == (1, 6 * 384, 2, 3)  # they ride along in channels
         (expected,) = network.backbone.forward_intermediates(images, 1, norm=True, intermediates_only=True)
     torch.testing.assert_close(network.features(images), expected)
