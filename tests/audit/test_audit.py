@@ -136,11 +136,9 @@ def test_small_and_unequal_classes(look, folder):
     assert "Unequal classes (1): few (2). The largest class, a, has 24 images" in str(look())
 
 
-def test_the_command(folder, tmp_path, monkeypatch, capsys):
+def test_the_command(folder, monkeypatch, capsys):
     run(monkeypatch, "audit", "--set", f"data_path={folder}", "cache_path=null", "hyperparameters.verbose=False")
     assert capsys.readouterr().out == f"72 images of 3 classes in {folder}\nNo problems found.\n"
-    run(monkeypatch, "sample", str(tmp_path / "sample"))
-    assert len(list((tmp_path / "sample").iterdir())) == 7
     with pytest.raises(SystemExit, match="data_path: nowhere is not a folder"):
         run(monkeypatch, "audit", "--set", "data_path=nowhere")
 

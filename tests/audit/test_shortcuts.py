@@ -345,8 +345,8 @@ def test_intervals_of_shares_cover_the_truth_and_are_no_wider_than_they_must_be(
         shares.append(found.value)
         covered.append((found.low, found.high))
         widths.append((found.high - found.low) / (2 * 1.96))
-        if seed < 40:
-            drawn = random.multinomial(48, np.full(48, 1 / 48), 200)
+        if seed < 20:
+            drawn = random.multinomial(48, np.full(48, 1 / 48), 100)
             scores = [
                 shortcuts._score(one, pairs, row)
                 for row in drawn[:, pairs.first] * drawn[:, pairs.second]

@@ -49,7 +49,7 @@ def textbook_gradcam(network, images, layer):
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
 @pytest.mark.parametrize(
-    ("backbone", "layer"), [("resnet18", "layer4"), ("resnet18", "layer2"), ("mobilenet_v2", "blocks.6")]
+    ("backbone", "layer"), [("test_resnet", "layer4"), ("test_resnet", "layer2"), ("mobilenetv2_035", "blocks.6")]
 )
 def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
     network, images = (part.double() for part in network_and_images(backbone, size))

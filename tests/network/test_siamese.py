@@ -10,7 +10,8 @@ from utils.network.siamese import SiameseNetwork, build_network
 
 
 def test_embedding_is_linear_in_the_features_up_to_its_length():
-    network, features = SiameseNetwork("resnet18", 8).eval(), torch.rand(3, 512, 2, 5)
+    network = SiameseNetwork("test_resnet", 8).eval()
+    features = torch.rand(3, network.embedding.in_features, 2, 5)
     pooled = torch.stack([features[:, :, i, j] for i in range(2) for j in range(5)]).mean(dim=0)
     vectors = pooled @ network.embedding.weight.T + network.embedding.bias
     expected = vectors / vectors.pow(2).sum(dim=1, keepdim=True).sqrt()
@@ -18,7 +19,7 @@ def test_embedding_is_linear_in_the_features_up_to_its_length():
 
 
 def test_forward_is_the_distance_of_the_embeddings(device):
-    network = SiameseNetwork("resnet18", 8).to(device).eval()
+    network = SiameseNetwork("test_resnet", 8).to(device).eval()
     images1, images2 = torch.randn(2, 4, 3, 32, 48, device=device)
     with torch.no_grad():
         embeddings1, embeddings2 = network(images1), network(images2)
@@ -29,7 +30,7 @@ def test_forward_is_the_distance_of_the_embeddings(device):
 
 
 def test_distances_stay_float32_under_autocast(device):
-    network = SiameseNetwork("resnet18", 8).to(device).eval()
+    network = SiameseNetwork("test_resnet", 8).to(device).eval()
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
         assert distance(*network(torch.randn(2, 3, 32, 32, device=device))).dtype == torch.float32
 
@@ -60,13 +61,13 @@ def test_distance_gradient_against_finite_differences(identical):
 
 
 def test_identical_images_give_finite_parameter_gradients():
-    network, images = SiameseNetwork("resnet18", 8), torch.randn(2, 3, 32, 32)
+    network, images = SiameseNetwork("test_resnet", 8), torch.randn(2, 3, 32, 32)
     distance(network(images), network(images)).sum().backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
 
 
 def test_evaluating_gives_every_submodule_its_mode_back():
-    network = SiameseNetwork("resnet18", 8).train()
+    network = SiameseNetwork("test_resnet", 8).train()
     network.backbone.layer1.eval()  # a user who freezes a stage
     before = [module.training for module in network.modules()]
     with evaluating(network):
@@ -75,18 +76,18 @@ def test_evaluating_gives_every_submodule_its_mode_back():
 
 
 def test_summary_counts_every_parameter():
-    network = SiameseNetwork("resnet18", 8, image_size=(64, 64))
+    network = SiameseNetwork("test_resnet", 8, image_size=(64, 64))
     network.freeze("last")
     table = network.summary()
     assert table.loc["all", "parameters"] == sum(parameter.numel() for parameter in network.parameters())
     assert table.loc["all", "trained"] == sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
     assert table["trained"][:-1].sum() == table.loc["all", "trained"] < table.loc["all", "parameters"]
     assert table["parameters"][:-1].sum() == table.loc["all", "parameters"]
-    assert table.loc["layer4", "output"] == "512 x 2 x 2"
+    assert table.loc["layer4", "output"] == "96 x 2 x 2"
 
 
 def test_a_pair_is_two_images_of_one_row():
-    network = SiameseNetwork("resnet18", 8).eval()
+    network = SiameseNetwork("test_resnet", 8).eval()
     images = torch.randn(3, 2, 3, 32, 32)
     assert torch.equal(paired(images.flatten(0, 1)), images)
     found = distances_of(network, images)
@@ -97,14 +98,14 @@ def test_a_pair_is_two_images_of_one_row():
 
 
 def test_layers_by_stride_by_timms_names_and_by_those_of_the_paper():
-    network = SiameseNetwork("resnet18", 8, image_size=(64, 96)).eval()
+    network = SiameseNetwork("test_resnet", 8, image_size=(64, 96)).eval()
     images = torch.randn(2, 3, 64, 96)
     assert network.layers == ["stem", "layer1", "layer2", "layer3", "layer4"]
     with torch.no_grad():
         for name, same in (("stride4", "layer1"), ("stride16", "layer3"), ("last", "layer4"), ("maxpool", "stem")):
             assert torch.equal(network.features(images, name), network.features(images, same))
         inner = network.features(images, "layer3.0")
-        assert inner.shape == (2, 256, 4, 6)
+        assert inner.shape == (2, 192, 4, 6)
         torch.testing.assert_close(network.embed_features(inner, "layer3.0"), network(images))
 
 
@@ -135,12 +136,12 @@ def test_trying_a_layer_draws_nothing_and_leaves_everything_as_it_was():
 
 
 def test_without_an_embedding_size_the_embedding_is_the_backbones_own():
-    network = SiameseNetwork("resnet18", None, image_size=(64, 64)).eval()
+    network = SiameseNetwork("test_resnet", None, image_size=(64, 64)).eval()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         pooled = network.backbone.forward_features(images).mean(dim=(2, 3))
         torch.testing.assert_close(network(images), pooled / pooled.norm(dim=1, keepdim=True))
-    assert network.summary().loc["embedding", "output"] == "512"
+    assert network.summary().loc["embedding", "output"] == "96"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_without_an_embedding_size_the_embedding_is_the_backbones_own():
     ],
 )
 def test_what_is_frozen_is_neither_trained_nor_its_batch_norm_moved(training, frozen):
-    network = SiameseNetwork("resnet18", 8, image_size=(64, 64))
+    network = SiameseNetwork("test_resnet", 8, image_size=(64, 64))
     network.freeze(training)
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -179,11 +180,13 @@ def test_a_vector_without_a_length_has_no_direction():
 
 
 def test_layers_of_one_place_are_refused_by_name():
-    network = SiameseNetwork("resnet18", 8, image_size=(32, 32)).eval()
+    network = SiameseNetwork("test_resnet", 8, image_size=(32, 32)).eval()
     network.check_layer("layer3")
     named = "stem, layer1, layer2, layer3$"
     for layer in ("last", "layer4", "stride32"):
-        with pytest.raises(ConfigError, match=f"too small for explanation.layer '{layer}' of resnet18: its map is 1 x"):
+        with pytest.raises(
+            ConfigError, match=f"too small for explanation.layer '{layer}' of test_resnet: its map is 1 x"
+        ):
             network.check_layer(layer)
     images = torch.randn(1, 2, 3, 32, 32)
     for method in ("gradcam", "layercam", "integrated", "contrastive"):
@@ -192,7 +195,7 @@ def test_layers_of_one_place_are_refused_by_name():
             explain(network, images, 0.5, method=method, steps=1)
     with pytest.raises(ExplanationError, match="gives maps of 1 x 1"):
         decompose(network, explain(network, images, 0.5, method="occlusion"))
-    larger = SiameseNetwork("resnet18", 8, image_size=(64, 64)).eval()  # convolutions take other images too
+    larger = SiameseNetwork("test_resnet", 8, image_size=(64, 64)).eval()  # convolutions take other images too
     with pytest.raises(ExplanationError, match="gives maps of 1 x 1 for images of 32 x 32"):
         explain(larger, images, 0.5)
 
@@ -207,4 +210,4 @@ def test_images_too_small_to_be_explained_are_refused_before_training(make_confi
 
 def test_a_backbone_that_gives_its_class_token_alone_is_refused():
     with pytest.raises(ConfigError, match="PoolingVisionTransformer is refused: it gives no feature map for images of"):
-        SiameseNetwork("pit_ti_224", 8, image_size=(224, 224))
+        SiameseNetwork("pit_ti_224", 8, image_size=(64, 64))

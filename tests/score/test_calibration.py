@@ -54,17 +54,24 @@ def drawn_less(monkeypatch):
     monkeypatch.setattr(calibration, "standard_errors", partial(standard_errors, draws=60))
 
 
-@pytest.mark.usefixtures("drawn_less")
+@pytest.fixture
+def hardly_drawn(monkeypatch):
+    """For tests of probabilities without their intervals."""
+    monkeypatch.setattr(calibration, "standard_errors", partial(standard_errors, draws=4))
+
+
+@pytest.mark.usefixtures("hardly_drawn")
 @pytest.mark.parametrize(("truth", "count"), [(sigmoid_truth, 900), (sigmoid_truth, 4000), (stepped_truth, 4000)])
 def test_probabilities_are_those_of_a_known_world(truth, count):
     distances, pairs = draw(truth, count)
     places = np.array([0.3, 0.7, 0.9, 1.4])
-    assert probabilities_of(fit_calibration(distances, pairs), places) == pytest.approx(truth(places), abs=0.08)
+    fitted = fit_calibration(distances, pairs)
+    assert probabilities_of(fitted, places) == pytest.approx(truth(places), abs=0.08)
     others, other_pairs = draw(truth, 20000, seed=1)
-    assert calibration_error(probabilities_of(fit_calibration(distances, pairs), others), other_pairs.labels) < 0.04
+    assert calibration_error(probabilities_of(fitted, others), other_pairs.labels) < 0.04
 
 
-@pytest.mark.usefixtures("drawn_less")
+@pytest.mark.usefixtures("hardly_drawn")
 def test_few_pairs_follow_a_step_too():
     """A sigmoid, as it was fitted to fewer than 1,000 pairs, is off by more than 0.05."""
     distances, pairs = draw(stepped_truth, 990)
@@ -278,7 +285,7 @@ def test_beta_calibration_is_that_of_the_paper(bound):
     assert fit_shape("beta", distances, labels, weights, 2 - 2 * score) == pytest.approx(expected, abs=0.01)
 
 
-@pytest.mark.usefixtures("drawn_less")
+@pytest.mark.usefixtures("hardly_drawn")
 def test_both_kinds_weigh_alike_and_nothing_is_certain():
     """Three times as many different pairs change nothing; perfectly separated pairs leave Laplace's doubt."""
     distances, pairs = draw(sigmoid_truth, 400)

@@ -42,9 +42,10 @@ def test_intervals_cover_the_truth_where_pairs_share_images():
         pairs, wrong = draw_world(random)
         (result,) = intervals(partial(weighted_mean, wrong), pairs, seed, draws=120)
         covered.append(result.low <= truth <= result.high)
-        rows = random.integers(0, len(pairs), (200, len(pairs)))
-        low, high = np.percentile(wrong[rows].mean(axis=1), (2.5, 97.5))
-        by_pairs.append(low <= truth <= high)
+        if seed < 150:
+            rows = random.integers(0, len(pairs), (200, len(pairs)))
+            low, high = np.percentile(wrong[rows].mean(axis=1), (2.5, 97.5))
+            by_pairs.append(low <= truth <= high)
     assert 0.93 <= np.mean(covered) <= 0.97
     assert np.mean(by_pairs) < 0.9
 
@@ -107,7 +108,7 @@ def test_standard_errors_of_an_auc_where_the_pair_rule_repeats_pairs(size, itera
 
     result = []
     errors = []
-    for number in range(1500):
+    for number in range(800):
         area, pairs = draw()
         result.append(area(np.ones(len(pairs))))
         if number < 60:
@@ -174,11 +175,11 @@ def draw_means(random, images=20):
 
 
 def test_errors_are_less_low_where_there_are_few_images():
-    """The truth is the spread of the mean over 20,000 draws of 20 images. The variance comes out a sixth low; without
+    """The truth is the spread of the mean over 6,000 draws of 20 images. The variance comes out a sixth low; without
     what `standard_errors` adds for few images, a third.
     """
     random = np.random.default_rng(0)
-    truth = np.var([draw_means(random)[1].mean() for _ in range(20_000)])
+    truth = np.var([draw_means(random)[1].mean() for _ in range(6_000)])
     variances = []
     for seed in range(300):
         pairs, numbers = draw_means(random)
