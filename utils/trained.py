@@ -357,6 +357,9 @@ def _network_of(weights, config):
     with torch.random.fork_rng(devices=[]):  # every weight is replaced
         network = SiameseNetwork(config.backbone_model, size, image_size=config.image.size)
     network.load_state_dict(weights)
+    for name, values in weights.items():
+        if not values.isfinite().all():
+            raise ValueError(f"{name} is not finite")
     return network
 
 

@@ -90,3 +90,11 @@ def test_the_file_current_is_damaged(config, best, content, message):
     (config.checkpoints_path / "current").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         load_trained(config)
+
+
+def test_weights_that_are_not_finite_are_refused(config, best):
+    content = load_checkpoint(best)
+    content["network"]["embedding.weight"][0, 0] = float("nan")
+    save_checkpoint(best, content)
+    with pytest.raises(CheckpointError, match=r"best\.pt is damaged.*embedding\.weight is not finite"):
+        load_trained(config)
