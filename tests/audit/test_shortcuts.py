@@ -368,7 +368,7 @@ def taught_by_frames(tmp_path_factory):
     root = write_classes(folder / "Data", lambda label, random: framed(noise(random), TINTS[label]), count=12)
     content = tiny_settings(root, folder)
     content["backbone_model"] = "ResNet18"
-    content["hyperparameters"]["epochs"] = 4
+    content["hyperparameters"]["epochs"] = 2
     (folder / "config.yml").write_text(yaml.safe_dump(content | {"duplicate_radius": None}))
     config = load_config(folder / "config.yml")
     fit(config)

@@ -116,14 +116,14 @@ def bins_within(calibration, distances, labels):
     return within
 
 
-@pytest.mark.usefixtures("drawn_less")
 @pytest.mark.parametrize("power", [1, 4])
-def test_probabilities_fit_other_images(power):
+def test_probabilities_fit_other_images(power, monkeypatch):
     """Random halves of images: fitted on one half, probabilities hold on the other, and intervals hold the truth.
 
     The bounds: an error of 1.5 times chance and 0.01, 78 % of bins within the interval (both halves vary, so that even
     right intervals of single bins would hold 83 %), 90 % of truths. The truth is counted in pairs of 3,000 more images.
     """
+    monkeypatch.setattr(calibration, "standard_errors", partial(standard_errors, draws=30))
     random = np.random.default_rng(1)
     classes, distances_of = unlike_images(power, 3000, random)
     many = draw_pairs(np.arange(3000), classes, 20, random)

@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from sklearn.metrics import (
 )
 
 from utils.data.splits import Pairs
+from utils.score import metrics as metrics_module
+from utils.score.intervals import intervals
 from utils.score.metrics import (
     FMRS,
     curve_rates,
@@ -31,6 +34,12 @@ from utils.score.metrics import (
 scored_pairs = st.lists(
     st.tuples(st.integers(0, 8).map(lambda n: n / 4), st.integers(0, 1)), min_size=2, max_size=40
 ).filter(lambda pairs: {label for _, label in pairs} == {0, 1})
+
+
+@pytest.fixture(autouse=True)
+def drawn_less(monkeypatch):
+    """Images are resampled 300 times otherwise."""
+    monkeypatch.setattr(metrics_module, "intervals", partial(intervals, draws=60))
 
 
 def scored(distances, labels):
