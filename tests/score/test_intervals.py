@@ -126,6 +126,14 @@ def test_rates_at_the_ends_get_wilsons_interval():
     assert (always.low, always.high) == pytest.approx((20 / 23.8416, 1))
 
 
+@pytest.mark.parametrize("rate", [0, 1])
+def test_rounding_does_not_narrow_the_interval_of_a_rate_at_the_ends(rate):
+    pairs = Pairs(np.arange(0, 40, 2), np.arange(1, 40, 2), np.zeros(20, int))
+    exact, rounded = (intervals(lambda weights, r=r: r, pairs)[0] for r in (rate, abs(rate - 2e-16)))
+    assert exact == rounded
+    assert exact.high - exact.low > 0.05
+
+
 def test_what_hardly_any_draw_can_measure_is_unknown():
     pairs, _ = draw_world(np.random.default_rng(0))
 

@@ -10,6 +10,7 @@ from ..data.splits import Pairs
 
 DRAWS = 300
 Z = 1.96  # standard errors to either end of a 95 % interval
+ROUNDING = 1e-9  # a rate this close to 0 or 1 is 0 or 1: sums of weights are not exact
 
 
 @dataclass(frozen=True)
@@ -160,10 +161,10 @@ def _rate_interval(value, error, trials) -> Interval:
     wilson = float(Z**2 / (trials + Z**2))
     if np.isnan(value):
         return Interval(value, np.nan, np.nan)
-    if value <= 0:
-        return Interval(value, 0.0, wilson)
-    if value >= 1:
-        return Interval(value, 1 - wilson, 1.0)
+    if value <= ROUNDING:
+        return Interval(0.0, 0.0, wilson)
+    if value >= 1 - ROUNDING:
+        return Interval(1.0, 1 - wilson, 1.0)
     if np.isnan(error):
         return Interval(value, 0.0, 1.0)
     width = Z * error / (value * (1 - value))  # in log odds
