@@ -9,6 +9,8 @@ from helpers import changed, tiny_images, tiny_settings
 
 from utils import Config, Trained, calibrate, fit, load_config, load_trained
 
+FINISHED = {"hyperparameters.epochs": 6}  # of the run, as conftest.py trains it
+
 
 @dataclass(frozen=True)
 class Project:
@@ -34,7 +36,7 @@ class Project:
     def trained_config(self, folder: Path) -> Config:
         """Do the same, with a copy of the finished run, and quietly."""
         shutil.copytree(self.checkpoints, folder / "checkpoints")
-        return self.config(folder, {"hyperparameters.verbose": False})
+        return self.config(folder, FINISHED | {"hyperparameters.verbose": False})
 
     def trained(self, folder: Path) -> Trained:
         """Return the network of a copy of the finished run."""
@@ -45,7 +47,7 @@ def make_project(folder: Path) -> Project:
     """Draw the images and train the network."""
     project = Project(folder / "Data", folder / "checkpoints")
     tiny_images(project.data)
-    config = project.config(folder)
+    config = project.config(folder, FINISHED)
     fit(config)
     trained = load_trained(config)
     splits = trained.load_splits()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..device import FIRST
-from ..files import printable, write_text
+from ..files import FileError, printable, write_text
 from .reading import EXTENSIONS, DataError
 
 SUBFOLDERS = "subfolders"
@@ -278,7 +278,7 @@ def write_unreadable(unreadable: pd.DataFrame, results_path: Path):
     Of several processes only the first acts.
 
     Raises:
-        FileError: The file cannot be written.
+        FileError: The file cannot be written or deleted.
     """
     if not FIRST:
         return
@@ -286,8 +286,11 @@ def write_unreadable(unreadable: pd.DataFrame, results_path: Path):
     if len(unreadable):
         write_text(file, unreadable.to_csv(index=False))
         print(f"All images that cannot be read, with their causes: {file}")
-    else:
-        file.unlink(missing_ok=True)
+    elif file.exists():
+        try:
+            file.unlink()
+        except OSError as error:
+            raise FileError(f"{file} is outdated and cannot be deleted ({error.strerror}): delete it.") from error
 
 
 def _kind(entry):
