@@ -11,9 +11,9 @@ import copy
 import torch
 
 from utils.explanations.explanation import Explanation
-from utils.explanations.occlusion import blurred
 from utils.explanations.task import explained
 from utils.network.distance import distance, distances_of, embed_pairs, evaluating, paired
+from utils.network.inputs import blurred
 
 MASKS = 150  # CorrRISE: random masks of each image
 PATCHES = 3  # hidden by each mask

@@ -17,9 +17,9 @@ from PIL import Image
 
 from utils.data import cache
 from utils.data.batches import ResidentPixels, deliver, resident
-from utils.data.cache import Decoder, PixelCache, decode, open_pixels
+from utils.data.cache import Decoder, PixelCache, open_pixels
 from utils.data.images import scan
-from utils.data.reading import DataError, read_image
+from utils.data.reading import DataError, decode, read_image
 from utils.device import Runtime
 
 SIZE = (32, 40)

@@ -16,9 +16,8 @@ from PIL import Image, PngImagePlugin
 from utils import load_splits
 from utils.audit.images import audit_images
 from utils.config import ConfigError
-from utils.data.cache import decode
 from utils.data.images import scan
-from utils.data.reading import DataError, read_header, read_image
+from utils.data.reading import DataError, decode, read_header, read_image
 from utils.data.splits import load_images
 from utils.search.gallery import gallery, network_digest
 from utils.show.charts import pairs_figure

@@ -12,9 +12,9 @@ from PIL import Image
 from utils.data import cache
 from utils.data import images as listing
 from utils.data.batches import ResidentPixels, draw_epoch
-from utils.data.cache import decode, open_pixels
+from utils.data.cache import open_pixels
 from utils.data.images import scan, write_unreadable
-from utils.data.reading import DataError
+from utils.data.reading import DataError, decode
 from utils.data.splits import load_splits
 
 SIZE = (32, 40)

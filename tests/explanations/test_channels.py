@@ -14,10 +14,10 @@ from utils.explanations.edits import smallest_edit
 from utils.explanations.explanation import Explanation, Source
 from utils.explanations.matches import decompose
 from utils.explanations.methods import METHODS, explain
-from utils.explanations.occlusion import mean_colour
 from utils.explanations.references import embed_references
 from utils.files import ExplanationError
 from utils.network.cut import Cut
+from utils.network.inputs import mean_colour
 from utils.network.siamese import SiameseNetwork
 from utils.trust.faithfulness import insertion_deletion, judge
 

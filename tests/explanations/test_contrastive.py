@@ -6,9 +6,9 @@ from helpers import network_and_images
 
 from utils.config import ConfigError
 from utils.explanations.methods import explain
-from utils.explanations.occlusion import blurred
 from utils.explanations.references import References, embed_references
 from utils.network.distance import distances_of
+from utils.network.inputs import blurred
 
 
 def references_of(network, images):

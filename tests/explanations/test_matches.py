@@ -8,8 +8,8 @@ from utils.explanations import matches
 from utils.explanations.explanation import Explanation
 from utils.explanations.matches import Match, Matches, decompose
 from utils.explanations.methods import explain
-from utils.explanations.occlusion import blurred
 from utils.network.cut import Cut
+from utils.network.inputs import blurred
 
 
 class Squared(nn.Module):

@@ -6,8 +6,8 @@ from helpers import ToOther, network_and_images
 
 from utils.config import ConfigError
 from utils.explanations.methods import explain
-from utils.explanations.occlusion import blurred
 from utils.network.distance import distance
+from utils.network.inputs import blurred
 
 
 def enlarged(maps, size=(48, 64)):

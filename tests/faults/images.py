@@ -14,8 +14,7 @@ from faults.damage import DAMAGES, damage, limited
 from faults.outcomes import HANG, MEMORY, REFUSED, RIGHT, TRACEBACK, WRONG, Outcome, attempt
 from PIL import EpsImagePlugin, Image
 
-from utils.data.cache import decode
-from utils.data.reading import read_image
+from utils.data.reading import decode, read_image
 
 SIZE = (32, 40)  # height and width that `decode` is asked for
 SECONDS = 4  # that reading may take

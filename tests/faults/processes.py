@@ -29,8 +29,8 @@ from faults.outcomes import HANG, REFUSED, RIGHT, TRACEBACK, UNCLEAR, WRONG, Out
 from helpers import write_images
 
 from utils import CheckpointError, load_trained, scan
-from utils.data.cache import decode, open_pixels
-from utils.data.transforms import stored_size
+from utils.data.cache import open_pixels
+from utils.data.reading import decode, stored_size
 
 STOPS = {  # signal and phase, and what each has once brought to light; the start is a cold one
     ("SIGKILL", "epochs"): WRONG,

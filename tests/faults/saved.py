@@ -33,8 +33,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from utils import build_network, fit, gallery, load_trained, scan
-from utils.data.cache import decode, open_pixels
+from utils.data.cache import open_pixels
 from utils.data.duplicates import hashes_of
+from utils.data.reading import decode
 from utils.device import start
 from utils.train.runs import BEST, CURRENT, LAST
 

@@ -8,11 +8,12 @@ from torch import nn
 
 from utils.explanations.edits import AREAS, smallest_edit
 from utils.explanations.explanation import Explanation
-from utils.explanations.occlusion import blurred, mean_colour, occlusion
+from utils.explanations.occlusion import occlusion
 from utils.explanations.references import References
 from utils.explanations.task import Task
 from utils.network.cut import Cut
 from utils.network.distance import distances_of
+from utils.network.inputs import blurred, mean_colour
 from utils.trust.faithfulness import insertion_deletion, span_of
 
 

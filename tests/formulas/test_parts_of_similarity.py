@@ -21,8 +21,8 @@ from plain_network import (
 
 from utils.explanations.matches import Matches, decompose
 from utils.explanations.methods import explain
-from utils.explanations.occlusion import blurred
 from utils.network.cut import Cut
+from utils.network.inputs import blurred
 
 
 def parts_of(plain, start, end, steps):

@@ -22,9 +22,9 @@ from plain_network import (
 )
 
 from utils.explanations.methods import explain
-from utils.explanations.occlusion import blurred
 from utils.explanations.references import References
 from utils.network.cut import Cut
+from utils.network.inputs import blurred
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import torch
 from utils import trained as trained_module
 from utils.data.splits import pairs_of_files
 from utils.explanations.methods import explain
-from utils.explanations.occlusion import blurred, mean_colour
 from utils.network.distance import distances_of
+from utils.network.inputs import blurred, mean_colour
 from utils.score.intervals import Interval, mean_interval
 from utils.trust import comparison
 from utils.trust.comparison import choose_pairs, compare, table, write_table

@@ -11,9 +11,9 @@ from helpers import ROOT, Chequered, board, network_and_images, patterned
 from torch import nn
 from torch.autograd.functional import jacobian
 
-from utils.explanations.occlusion import blurred
 from utils.network.cut import Cut
 from utils.network.distance import distance, distances_of
+from utils.network.inputs import blurred
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 import peers

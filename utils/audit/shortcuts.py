@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.reading import brightness_of, read_header, through_jpeg
+from ..data.reading import brightness_of, read_header, stored_size, through_jpeg
 from ..data.sample import load_masks
 from ..data.splits import Pairs, Splits, draw_pairs
-from ..data.transforms import stored_size
 from ..network.distance import distance
 from ..score.intervals import Interval, auc_interval, intervals, weighted_mean
 from ..train.evaluation import embed_images

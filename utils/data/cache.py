@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from filelock import FileLock
 
 from ..device import progress
 from ..files import atomic, write_text
-from ..vision import functional as V
 from .images import ImageFolder, check_readable, content_digest
-from .reading import MEGAPIXELS, DataError, read_image
+from .reading import MEGAPIXELS, DataError, decode
 
 BLOCK = 64  # images decoded before the next write
 READING = "2"  # raise it when the same file is decoded to other pixels than before
@@ -192,12 +190,6 @@ def open_pixels(
     pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads add them in any order
     check_readable(folder, pixels.unreadable, unreadable)
     return pixels
-
-
-def decode(path, size, max_megapixels=MEGAPIXELS, value_range=None) -> np.ndarray:
-    """Decode an image file and resize it with antialiasing to `size`, (height, width): uint8 (h, w, 3)."""
-    pixels = torch.from_numpy(read_image(path, 2 * max(size), max_megapixels, value_range)).movedim(-1, 0)
-    return V.resize(pixels, list(size), antialias=True).movedim(0, -1).numpy()
 
 
 def keys_of(folder: ImageFolder) -> list[str]:

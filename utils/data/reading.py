@@ -1,15 +1,19 @@
 """Reading of image files: the pixels, upright and in 8 bits, and what the header says."""
 
+import math
 import os
 from contextlib import contextmanager
 from functools import cache
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
+from ..config import ImageSettings
 from ..files import UserError
+from ..vision import functional as V
 
 TEXT_MEGABYTES = 64  # of a PNG: image generators write their settings and workflows into it
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "HEIF", "AVIF")  # no other is tried: some start other programs
@@ -29,6 +33,23 @@ TURNS = {  # by EXIF orientation; any other value leaves an image unchanged
 
 class DataError(UserError, ValueError):
     """The image folder cannot be used; the message names the files, the cause and the cure."""
+
+
+def stored_size(settings: ImageSettings) -> tuple[int, int]:
+    """Return the height and width in which pixels are stored.
+
+    That is `image.size`, and with random crops so much more, at most twice the area, that a crop of average area is
+    never enlarged.
+    """
+    enlarged = math.sqrt(2 / (1 + settings.RandomCropScale))
+    height, width = settings.size
+    return round(height * enlarged), round(width * enlarged)
+
+
+def decode(path, size, max_megapixels=MEGAPIXELS, value_range=None) -> np.ndarray:
+    """Decode an image file and resize it with antialiasing to `size`, (height, width): uint8 (h, w, 3)."""
+    pixels = torch.from_numpy(read_image(path, 2 * max(size), max_megapixels, value_range)).movedim(-1, 0)
+    return V.resize(pixels, list(size), antialias=True).movedim(0, -1).numpy()
 
 
 def read_image(

@@ -13,8 +13,7 @@ from ..device import FIRST
 from .cache import Decoder, open_pixels
 from .duplicates import joined, names_of, near_duplicates
 from .images import ImageFolder, list_unreadable, listed, one_form, scan
-from .reading import DataError
-from .transforms import stored_size
+from .reading import DataError, stored_size
 
 TRAIN, VALID, TEST = range(3)
 NAMES = ("training", "validation", "test")

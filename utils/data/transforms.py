@@ -1,24 +1,11 @@
 """Pixels to tensors, whole batches at once: augmentation for training, normalisation, and its inverse for figures."""
 
-import math
-
 import torch
 from kornia import augmentation as K
 from torch import nn
 
 from ..config import ImageSettings, Normalization
 from ..vision import functional as V
-
-
-def stored_size(settings: ImageSettings) -> tuple[int, int]:
-    """Return the height and width in which pixels are stored.
-
-    That is `image.size`, and with random crops so much more, at most twice the area, that a crop of average area is
-    never enlarged.
-    """
-    enlarged = math.sqrt(2 / (1 + settings.RandomCropScale))
-    height, width = settings.size
-    return round(height * enlarged), round(width * enlarged)
 
 
 def training_transform(settings: ImageSettings) -> nn.Module:

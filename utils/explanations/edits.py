@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from ..network.distance import Explainable, distance, embed_pairs, evaluating, similarity
+from ..network.inputs import blurred
 from .explanation import Explanation, embed_explained, only_pair, ranks_of
-from .occlusion import blurred
 from .references import References, in_classes, most_frequent_class
 
 AREAS = (0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)

@@ -9,8 +9,8 @@ import torch
 
 from ..files import ExplanationError
 from ..network.distance import distance, evaluating, paired, unit
+from ..network.inputs import blurred
 from .explanation import Explanation
-from .occlusion import blurred
 from .task import Task, explained
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from ..config import LAST
 from ..device import deterministic_or_refused, progress
 from ..network.distance import Explainable, evaluating
+from ..network.inputs import blurred
 from .explanation import Explanation, embed_explained, only_pair
-from .occlusion import blurred
 from .task import Task
 
 EXACT = 5e-3  # of the length of the vectors: rounding of the parts, TF32 and bfloat16 included

@@ -1,31 +1,14 @@
-"""Images without their content: what pixels show when they are hidden, and a method that hides them."""
+"""What a decision loses when windows of an image are blurred."""
 
 import torch
 
 from ..network.distance import distance, embed_pairs, evaluating
+from ..network.inputs import blurred
 from .explanation import Explanation
 from .task import Task, explained
 
 GRID = 7  # windows along each side
 WINDOW = 0.3  # of each side
-
-
-def blurred(images: torch.Tensor) -> torch.Tensor:
-    """Blur images (B, ..., C, H, W) by a Gaussian with a twelfth of each side as sigma, cut off at two sigma.
-
-    Unlike a grey patch, a blur brings no edge of its own, and looks like no class.
-    """
-    from kornia.filters import gaussian_blur2d  # slow to import
-
-    height, width = images.shape[-2:]
-    sigma = height / 12, width / 12
-    kernel = 2 * int(2 * sigma[0]) + 1, 2 * int(2 * sigma[1]) + 1
-    return gaussian_blur2d(images.flatten(0, -4), kernel, sigma).reshape(images.shape)
-
-
-def mean_colour(images: torch.Tensor) -> torch.Tensor:
-    """Replace the pixels of images (B, ..., C, H, W) by the mean colour of each image."""
-    return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Images as users hold them, in tensors, arrays or lists, to one tensor as a network takes it."""
+"""Images in tensors, arrays or lists to one tensor as a network takes it; images with their content hidden."""
 
 from pathlib import Path
 
@@ -56,6 +56,24 @@ def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype] | None:
         if parameter.is_floating_point():
             return parameter.device, parameter.dtype
     return None
+
+
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    """Blur images (B, ..., C, H, W) by a Gaussian with a twelfth of each side as sigma, cut off at two sigma.
+
+    Unlike a grey patch, a blur brings no edge of its own, and looks like no class.
+    """
+    from kornia.filters import gaussian_blur2d  # slow to import
+
+    height, width = images.shape[-2:]
+    sigma = height / 12, width / 12
+    kernel = 2 * int(2 * sigma[0]) + 1, 2 * int(2 * sigma[1]) + 1
+    return gaussian_blur2d(images.flatten(0, -4), kernel, sigma).reshape(images.shape)
+
+
+def mean_colour(images: torch.Tensor) -> torch.Tensor:
+    """Replace the pixels of images (B, ..., C, H, W) by the mean colour of each image."""
+    return images.mean(dim=(-2, -1), keepdim=True).expand_as(images)
 
 
 def _parameters(network):

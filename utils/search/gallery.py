@@ -16,8 +16,8 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..data.cache import Decoder
 from ..data.images import counted, images_below, print_skipped
-from ..data.reading import EXTENSIONS, DataError
-from ..data.transforms import evaluation_transform, stored_size
+from ..data.reading import EXTENSIONS, DataError, stored_size
+from ..data.transforms import evaluation_transform
 from ..explanations.explanation import Explanation
 from ..files import ExplanationError, atomic, printable, write_text
 from ..network.distance import evaluating

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..explanations.explanation import Explanation, embed_explained, pairs_of, ranks_of
-from ..explanations.occlusion import blurred
 from ..network.distance import Explainable, distance, distances_of, embed_pairs, evaluating, similarity
+from ..network.inputs import blurred
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels, strongest first; symmetric, or the gap of chance would not be 0
 DRAWS = 3  # random maps drawn for each image
