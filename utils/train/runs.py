@@ -51,7 +51,7 @@ def save_checkpoint(path: Path, content: dict):
     """Write tensors and plain Python values to a file, whole: an interrupted or failed save leaves the old file.
 
     Raises:
-        FileError: The file cannot be written; the message says how much space it needs.
+        FileError: The file cannot be written.
     """
     buffer = io.BytesIO()  # in memory first: torch turns a full disk and Ctrl-C into errors of its archive
     torch.save(content, buffer)
