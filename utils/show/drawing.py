@@ -15,6 +15,7 @@ from matplotlib import colormaps, font_manager
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from ..data.reading import DataError, read_image
 from ..explanations.explanation import Explanation
@@ -46,7 +47,9 @@ class Drawing(Figure):
     def _repr_png_(self):
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=INLINE_DPI, bbox_inches="tight")
-        return file.getvalue()
+        opaque = io.BytesIO()
+        Image.open(file).convert("RGB").save(opaque, format="png", optimize=True)  # a tenth smaller
+        return opaque.getvalue()
 
 
 def overlay(image, heatmap, opacity: float) -> np.ndarray:
