@@ -226,6 +226,15 @@ def test_notebooks_that_cannot_be_read(tmp_path, kind):
     assert notebooks.execute(tmp_path / "other.ipynb")
 
 
+def test_a_kernel_leaves_nothing_in_the_current_folder(tmp_path, monkeypatch):
+    """Two at once in one folder would take each other's sockets."""
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; print(os.listdir())")])
+    nbformat.write(notebook, tmp_path / "other.ipynb")
+    assert notebooks.execute(tmp_path / "other.ipynb").cells[0].outputs[0].text == "[]\n"
+
+
 def test_no_notebook_where_the_command_is_started(make_config, tmp_path, monkeypatch):
     make_config()
     monkeypatch.chdir(tmp_path)

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -64,20 +65,21 @@ def execute(path: Path):
     except (AttributeError, OSError, ValueError, nbformat.ValidationError) as error:
         cause = getattr(error, "strerror", None) or "it is not a notebook"
         raise FileError(f"{path} cannot be read: {cause}. Name a notebook, a file that ends in .ipynb.") from error
-    transport = "ipc"  # opens no port
-    if os.name == "nt":
-        transport = "tcp"
-    client = LiveClient(
-        notebook,
-        kernel_name="python3",
-        timeout=None,
-        config=ClientConfig({"KernelManager": {"transport": transport}}),
-        record_timing=False,  # timestamps would change the file in every run
-        coalesce_streams=True,  # progress bars leave their last state, not every step
-        store_widget_state=False,
-        resources={"metadata": {"path": os.getcwd()}},
-    )
-    return client.execute()
+    with tempfile.TemporaryDirectory(prefix="kernel") as folder:
+        connection = {"transport": "ipc", "ip": f"{folder}/socket"}  # opens no port, and nobody else's sockets lie there
+        if os.name == "nt":
+            connection = {"transport": "tcp"}
+        client = LiveClient(
+            notebook,
+            kernel_name="python3",
+            timeout=None,
+            config=ClientConfig({"KernelManager": connection}),
+            record_timing=False,  # timestamps would change the file in every run
+            coalesce_streams=True,  # progress bars leave their last state, not every step
+            store_widget_state=False,
+            resources={"metadata": {"path": os.getcwd()}},
+        )
+        return client.execute()
 
 
 def write(notebook, path: Path):
