@@ -66,7 +66,7 @@ def execute(path: Path):
         cause = getattr(error, "strerror", None) or "it is not a notebook"
         raise FileError(f"{path} cannot be read: {cause}. Name a notebook, a file that ends in .ipynb.") from error
     with tempfile.TemporaryDirectory(prefix="kernel") as folder:
-        connection = {"transport": "ipc", "ip": f"{folder}/socket"}  # opens no port, and nobody else's sockets lie there
+        connection = {"transport": "ipc", "ip": f"{folder}/socket"}  # opens no port; sockets of its own
         if os.name == "nt":
             connection = {"transport": "tcp"}
         client = LiveClient(
