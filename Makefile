@@ -7,7 +7,7 @@ ENVIRONMENT = $(if $(filter pytorch_siamese,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX
 READY = $(if $(filter .venv,$(ENVIRONMENT)),.venv/ready)
 RUN = $(ENVIRONMENT)/bin/python
 
-DATA ?= Data/Shapes
+DATA ?= Data/Butterflies
 BUDGET ?= 240
 PHOTOGRAPHS ?=
 WEIGHTS ?=

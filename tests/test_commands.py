@@ -121,8 +121,8 @@ def test_lab_opens_the_notebooks_that_are_named(command, settings_of_commands, t
 def test_sample_is_made_once(command, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr("utils.data.sample.make_sample", made.append)
-    command("sample", tmp_path / "Shapes")
-    assert made == [str(tmp_path / "Shapes")]
+    command("sample", tmp_path / "Butterflies")
+    assert made == [str(tmp_path / "Butterflies")]
 
 
 def test_a_command_must_be_named(monkeypatch, capsys):

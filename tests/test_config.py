@@ -240,7 +240,7 @@ def test_missing_file(tmp_path, monkeypatch):
             load_config(path)
         assert str(tmp_path) in str(caught.value)
     shipped = load_config(str(caught.value).rpartition("such as ")[2])
-    assert shipped.data_path == ROOT / "Data" / "Shapes"
+    assert shipped.data_path == ROOT / "Data" / "Butterflies"
 
 
 def test_an_environment_variable_that_names_no_file(tmp_path, monkeypatch):

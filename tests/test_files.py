@@ -120,7 +120,7 @@ def test_a_full_disk_is_named_with_its_cure(tmp_path, monkeypatch):
 
 
 def test_folders_that_another_process_makes_meanwhile_stay_as_they_are(tmp_path):
-    target = tmp_path / "Shapes"
+    target = tmp_path / "Butterflies"
 
     def make():
         with whole_folders({"a": target}, "rename it") as made:
@@ -128,25 +128,25 @@ def test_folders_that_another_process_makes_meanwhile_stay_as_they_are(tmp_path)
             target.mkdir()
             (target / "others").write_text("others")
 
-    with pytest.raises(ExistsError, match="Shapes exists: rename it"):
+    with pytest.raises(ExistsError, match="Butterflies exists: rename it"):
         make()
     assert [path.name for path in target.iterdir()] == ["others"]
-    assert [path.name for path in tmp_path.iterdir()] == ["Shapes"]
+    assert [path.name for path in tmp_path.iterdir()] == ["Butterflies"]
 
 
 def test_folders_for_which_there_is_no_place(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(FileError, match=r"file cannot be written: .*\. Set another folder"):
-        make_sample(tmp_path / "file" / "Shapes", 1)
-    make_sample(tmp_path / "folder" / "Shapes", 1)
+        make_sample(tmp_path / "file" / "Butterflies", 1)
+    make_sample(tmp_path / "folder" / "Butterflies", 1)
 
 
 def test_a_sample_that_is_there_is_one_message(tmp_path, monkeypatch):
-    (tmp_path / "Shapes").mkdir()
-    monkeypatch.setattr(sys, "argv", ["utils", "sample", str(tmp_path / "Shapes")])
+    (tmp_path / "Butterflies").mkdir()
+    monkeypatch.setattr(sys, "argv", ["utils", "sample", str(tmp_path / "Butterflies")])
     with pytest.raises(SystemExit) as caught:
         commands.main()
-    message = f"{tmp_path / 'Shapes'} exists: delete or rename it to make the sample again."
+    message = f"{tmp_path / 'Butterflies'} exists: delete or rename it to make the sample again."
     assert str(caught.value).strip() == message
 
 
@@ -175,15 +175,15 @@ def test_the_projects_sample_is_made_wherever_the_program_is_started(tmp_path, m
     monkeypatch.setattr(shapes, "PROJECT", tmp_path / "project")
     made = []
     monkeypatch.setattr(shapes, "make_sample", made.append)
-    ensure_sample(tmp_path / "elsewhere" / "Data" / "Shapes")
+    ensure_sample(tmp_path / "elsewhere" / "Data" / "Butterflies")
     assert made == []
-    ensure_sample(tmp_path / "project" / "Data" / "Shapes")
-    assert made == [tmp_path / "project" / "Data" / "Shapes"]
+    ensure_sample(tmp_path / "project" / "Data" / "Butterflies")
+    assert made == [tmp_path / "project" / "Data" / "Butterflies"]
 
 
 def test_a_sample_that_another_process_makes_meanwhile_is_taken(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sample = tmp_path / "Data" / "Shapes"
+    sample = tmp_path / "Data" / "Butterflies"
 
     def draw(*_):
         (sample / "others").mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ def _parser():
     add_with_config(report)
     command = add_with_config(lab)
     command.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")
-    add(sample).add_argument("folder", nargs="?", default="Data/Shapes", help="default: Data/Shapes")
+    add(sample).add_argument("folder", nargs="?", default="Data/Butterflies", help="default: Data/Butterflies")
     return parser
 
 

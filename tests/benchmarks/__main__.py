@@ -39,7 +39,7 @@ def table_line(row: side_by_side.Row) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="Data/Shapes", help="folder of classes for time to quality")
+    parser.add_argument("--data", default="Data/Butterflies", help="folder of classes for time to quality")
     parser.add_argument("--budget", type=float, default=240, help="seconds of training in time to quality")
     parser.add_argument("--results", type=Path, default=side_by_side.ROOT / "results")
     parser.add_argument("--photographs", help="folder of classes of photographs, for fine-tuning")

@@ -1,4 +1,4 @@
-"""Pairs of images that are equal but for one object: what supports "different" can lie on that object only."""
+"""Pairs of images that are equal but for the pattern of a butterfly: what supports "different" can lie there only."""
 
 from itertools import cycle, islice, permutations
 from pathlib import Path
@@ -7,24 +7,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from utils.data.sample import CLASSES, as_image, as_mask, draw_object, draw_pose, draw_scene, read_mask
+from utils.data.butterflies import DARK, SPECIES, draw
+from utils.data.sample import read_mask
 
-OBJECTS = tuple(name for name in CLASSES if name != "clutter")
 KINDS = ("image1", "image2", "masks")
 
 
 def draw_difference(name1, name2, random):
-    """Draw two images of one scene, with an object of either class at the same place, size, rotation and colours.
+    """Draw one scene twice, with a butterfly of either species at the same place, size, rotation and colours.
 
     Returns:
-        uint8 (96, 96, 3) RGB twice, and the mask, uint8 (96, 96): 255 on each pixel that either object touches, 0
-        elsewhere. Where the colours are equal by chance, pixels inside the mask are equal too; outside it, all are.
+        uint8 (128, 128, 3) RGB twice, and the mask, uint8 (128, 128): 255 on the pattern of
+        either, 0 elsewhere, where all pixels are equal.
     """
-    scene = draw_scene(random)
-    pose = draw_pose(random)
-    canvas1, covered1 = draw_object(scene, name1, pose)
-    canvas2, covered2 = draw_object(scene, name2, pose)
-    return as_image(canvas1), as_image(canvas2), as_mask(covered1 | covered2, least=1)
+    state = random.get_state()
+    image1, parts1 = draw(name1, random)
+    random.set_state(state)
+    image2, parts2 = draw(name2, random)
+    pattern = np.maximum(parts1, parts2) >= DARK
+    return image1, image2, pattern * np.uint8(255)
 
 
 def make_differences(folder, count=128, seed=1):
@@ -36,7 +37,7 @@ def make_differences(folder, count=128, seed=1):
     for kind in KINDS:
         (folder / kind).mkdir()
     random = np.random.RandomState(seed)
-    for number, names in enumerate(islice(cycle(permutations(OBJECTS, 2)), count)):
+    for number, names in enumerate(islice(cycle(permutations(SPECIES, 2)), count)):
         for kind, pixels in zip(KINDS, draw_difference(*names, random), strict=True):
             Image.fromarray(pixels).save(folder / kind / f"{number:03}.bmp")
 

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils.data import duplicates
+from utils.data.butterflies import SPECIES, draw
 from utils.data.cache import Decoder, open_pixels
 from utils.data.duplicates import contradictions, groups_of_several, joined, near_duplicates, pairs_within
 from utils.data.images import scan
-from utils.data.sample import draw
 from utils.data.splits import load_splits
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
-from differences import OBJECTS, draw_difference
+from differences import draw_difference
 
 SIZE = (96, 96)
 
 
 @cache
 def drawings(count, seed=0):
-    """Different pictures of one kind: `count` images of each class of the sample, but for the empty one."""
+    """Different pictures of one kind: `count` images of each class of the sample."""
     random = np.random.RandomState(seed)
-    return [Image.fromarray(draw(name, random)[0]) for name in OBJECTS for _ in range(count)]
+    return [Image.fromarray(draw(name, random)[0]) for name in SPECIES for _ in range(count)]
 
 
 def margins_cut(image, share=0.02):
@@ -80,16 +80,16 @@ def test_planted_copies_are_found_and_nothing_else(kind, tmp_path):
 
 
 def test_pictures_alike_are_not_joined(tmp_path):
-    """200 pairs of one scene with another object in one place, and as many pairs of one class as there are."""
+    """200 pairs of one scene with another pattern on its butterfly, and as many pairs of one class as there are."""
     random = np.random.RandomState(3)
-    names = itertools.cycle(itertools.permutations(OBJECTS, 2))
+    names = itertools.cycle(itertools.permutations(SPECIES, 2))
     images = []
     near = 0
     for _ in range(200):
         one, other, _ = draw_difference(*next(names), random)
         near += bool(np.bitwise_count(hash_of(one) ^ hash_of(other)) <= 6)
         images += [Image.fromarray(one), Image.fromarray(other)]
-    assert near > 150  # only their hashes would join most of them
+    assert near > 50  # their hashes alone would join these
     assert groups_found(*written(tmp_path, images)) == []
 
 

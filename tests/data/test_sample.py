@@ -2,16 +2,16 @@ import hashlib
 import itertools
 import unicodedata
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from utils.data import sample as shapes
+from utils.data import butterflies
+from utils.data import sample as sample_module
 from utils.data.images import content_digest, scan
 from utils.data.reading import read_image
-from utils.data.sample import CLASSES, ensure_sample, load_masks, make_sample, masks_folder
+from utils.data.sample import ensure_sample, load_masks, make_sample, masks_folder
 
 # of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine
 DIGEST = "6ebe91d50e2e6e5f4726cfe04608b8e8ecf0d76444f610a8dab52a11ece0edf4"
@@ -24,7 +24,7 @@ def digest(folder):
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sample") / "Shapes"
+    folder = tmp_path_factory.mktemp("sample") / "Butterflies"
     make_sample(folder, images_per_class=2)
     return folder
 
@@ -34,56 +34,66 @@ def test_same_bytes_everywhere(sample):
 
 
 def test_another_seed_makes_other_images(sample, tmp_path):
-    make_sample(tmp_path / "Shapes", images_per_class=2, seed=1)
+    make_sample(tmp_path / "Butterflies", images_per_class=2, seed=1)
     assert digest(tmp_path) != digest(sample.parent)
 
 
-def test_seven_classes_and_masks_outside_the_class_folders(sample):
+def test_six_species_and_masks_outside_the_class_folders(sample):
     folder = scan(sample)
-    assert folder.classes == tuple(CLASSES)
-    assert np.bincount(folder.labels).tolist() == [2] * 7
+    assert folder.classes == tuple(sorted(butterflies.SPECIES))
+    assert np.bincount(folder.labels).tolist() == [2] * 6
     assert len({content_digest(path) for path in folder.paths}) == len(folder.paths)
-    assert all(read_image(path).shape == (96, 96, 3) for path in folder.paths)
     for path in folder.paths:
-        mask = read_image(path.replace(str(sample), str(masks_folder(sample))))
-        if "clutter" in path:
-            assert not mask.any()
-        else:
-            assert set(np.unique(mask)) == {0, 255}
-            assert 0.01 < (mask == 255).mean() < 0.15
+        assert read_image(path).shape == (128, 128, 3)
+        mask = read_image(path.replace(str(sample), str(masks_folder(sample))))[..., 0]
+        assert set(np.unique(mask)) <= {0, *range(143, 256, 16)}
+        assert {0, butterflies.BODY, butterflies.WING, butterflies.DARK} <= set(np.unique(mask))
+        assert 0.04 < (mask > 127).mean() < 0.3
+        assert (mask >= butterflies.DARK).mean() > 0.004  # what tells the species is large enough to be seen
 
 
-def test_the_mask_is_where_the_class_is():
-    """Drawn twice from one random stream, two classes differ inside their masks and nowhere else."""
-    names = list(CLASSES)
-    for one, other in itertools.pairwise(names):
-        (image1, mask1), (image2, mask2) = (shapes.draw(name, np.random.RandomState(5)) for name in (one, other))
+def test_species_differ_in_the_pattern_of_the_wings_only():
+    """Drawn twice from one random stream, two species differ inside their masks and nowhere else."""
+    for one, other in itertools.combinations(butterflies.SPECIES, 2):
+        (image1, mask1), (image2, mask2) = (butterflies.draw(name, np.random.RandomState(5)) for name in (one, other))
+        assert np.array_equal(mask1 > 0, mask2 > 0)
+        pattern = np.maximum(mask1, mask2) >= butterflies.DARK
         differs = (image1 != image2).any(axis=2)
-        either = mask1 | mask2
-        assert differs.sum() > 0.3 * (either > 0).sum()
-        assert not differs[cv2.dilate(either, np.ones((5, 5), np.uint8)) == 0].any()  # thin tips lie just outside
+        assert differs[pattern].mean() > 0.25
+        assert not differs[~pattern].any()
+
+
+def test_the_two_that_are_hard_to_tell_differ_in_the_eyespots_of_the_hindwings():
+    for seed in range(4):
+        (_, two), (_, four) = (
+            butterflies.draw(name, np.random.RandomState(seed)) for name in ("two_eyed", "four_eyed")
+        )
+        new = four != two
+        assert (four[new] >= butterflies.DARK).all()
+        assert (two[new] < butterflies.DARK).all()
+        assert 0.5 < (two >= butterflies.DARK).sum() / new.sum() < 2
 
 
 def test_nothing_is_overwritten_or_left_half_made(sample, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="delete or rename"):
         make_sample(sample)
-    monkeypatch.setattr(shapes, "draw", lambda *_: 1 / 0)
+    monkeypatch.setattr(sample_module, "draw", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        make_sample(tmp_path / "Shapes")
+        make_sample(tmp_path / "Butterflies")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_only_the_bundled_sample_is_made_on_demand(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = []
-    monkeypatch.setattr(shapes, "make_sample", made.append)
+    monkeypatch.setattr(sample_module, "make_sample", made.append)
     ensure_sample("Data/Elsewhere")
     assert made == []
-    ensure_sample("Data/Shapes")
-    ensure_sample(tmp_path / "Data" / "Shapes")
+    ensure_sample("Data/Butterflies")
+    ensure_sample(tmp_path / "Data" / "Butterflies")
     assert len(made) == 2
-    (tmp_path / "Data" / "Shapes").mkdir(parents=True)
-    ensure_sample("Data/Shapes")
+    (tmp_path / "Data" / "Butterflies").mkdir(parents=True)
+    ensure_sample("Data/Butterflies")
     assert len(made) == 2
 
 
