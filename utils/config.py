@@ -266,6 +266,7 @@ class EarlyStopping(Section):
 
 
 class LRScheduler(Section):
+    schedule: Literal["plateau", "cosine"] = "plateau"
     patience: Annotated[int | str, PlainValidator(partial(_count_or_auto, least=0))]
     min_lr: Annotated[Number, Field(ge=0, le=100)]
     factor: Between

@@ -46,6 +46,7 @@ COLLAPSE_WARNING = (
     "margin (up to 2), or check that the classes differ."
 )
 DRAWS = 100  # of the interval of the AUC after each epoch: enough for its width
+WARM_UP = 0.15  # share of all batches in which the learning rate rises, with `schedule: cosine`
 NO_MEMORY = re.compile("(?:tried|unable) to allocate ([0-9.]+ [a-z]+)", re.IGNORECASE)  # as torch and NumPy say it
 
 
@@ -136,8 +137,9 @@ def _train(config, splits, runtime, run, fingerprint) -> list[dict]:
             epoch |= _validate(distances, splits.valid_pairs, config, number)
             epoch |= {"learning_rate": rate, "seconds": time.perf_counter() - began}
             history.append(epoch)
-            scheduler.patience = lowering_patience(history, config.LRScheduler.patience)
-            scheduler.step(epoch["valid_auc"])
+            if config.LRScheduler.schedule == "plateau":
+                scheduler.patience = lowering_patience(history, config.LRScheduler.patience)
+                scheduler.step(epoch["valid_auc"])
             _report(history, optimizer, config)
             _save(folder, history, distances, splits, state, config, fingerprint)
     if rank() == 0:
@@ -193,7 +195,9 @@ def train_epoch(model, optimizer, scaler, splits: Splits, config: Config, runtim
     bar = progress(delivered, f"Epoch {number}/{settings.epochs}", settings.verbose, len(batches))
     model.train()
     losses = []
-    for pixels, batch in zip(bar, batches, strict=True):
+    for index, (pixels, batch) in enumerate(zip(bar, batches, strict=True)):
+        if config.LRScheduler.schedule == "cosine":
+            set_rates(optimizer, config, (number - 1 + (index + 0.5) / len(batches)) / settings.epochs)
         with runtime.autocast():
             embeddings = model(runtime.place(transform(pixels)))
         embeddings = gather(embeddings, len(batch))
@@ -207,6 +211,21 @@ def train_epoch(model, optimizer, scaler, splits: Splits, config: Config, runtim
     sizes = [len(batch) for batch in batches]
     mean = np.average(torch.stack(losses).tolist(), weights=sizes)
     return check_finite(float(mean), number)
+
+
+def set_rates(optimizer, config: Config, done: float):
+    """Set the learning rates of the groups where a share `done` of all batches of all epochs are done.
+
+    They rise in a straight line to those of the config and fall along a cosine to 0.
+
+    Source: Loshchilov and Hutter 2017, SGDR, equation 5, without restarts.
+    """
+    share = done / WARM_UP
+    if done > WARM_UP:
+        share = (1 + math.cos(math.pi * (done - WARM_UP) / (1 - WARM_UP))) / 2
+    embedding, backbone = optimizer.param_groups
+    embedding["lr"] = share * config.hyperparameters.learning_rate
+    backbone["lr"] = embedding["lr"] * config.backbone_rate
 
 
 def optimize(model, loss, optimizer, scaler, max_norm):
@@ -346,5 +365,6 @@ def _report(history, optimizer, config):
             line += "  kept"
         print(line)
     rate = optimizer.param_groups[0]["lr"]
-    if config.LRScheduler.verbose and rate != epoch["learning_rate"]:
+    plateau = config.LRScheduler.schedule == "plateau"
+    if plateau and config.LRScheduler.verbose and rate != epoch["learning_rate"]:
         print(f"Learning rate lowered from {epoch['learning_rate']:g} to {rate:g}.")

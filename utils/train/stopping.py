@@ -84,7 +84,9 @@ def stopped_early(history, settings: EarlyStopping) -> bool:
 def is_finished(history, config: Config) -> bool:
     """Return whether the config asks for a run of exactly so many epochs."""
     epochs = config.hyperparameters.epochs
-    return len(history) == epochs or (len(history) < epochs and stopped_early(history, config.early_stopping))
+    if len(history) >= epochs or config.LRScheduler.schedule == "cosine":  # which comes to its end with the last epoch
+        return len(history) == epochs
+    return stopped_early(history, config.early_stopping)
 
 
 def why_it_ended(history, config: Config) -> str:
