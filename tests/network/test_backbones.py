@@ -3,12 +3,12 @@
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from helpers import ROOT
+from network.hubs import Trap, offline, plant
 from safetensors.torch import save_file
 from torchvision import models
 
@@ -39,20 +39,8 @@ def is_loaded(network, weights):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty cache of the hub, and no network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    backbones.weights_file.cache_clear()
-    yield tmp_path / "hub"
-    backbones.weights_file.cache_clear()
-
-
-def plant(hub, repository):
-    """Return the folder of the files that the cache of the hub has of a repository, made empty."""
-    folder = hub / f"models--{repository.replace('/', '--')}"
-    (folder / "refs").mkdir(parents=True)
-    (folder / "refs" / "main").write_text("abc")
-    (folder / "snapshots" / "abc").mkdir(parents=True)
-    return folder / "snapshots" / "abc"
+    with offline(tmp_path / "hub", monkeypatch):
+        yield tmp_path / "hub"
 
 
 def test_weights_from_the_cache_of_the_hub(make_config, hub, weights):
@@ -265,13 +253,6 @@ def test_positions_of_a_transformer_are_resampled_to_the_size_of_the_images(tmp_
     load_weights(backbone, "vit_tiny_patch16_224", tmp_path / "vit.safetensors")
     assert backbone.pos_embed.shape == (1, 1 + 4 * 6, 192)
     assert torch.equal(backbone.blocks[3].mlp.fc1.weight, model.blocks[3].mlp.fc1.weight)
-
-
-class Trap:
-    """Runs code when it is unpickled."""
-
-    def __reduce__(self):
-        return (pytest.fail, ("code in the file was executed",))
 
 
 def test_files_that_do_not_fit(make_config, weights, tmp_path):
