@@ -166,8 +166,8 @@ def create_backbone(arguments: dict, **settings) -> torch.nn.Module:
         arguments: Of the model. Weights that they name are not loaded.
         settings: Further arguments of `timm.create_model`.
     """
-    nothing_loaded = {"num_classes": 0, "pretrained": False, "checkpoint_path": None}
-    return timm.create_model(**(arguments | settings | nothing_loaded))
+    arguments = arguments | settings | {"num_classes": 0, "pretrained": False, "checkpoint_path": None}
+    return timm.create_model(arguments.pop("model_name"), **arguments)
 
 
 def weights_config(name: str, arguments: dict | None = None) -> timm.models.PretrainedCfg:
