@@ -15,12 +15,13 @@ def offline(cache: Path, monkeypatch):
     """Set the folder of the hub's cache and forget what was fetched before; nothing is fetched inside."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    _forget()
+    forget()
     yield
-    _forget()
+    forget()
 
 
-def _forget():
+def forget():
+    """Forget what this process has fetched from the hub."""
     backbones.hub_file.cache_clear()
     vision.hub_arguments.cache_clear()
 

@@ -6,11 +6,14 @@ import shutil
 import pytest
 import timm
 import torch
-from network.hubs import Trap, offline, plant
-from safetensors.torch import save_file
+from network.hubs import Trap, forget, offline, plant
+from safetensors.torch import load_file, save_file
 
+from utils import fit, load_trained
 from utils.config import ConfigError
 from utils.network.siamese import SiameseNetwork, build_network
+from utils.network.variants import dilated
+from utils.train.runs import settings_digest
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
 OWNED = "hf-hub:someone/narrow"
@@ -192,3 +195,52 @@ def test_a_transformer_takes_the_size_of_the_images(tmp_path):
     network = SiameseNetwork(f"local-dir:{tmp_path / 'vit'}", 8, True, (32, 96))
     assert network.backbone.pos_embed.shape == (1, 1 + 2 * 6, 192)
     assert torch.equal(network.backbone.blocks[3].mlp.fc1.weight, model.blocks[3].mlp.fc1.weight)
+
+
+def test_dilated_as_its_config_json_says(named):
+    name, _ = named
+    network = SiameseNetwork(name, 8, True, (64, 64)).eval()
+    finer = dilated(network, 16)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        cells, finer_cells = network.features(images), finer.features(images)
+    assert finer_cells.shape == (2, 48, 4, 4)
+    assert cells.shape == (2, 48, 2, 2)
+    torch.testing.assert_close(finer_cells[:, :, ::2, ::2], cells, atol=1e-4, rtol=1e-4)
+
+
+def embed(trained, images):
+    with torch.no_grad():
+        return trained.network(trained.runtime.place(images)).cpu()
+
+
+def test_a_trained_network_is_loaded_without_the_place_of_its_backbone(named, make_config, tmp_path, capsys):
+    name, folder = named
+    changes = {"backbone_model": name, "pretrained": True, "hyperparameters.epochs": 1}
+    config = make_config(changes)
+    fit(config)
+    images = torch.randn(2, 3, 32, 40)
+    embeddings = embed(load_trained(config), images)
+    shutil.rmtree(folder)
+    forget()  # what this process has fetched
+    assert torch.equal(embed(load_trained(config), images), embeddings)
+    given = {"mean": list(MEAN), "std": list(STD)}  # `auto` would read them from config.json
+    again = make_config({**changes, "image.normalization": given})
+    capsys.readouterr()
+    assert torch.equal(embed(load_trained(again), images), embeddings)
+    assert "was trained with" not in capsys.readouterr().out
+
+
+def test_a_run_is_known_by_the_content_of_a_folder(local, make_config, tmp_path):
+    def digest(name):
+        return settings_digest(make_config({"backbone_model": f"local-dir:{name}", "pretrained": True}))
+
+    before = digest("narrow")
+    (tmp_path / "moved").mkdir()
+    shutil.copytree(local, tmp_path / "moved" / "narrow")
+    assert digest("moved/narrow") == before
+    weights = load_file(local / "model.safetensors")
+    save_file(weights | {"conv1.0.weight": torch.zeros(1)}, local / "model.safetensors")
+    assert digest("narrow") != before
+    change(tmp_path / "moved" / "narrow", "model_args.drop_rate", 0.1)
+    assert digest("moved/narrow") != before

@@ -36,21 +36,30 @@ LITE_BLOCK |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
 LITE_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
+def backbone_arguments(name: str) -> dict:
+    """Return the same as `model_arguments`.
+
+    Raises:
+        ConfigError: The config.json of the model cannot be fetched or read.
+    """
+    try:
+        return model_arguments(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
 def build_backbone(name: str, image_size, arguments: dict | None = None) -> nn.Module:
     """Build a timm model of random weights without its classifier.
 
     Args:
         name: Of the model, as timm has it.
         image_size: Height and width of the images.
-        arguments: As `model_arguments` returns them, which it does by default.
+        arguments: As `backbone_arguments` returns them, which it does by default.
 
     Raises:
         ConfigError: The model cannot take images of this size, or its config.json cannot be read.
     """
-    try:
-        arguments = arguments or model_arguments(name)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    arguments = arguments or backbone_arguments(name)
     config = weights_config(name, arguments)
     settings = {}
     if config.fixed_input_size:
