@@ -22,6 +22,7 @@ from pydantic import (
 from .files import UserError, printable, shortened
 
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
+LOCAL_DIR = "local-dir"  # backbone_model: local-dir:PATH names the folder of a model
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
@@ -382,7 +383,11 @@ class Config(Section):
             return self
         from .vision import normalization_of  # imports timm
 
-        own = ColourNormalization(**normalization_of(self.backbone_model))
+        try:
+            own = ColourNormalization(**normalization_of(self.backbone_model))
+        except ValidationError as error:
+            causes = "; ".join(_messages(error, ColourNormalization))
+            raise ValueError(f"image.normalization: auto is refused with this backbone_model: {causes}") from error
         return self.model_copy(update={"image": self.image.model_copy(update={"normalization": own})})
 
 
@@ -439,6 +444,9 @@ def _below(folder, content):
     for key in ("results_path", "cache_path"):
         content.setdefault(key, str(Config.model_fields[key].default))
     _join(folder, content, PATHS)
+    source, _, place = str(content.get("backbone_model")).partition(":")
+    if source.lower() == LOCAL_DIR and place:
+        content["backbone_model"] = f"{LOCAL_DIR}:{os.path.normpath(folder / _expand_home(place))}"
     if isinstance(content.get("inference"), dict):
         _join(folder, content["inference"], Inference.model_fields)
     return content

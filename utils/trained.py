@@ -321,7 +321,7 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     content = runs.load_checkpoint(path)
     with runs.reading(path):
         then = Config.model_validate(content["config"])
-        network = _network_of(content["network"], then)
+        network = _network_of(content["network"], then, content.get("backbone"))
         validation = content["validation"]
         pairs = Pairs(validation["first"].numpy(), validation["second"].numpy(), validation["labels"].numpy())
         distances = validation["distances"].numpy()
@@ -349,13 +349,21 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     )
 
 
-def _network_of(weights, config):
-    """Build the network of a checkpoint."""
+def _network_of(weights, config, arguments):
+    """Build the network of a checkpoint.
+
+    Args:
+        weights: Of the network.
+        config: Its settings.
+        arguments: Of its backbone, if that is a model of the hub or of a folder, which may be out of reach now.
+    """
     size = config.embedding_size
     if "embedding.weight" not in weights:  # the backbone's own embedding, with `epochs: 0`
         size = None
+    if ":" not in config.backbone_model:  # a model of timm's own
+        arguments = None
     with torch.random.fork_rng(devices=[]):  # every weight is replaced
-        network = SiameseNetwork(config.backbone_model, size, image_size=config.image.size)
+        network = SiameseNetwork(config.backbone_model, size, image_size=config.image.size, arguments=arguments)
     network.load_state_dict(weights)
     for name, values in weights.items():
         if not values.isfinite().all():

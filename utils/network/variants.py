@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..config import ConfigError
-from ..vision import timm
+from ..vision import create_backbone, timm
 from .distance import copy_of
 from .hooks import example_of, watched
 from .places import close
@@ -57,7 +57,7 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
     refused = f"explanation.output_stride: {output_stride} is refused for {name}, which timm does not dilate: keep 32"
     try:
         with torch.device("meta"):  # only a plan: no weights are drawn
-            plan = timm.create_model(name, num_classes=0, output_stride=output_stride)
+            plan = create_backbone(network.backbone_arguments, output_stride=output_stride)
     except (AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(refused) from error
     weights = [*network.parameters(), *network.buffers()]

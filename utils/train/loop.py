@@ -322,6 +322,7 @@ def _save(folder, history, distances, splits, state, config, fingerprint):
     pairs = splits.valid_pairs
     content = {
         "network": state["network"].state_dict(),
+        "backbone": state["network"].backbone_arguments,
         "config": config.model_dump(mode="json"),
         "fingerprint": fingerprint,
         "history": history,

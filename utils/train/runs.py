@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from ..config import Config, ConfigError, key_names
+from ..config import LOCAL_DIR, Config, ConfigError, key_names
 from ..data.images import content_digest
 from ..data.splits import Splits
 from ..device import rank
 from ..files import UserError, atomic, check_archive, check_writable, write_text
+from ..network.backbones import WEIGHTS_FILES
 from .stopping import is_finished, why_it_ended
 
 TRAINING = 5  # raise it when the same settings train in another way, so that no older run is resumed
@@ -93,7 +94,7 @@ def fingerprint_of(config: Config, splits: Splits) -> dict[str, str]:
 
 
 def settings_digest(config: Config) -> str:
-    """Return the digest of all settings that training depends on; of `pretrained` weights, the name and content."""
+    """Return the digest of all settings that training depends on; of files that they name, the name and content."""
     settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
     settings["version"] = TRAINING
     settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
@@ -102,6 +103,15 @@ def settings_digest(config: Config) -> str:
         settings["pretrained"] = [config.pretrained.name]
         if config.pretrained.is_file():  # a missing file is refused when it is loaded
             settings["pretrained"].append(content_digest(config.pretrained))
+    if config.backbone_model.startswith(f"{LOCAL_DIR}:"):
+        folder = Path(config.backbone_model.removeprefix(f"{LOCAL_DIR}:"))
+        settings["backbone_model"] = [folder.name]
+        files = ["config.json"]
+        if config.pretrained is True:
+            files += WEIGHTS_FILES
+        for file in files:
+            if (folder / file).is_file():
+                settings["backbone_model"].append(content_digest(folder / file))
     return digest(settings)
 
 
@@ -135,11 +145,13 @@ def changed_since(then: Config, config: Config, keys) -> list[str]:
 
 
 def _value(settings, name):
-    """Return the value of a dotted key; of a file of weights only its name."""
+    """Return the value of a dotted key; of a file of weights or the folder of a backbone only the name."""
     for key in name.split("."):
         settings = settings[key]
     if name == "pretrained" and isinstance(settings, str):
         return Path(settings).name
+    if name == "backbone_model" and settings.startswith(f"{LOCAL_DIR}:"):
+        return f"{LOCAL_DIR}:{Path(settings.removeprefix(f'{LOCAL_DIR}:')).name}"
     return settings
 
 
