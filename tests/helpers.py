@@ -232,5 +232,6 @@ def tiny_settings(tiny_data, folder):
         "cuda": False,
     }
     content["image"]["size"] = [32, 40]
-    content["hyperparameters"] |= {"epochs": 2, "batch_size": 8}
+    content["hyperparameters"] |= {"epochs": 2, "batch_size": 8, "learning_rate": 0.001}
+    content["LRScheduler"]["schedule"] = "plateau"
     return content

@@ -250,6 +250,7 @@ KEYS = {
     "hyperparameters.max_norm": (0.001, trained_weights, SGD),
     "early_stopping.patience": (2, stops, {"early_stopping.min_delta": 0.01}),
     "early_stopping.min_delta": (0.01, stops, {"early_stopping.patience": 2}),
+    "LRScheduler.schedule": ("cosine", learning_rates, {}),
     "LRScheduler.patience": (2, learning_rates, NEVER_BETTER),
     "LRScheduler.min_lr": (0.0008, learning_rates, NEVER_BETTER),
     "LRScheduler.factor": (0.9, learning_rates, NEVER_BETTER),

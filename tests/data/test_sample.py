@@ -14,7 +14,7 @@ from utils.data.reading import read_image
 from utils.data.sample import ensure_sample, load_masks, make_sample, masks_folder
 
 # of two images and two masks a class, in sorted order: the sample is the same byte for byte on every machine
-DIGEST = "6ebe91d50e2e6e5f4726cfe04608b8e8ecf0d76444f610a8dab52a11ece0edf4"
+DIGEST = "d3335c320d23c210c99d0cc2b4207585655a4092e5c3aa2bb9f68dcb5537ba09"
 
 
 def digest(folder):

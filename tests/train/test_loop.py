@@ -19,7 +19,7 @@ from utils.network.siamese import build_network
 from utils.score.intervals import Interval
 from utils.train import loop
 from utils.train.evaluation import Baseline, pair_distances
-from utils.train.loop import TrainingError, build_optimizer, fit
+from utils.train.loop import WARM_UP, TrainingError, build_optimizer, fit, set_rates
 from utils.train.runs import current_run, load_checkpoint
 from utils.train.stopping import kept_epoch
 from utils.trained import Trained, inference_pair, typical_pairs
@@ -73,9 +73,11 @@ def _fit(path, _):
     fit(load_config(path))
 
 
-def test_killed_training_resumes_to_the_identical_history(make_config, tmp_path):
-    whole = fit(make_config({"hyperparameters.epochs": 5, "checkpoints_path": str(tmp_path / "whole")}))
-    config = make_config({"hyperparameters.epochs": 5, "checkpoints_path": str(tmp_path / "killed")}, "killed.yml")
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_killed_training_resumes_to_the_identical_history(make_config, tmp_path, schedule):
+    common = {"hyperparameters.epochs": 5, "LRScheduler.schedule": schedule}
+    whole = fit(make_config({**common, "checkpoints_path": str(tmp_path / "whole")}))
+    config = make_config({**common, "checkpoints_path": str(tmp_path / "killed")}, "killed.yml")
     process, _ = forked(_fit, tmp_path / "killed.yml")
     while not list((tmp_path / "killed").glob("*/last.pt")) and process.is_alive():
         time.sleep(0.01)
@@ -249,6 +251,25 @@ def test_optimizers_take_all_their_settings(make_config):
         assert (group["lr"], group["weight_decay"]) == (0.001, 0.3)
         if name == "SGD":
             assert (group["momentum"], group["nesterov"]) == (0.9, True)
+
+
+def test_the_cosine_schedule_is_that_of_torch(make_config):
+    """After the warm-up; in it, rates rise in a straight line. The backbone's are a tenth of the embedding's."""
+    config = make_config({"backbone_rate": 0.1})
+    optimizer = build_optimizer(build_network(config), config)
+    steps = 100
+    peer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.001)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(peer, round((1 - WARM_UP) * steps))
+    for step in range(steps + 1):
+        set_rates(optimizer, config, step / steps)
+        embedding, backbone = (group["lr"] for group in optimizer.param_groups)
+        assert backbone == pytest.approx(0.1 * embedding)
+        if step <= WARM_UP * steps:
+            assert embedding == pytest.approx(0.001 * step / (WARM_UP * steps))
+        else:
+            peer.step()
+            cosine.step()
+            assert embedding == pytest.approx(peer.param_groups[0]["lr"], abs=1e-9)
 
 
 def test_gradients_are_clipped(make_config, monkeypatch):

@@ -128,6 +128,13 @@ def test_a_run_is_finished_by_its_epochs_or_early(make_config):
     assert is_finished(history_of([0.7, 0.6]), impatient)
 
 
+def test_a_schedule_that_ends_is_not_stopped_early(make_config):
+    impatient = {"hyperparameters.epochs": 3, "early_stopping.patience": 1, "LRScheduler.schedule": "cosine"}
+    config = make_config(impatient)
+    assert not is_finished(history_of([0.7, 0.6]), config)
+    assert is_finished(history_of([0.7, 0.6, 0.5]), config)
+
+
 def test_why_it_ended(make_config):
     config = make_config({"hyperparameters.epochs": 20})
     assert why_it_ended(history_of([0.7] * 20), config) == "Training ended after 20 epochs: all of `epochs`."
