@@ -1,6 +1,6 @@
 """`make faithfulness`: every method and its peers on three networks, in one run.
 
-The sample's ResNet18, a ResNet18 from scratch on photographs, and a pretrained network on the same photographs; each is
+The sample's network, a ResNet18 from scratch on photographs, and a pretrained network on the same photographs; each is
 trained unless `--checkpoints` has it. Results go to results/faithfulness.md and results/faithfulness.json.
 """
 
