@@ -437,6 +437,14 @@ def _missing(path):
     return message
 
 
+def local_folder(backbone_model: str) -> Path | None:
+    """Return the folder that local-dir:PATH names; None for any other backbone."""
+    source, _, place = backbone_model.partition(":")
+    if source == LOCAL_DIR:
+        return Path(place)
+    return None
+
+
 def _below(folder, content):
     """Join a folder and the relative paths of settings, and the defaults of missing keys."""
     if not isinstance(content, dict):

@@ -20,7 +20,7 @@ from utils.score.intervals import Interval
 from utils.train import loop
 from utils.train.evaluation import Baseline, pair_distances
 from utils.train.loop import WARM_UP, TrainingError, build_optimizer, fit, set_rates
-from utils.train.runs import current_run, load_checkpoint
+from utils.train.runs import changed_since, current_run, load_checkpoint
 from utils.train.stopping import kept_epoch
 from utils.trained import Trained, inference_pair, typical_pairs
 
@@ -251,6 +251,19 @@ def test_optimizers_take_all_their_settings(make_config):
         assert (group["lr"], group["weight_decay"]) == (0.001, 0.3)
         if name == "SGD":
             assert (group["momentum"], group["nesterov"]) == (0.9, True)
+
+
+def test_more_epochs_of_the_cosine_schedule_are_a_new_run(make_config, tmp_path):
+    """Its rates depend on their number: a finished run that goes on would not be what training from the start is."""
+    schedule = {"LRScheduler.schedule": "cosine"}
+    fit(make_config({**schedule, "hyperparameters.epochs": 1}))
+    longer = make_config({**schedule, "hyperparameters.epochs": 2})
+    whole = {**schedule, "hyperparameters.epochs": 2, "checkpoints_path": str(tmp_path / "whole")}
+    assert without_times(fit(longer)) == without_times(fit(make_config(whole)))
+    shorter = make_config({**schedule, "hyperparameters.epochs": 1})
+    assert changed_since(shorter, longer, {"hyperparameters"}) == [
+        "hyperparameters.epochs is 2, the network was trained with 1"
+    ]
 
 
 def test_the_cosine_schedule_is_that_of_torch(make_config):

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..config import LAST, LOCAL_DIR, ConfigError
+from ..config import LAST, ConfigError, local_folder
 from ..device import FIRST
 from ..files import check_archive
 from ..vision import create_backbone, model_arguments, timm, weights_config, weights_name
@@ -173,14 +173,14 @@ def weights_file(name: str) -> Path:
     Raises:
         ConfigError: There is none.
     """
-    source, place = timm.models.parse_model_name(name)
-    if source != LOCAL_DIR:
+    folder = local_folder(name)
+    if folder is None:
         return hub_file(name)
     for file in WEIGHTS_FILES:
-        if (Path(place) / file).is_file():
-            return Path(place) / file
+        if (folder / file).is_file():
+            return folder / file
     raise ConfigError(
-        f"pretrained: True, but {place} has neither {' nor '.join(WEIGHTS_FILES)}: set `pretrained` to the path of a "
+        f"pretrained: True, but {folder} has neither {' nor '.join(WEIGHTS_FILES)}: set `pretrained` to the path of a "
         "file of weights, or to False."
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from ..config import LOCAL_DIR, Config, ConfigError, key_names
+from ..config import LOCAL_DIR, Config, ConfigError, key_names, local_folder
 from ..data.images import content_digest
 from ..data.splits import Splits
 from ..device import rank
@@ -97,14 +97,14 @@ def settings_digest(config: Config) -> str:
     """Return the digest of all settings that training depends on; of files that they name, the name and content."""
     settings = config.model_dump(mode="json", exclude=FREE_KEYS | {"hyperparameters"})
     settings["version"] = TRAINING
-    settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=FREE_HYPERPARAMETERS)
+    settings["hyperparameters"] = config.hyperparameters.model_dump(mode="json", exclude=_free_hyperparameters(config))
     settings["trained"] = config.hyperparameters.epochs > 0  # without training the network has no embedding of its own
     if isinstance(config.pretrained, Path):
         settings["pretrained"] = [config.pretrained.name]
         if config.pretrained.is_file():  # a missing file is refused when it is loaded
             settings["pretrained"].append(content_digest(config.pretrained))
-    if config.backbone_model.startswith(f"{LOCAL_DIR}:"):
-        folder = Path(config.backbone_model.removeprefix(f"{LOCAL_DIR}:"))
+    folder = local_folder(config.backbone_model)
+    if folder:
         settings["backbone_model"] = [folder.name]
         files = ["config.json"]
         if config.pretrained is True:
@@ -129,14 +129,22 @@ def images_digest(splits: Splits) -> str:
     return digest(images)
 
 
+def _free_hyperparameters(config):
+    """Return the hyperparameters that may differ between an interrupted run and the run that resumes it."""
+    if config.LRScheduler.schedule == "cosine":  # its rates depend on the number of epochs
+        return FREE_HYPERPARAMETERS - {"epochs"}
+    return FREE_HYPERPARAMETERS
+
+
 def changed_since(then: Config, config: Config, keys) -> list[str]:
     """Return a line for each setting below `keys` that had another value in the config `then` of a training run."""
     before = then.model_dump(mode="json")
     now = config.model_dump(mode="json")
+    free = _free_hyperparameters(config)
     lines = []
     for name in key_names():
         section, _, key = name.partition(".")
-        if section not in keys or (section == "hyperparameters" and key in FREE_HYPERPARAMETERS):
+        if section not in keys or (section == "hyperparameters" and key in free):
             continue
         old, new = _value(before, name), _value(now, name)
         if new != old:
@@ -150,8 +158,8 @@ def _value(settings, name):
         settings = settings[key]
     if name == "pretrained" and isinstance(settings, str):
         return Path(settings).name
-    if name == "backbone_model" and settings.startswith(f"{LOCAL_DIR}:"):
-        return f"{LOCAL_DIR}:{Path(settings.removeprefix(f'{LOCAL_DIR}:')).name}"
+    if name == "backbone_model" and local_folder(settings):
+        return f"{LOCAL_DIR}:{local_folder(settings).name}"
     return settings
 
 
