@@ -53,6 +53,9 @@ from utils.trust.faithfulness import (
 )
 
 SCRATCH = {  # a network for photographs without pretrained weights
+    "backbone_model": "ResNet18",
+    "hyperparameters.learning_rate": 0.001,
+    "LRScheduler.schedule": "plateau",
     "image.size": [104, 104],
     "image.VerticalFlip": 0.0,
     "image.RandomCropScale": 0.6,

@@ -17,6 +17,9 @@ from utils.train.loop import build_optimizer, build_scaler, train_epoch
 
 RATES = (1e-3, 1e-4)  # of the textbook's Adam; the better one counts
 SETTINGS = {
+    "backbone_model": "ResNet18",
+    "hyperparameters.learning_rate": 0.001,
+    "LRScheduler.schedule": "plateau",
     "image.size": [104, 104],
     "image.VerticalFlip": 0.0,
     "hyperparameters.batch_size": 64,

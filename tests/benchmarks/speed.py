@@ -25,6 +25,8 @@ from utils.train.loop import build_optimizer, build_scaler, train_epoch
 
 PAPER = {  # the settings of the paper's config.yml; its batch of 4 pairs holds 8 images
     "backbone_model": "ResNet50",
+    "hyperparameters.learning_rate": 0.001,
+    "LRScheduler.schedule": "plateau",
     "image.size": [320, 320],
     "image.RandomRotationDegrees": 45,
     "hyperparameters.batch_size": 8,
