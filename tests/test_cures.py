@@ -227,7 +227,7 @@ def test_notebooks_that_cannot_be_read(tmp_path, kind):
 
 
 def test_a_kernel_leaves_nothing_in_the_current_folder(tmp_path, monkeypatch):
-    """Two at once in one folder would take each other's sockets."""
+    """Two kernels that start in the same folder would take each other's sockets."""
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; print(os.listdir())")])

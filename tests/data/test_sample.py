@@ -54,8 +54,8 @@ def test_six_species_and_masks_outside_the_class_folders(sample):
 
 def test_species_differ_in_the_pattern_of_the_wings_only():
     """Drawn twice from one random stream, two species differ inside their masks and nowhere else."""
-    for one, other in itertools.combinations(butterflies.SPECIES, 2):
-        (image1, mask1), (image2, mask2) = (butterflies.draw(name, np.random.RandomState(5)) for name in (one, other))
+    for name1, name2 in itertools.combinations(butterflies.SPECIES, 2):
+        (image1, mask1), (image2, mask2) = (butterflies.draw(name, np.random.RandomState(5)) for name in (name1, name2))
         assert np.array_equal(mask1 > 0, mask2 > 0)
         pattern = np.maximum(mask1, mask2) >= butterflies.DARK
         differs = (image1 != image2).any(axis=2)

@@ -123,9 +123,9 @@ def test_the_hubs_weights_come_before_those_of_a_package(package, hub, lite0, ca
     _, packaged = lite0
     torch.save(packaged, package)
     snapshot = plant(hub, f"timm/{LITE0}.in1k")
-    others = timm.create_model(LITE0).state_dict()
-    save_file(others, snapshot / "model.safetensors")
-    assert is_lite0(SiameseNetwork(LITE0, 8, True, (64, 64)), others)
+    weights = timm.create_model(LITE0).state_dict()
+    save_file(weights, snapshot / "model.safetensors")
+    assert is_lite0(SiameseNetwork(LITE0, 8, True, (64, 64)), weights)
     assert not capsys.readouterr().out
 
 

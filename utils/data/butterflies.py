@@ -280,15 +280,18 @@ def _blurred(image, block):
 
 def _averaged(values, block):
     """Average blocks of pixels, rounding down: int32 (H, W, ...) to (H / block, W / block, ...)."""
-    height, width = values.shape[:2]
-    blocks = values.reshape(height // block, block, width // block, block, *values.shape[2:])
-    return blocks.sum((1, 3), dtype=np.int32) // block**2
+    return _blocks(values, block).sum((1, 3), dtype=np.int32) // block**2
 
 
 def _highest(values, block):
     """The highest value in blocks of pixels: (H, W) to (H / block, W / block)."""
-    height, width = values.shape
-    return values.reshape(height // block, block, width // block, block).max((1, 3))
+    return _blocks(values, block).max((1, 3))
+
+
+def _blocks(values, block):
+    """Cut (H, W, ...) into square blocks: (H / block, block, W / block, block, ...)."""
+    height, width = values.shape[:2]
+    return values.reshape(height // block, block, width // block, block, *values.shape[2:])
 
 
 def _shadow(cover):
