@@ -18,7 +18,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from utils import __main__ as commands
 from utils.config import CONFIG_VARIABLE, ConfigError
 from utils.data.reading import DataError
-from utils.files import GOES_ON, UserError, without_traceback
+from utils.files import GOES_ON, Interrupted, UserError, is_ctrl_c, without_traceback
+from utils.train import loop
 from utils.train.loop import TrainingError
 from utils.train.runs import CheckpointError
 
@@ -158,10 +159,30 @@ def test_ctrl_c_ends_training_with_one_line(make_config, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
-    assert process.exitcode == 130
     cure = r"Run the same again: it goes on after the last whole epoch\."
     assert re.fullmatch(rf"Interrupted in epoch \d+\. {cure}", (tmp_path / "stderr").read_text().strip())
+    assert process.exitcode == 130
     assert not list((tmp_path / "checkpoints").glob("**/.*.pt.*"))
+
+
+def _interrupted_in_native_code(*_):
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        raise SystemError("returned a result with an exception set") from error
+
+
+def test_ctrl_c_that_native_code_has_turned_into_another_error(make_config, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "optimize", _interrupted_in_native_code)
+    with pytest.raises(Interrupted, match="Interrupted in epoch 1"):
+        loop.fit(make_config())
+    with pytest.raises(SystemExit) as caught, without_traceback():
+        _interrupted_in_native_code()
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.strip() == GOES_ON
+    assert is_ctrl_c(RuntimeError("KeyboardInterrupt: <EMPTY MESSAGE>"))
+    with pytest.raises(RuntimeError, match="another cause"), without_traceback():
+        raise RuntimeError("another cause")
 
 
 def test_notebooks_are_not_begun_where_results_cannot_be_written(make_config, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import tempfile
+import traceback
 import unicodedata
 import zipfile
 from contextlib import contextmanager
@@ -90,9 +91,19 @@ def without_traceback():
         yield
     except UserError as error:
         sys.exit(f"\n{error}")
-    except KeyboardInterrupt as error:
-        print(f"\n{str(error) or GOES_ON}", file=sys.stderr)
+    except (KeyboardInterrupt, RuntimeError, SystemError) as error:
+        if not is_ctrl_c(error):
+            raise
+        text = GOES_ON
+        if isinstance(error, Interrupted):
+            text = str(error)
+        print(f"\n{text}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Return whether Ctrl-C is behind an error: native code turns a KeyboardInterrupt into an error of its own."""
+    return isinstance(error, KeyboardInterrupt) or "KeyboardInterrupt" in "".join(traceback.format_exception(error))
 
 
 @contextmanager

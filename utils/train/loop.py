@@ -29,7 +29,7 @@ from ..device import (
     start,
     world,
 )
-from ..files import Interrupted, UserError, check_writable
+from ..files import Interrupted, UserError, check_writable, is_ctrl_c
 from ..network.distance import distance, paired
 from ..network.siamese import SiameseNetwork, build_network
 from ..network.variants import dilated, folded
@@ -152,10 +152,10 @@ def _stopping(history, config):
     """Turn Ctrl-C and a lack of memory inside into errors of one line."""
     try:
         yield
-    except KeyboardInterrupt as error:
-        text = f"Interrupted in epoch {len(history) + 1}. Run the same again: it goes on after the last whole epoch."
-        raise Interrupted(text) from error
-    except (RuntimeError, MemoryError) as error:
+    except (KeyboardInterrupt, RuntimeError, SystemError, MemoryError) as error:
+        if is_ctrl_c(error):
+            where = f"Interrupted in epoch {len(history) + 1}."
+            raise Interrupted(f"{where} Run the same again: it goes on after the last whole epoch.") from error
         size = NO_MEMORY.search(str(error))
         if not size:
             raise
