@@ -59,7 +59,7 @@ def test_no_traceback_on_a_terminal(make_config, tmp_path, monkeypatch):
     command = [sys.executable, "-m", "utils", "train", "--config", str(path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.strip() == message
+    assert run.stderr.split("\n\n") == [commands.LOADING, f"{message}\n"]
     monkeypatch.setattr(sys, "argv", ["utils", "run", "01.Train_Siamese_model.ipynb", "--config", str(path)])
     with pytest.raises(SystemExit) as caught:
         commands.main()
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_a_command_that_starts_with_one_line(make_config, tmp_path):
     run.send_signal(signal.SIGINT)
     _, message = run.communicate(timeout=60)
     assert run.returncode == -signal.SIGINT
-    assert message.strip() == GOES_ON
+    assert message.split("\n\n") == [commands.LOADING, f"{GOES_ON}\n"]
 
 
 def _train(folder, pipe):
@@ -160,7 +160,8 @@ def test_ctrl_c_ends_training_with_one_line(make_config, tmp_path):
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     cure = r"Run the same again: it goes on after the last whole epoch\."
-    assert re.fullmatch(rf"Interrupted in epoch \d+\. {cure}", (tmp_path / "stderr").read_text().strip())
+    message = (tmp_path / "stderr").read_text().removeprefix(commands.LOADING).strip()
+    assert re.fullmatch(rf"Interrupted in epoch \d+\. {cure}", message)
     assert process.exitcode == 130
     assert not list((tmp_path / "checkpoints").glob("**/.*.pt.*"))
 

@@ -18,7 +18,7 @@ ARROWS = {
     "files": set(),
     "vision": set(),
     "config": {"files", "vision"},
-    "device": {"config", "vision"},
+    "device": {"config", "files", "vision"},
     "network": BASE,
     "data": BASE,
     "explanations": NETWORK,

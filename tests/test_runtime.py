@@ -8,6 +8,7 @@ import torch
 
 from utils import __main__ as commands
 from utils import device as runtime
+from utils import files
 from utils.config import ConfigError
 from utils.train.loop import build_scaler, optimize
 
@@ -76,16 +77,25 @@ def test_autocast_and_memory_format(device):
 
 def test_progress_bar_only_where_wanted(capsys, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert list(runtime.progress(range(3), "Counting")) == [0, 1, 2]
+    assert capsys.readouterr().out == ""  # it is done before a bar could be seen
+    monkeypatch.setattr(runtime, "DELAY", 0)
     assert list(runtime.progress(range(3), "Counting", show=False)) == [0, 1, 2]
     assert capsys.readouterr().out == ""
     assert list(runtime.progress(range(3), "Counting", show=True)) == [0, 1, 2]
     assert "Counting" in capsys.readouterr().out
 
 
-def test_a_file_gets_no_progress_bar(capsys, monkeypatch):
+def test_a_file_gets_a_line_now_and_then_instead_of_a_bar(capsys, monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # other tests may have started a notebook
-    assert list(runtime.progress(range(3), "Counting", show=True)) == [0, 1, 2]
+    monkeypatch.setattr(runtime, "DELAY", 0)
+    assert list(runtime.progress(range(3), "Counting")) == [0, 1, 2]
     assert capsys.readouterr().out == ""
+    monkeypatch.setattr(files, "SILENCE", -1)
+    assert list(runtime.progress(range(3), "Counting")) == [0, 1, 2]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Counting:   0%")
+    assert all(line.startswith("Counting: ") and "\r" not in line for line in lines)
 
 
 def test_float16_is_refused_on_the_cpu(make_config):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .files import GOES_ON, FileError, check_writable, print_any_name, without_traceback, write_text
 
+LOADING = "Loading PyTorch ..."
 utils = sys.modules[__package__]  # whose names load their modules when they are first used
 
 
@@ -170,6 +171,7 @@ def main():
     """Run the command of `sys.argv`."""
     print_any_name()
     options = _parser().parse_args()
+    print(LOADING, file=sys.stderr)
     _load_torch()
     options.function(options)
 

@@ -285,7 +285,7 @@ class ExplanationSettings(Section):
     layer: str = AUTO
     output_stride: Literal[8, 16, 32] = 32
     steps: Annotated[int | str, PlainValidator(_count_or_auto)] = AUTO
-    test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 32
+    test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 12
     opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
 
 

@@ -20,8 +20,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .config import Config, ConfigError
+from .files import LogLines
 
 FIRST = os.environ.get("RANK", "0") == "0"  # only the first process of torchrun prints
+DELAY = 1  # seconds until a progress bar appears: what is done by then needs none
 
 
 def rank() -> int:
@@ -242,10 +244,12 @@ def seed_everything(seed: int):
     torch.manual_seed(seed)
 
 
-def progress(iterable, text: str, show: bool, total=None):
-    """Return a progress bar that vanishes when done, on stdout: notebooks show stderr in red.
+def progress(iterable, text: str, show=True, total=None):
+    """Return a progress bar that appears after DELAY and vanishes when done, on stdout: notebooks show stderr in red.
 
-    A file or a pipe gets none: a bar overwrites itself, which there would be one long line.
+    A file or a pipe gets lines instead, as LogLines says.
     """
-    visible = sys.stdout.isatty() or "ipykernel" in sys.modules
-    return tqdm(iterable, text, total, leave=False, file=sys.stdout, disable=not (show and FIRST and visible))
+    file = sys.stdout
+    if not (file.isatty() or "ipykernel" in sys.modules):
+        file = LogLines()
+    return tqdm(iterable, text, total, leave=False, file=file, delay=DELAY, disable=not (show and FIRST))

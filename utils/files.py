@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import tempfile
+import time
 import traceback
 import unicodedata
 import zipfile
@@ -14,6 +15,7 @@ from pathlib import Path
 JOINER = "\u200d"  # joins emoji to one
 INTERRUPTED = 130  # the exit status that shells give a command that Ctrl-C has ended
 GOES_ON = "Interrupted. Run the same again: it goes on from what is complete."
+SILENCE = 8  # seconds without a line in a log
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -51,6 +53,30 @@ def print_any_name():
     """
     if getattr(sys.stdout, "errors", None) in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class LogLines:
+    """Where bars go that nobody watches: a file or a pipe gets whole lines, and the state of a bar every SILENCE s."""
+
+    def __init__(self):
+        self.unfinished = ""
+        self.printed = time.monotonic()
+
+    def write(self, text: str):
+        """Print the lines that are complete, each as it was drawn last."""
+        *lines, self.unfinished = (self.unfinished + text).split("\n")
+        for line in lines:
+            self._print(line.rpartition("\r")[2])
+        state = self.unfinished.rpartition("\r")[2]
+        if state != self.unfinished and state.strip() and time.monotonic() - self.printed > SILENCE:
+            self._print(state)
+
+    def flush(self):
+        """Do nothing: each line is flushed."""
+
+    def _print(self, line):
+        print(line, flush=True)
+        self.printed = time.monotonic()
 
 
 class _WithoutTraceback:

@@ -15,7 +15,7 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config as ClientConfig
 
 from .config import CONFIG_FILE, CONFIG_VARIABLE, Config
-from .files import FileError, write_text
+from .files import FileError, LogLines, write_text
 
 NOTEBOOKS = "0?.*.ipynb"  # pattern of the project's notebooks
 COPIES = Path("notebooks")  # that `lab` opens; not under version control
@@ -32,25 +32,21 @@ OFFLINE = """
 class LiveClient(NotebookClient):
     """A notebook client that prints what the cells print, and drops widgets, which are dead without a kernel.
 
-    A file or a pipe gets no progress bars, which overwrite themselves.
+    A file or a pipe gets lines instead of bars, which overwrite themselves.
     """
 
-    unfinished = ""  # the line that is being written
+    def __init__(self, *arguments, **settings):
+        super().__init__(*arguments, **settings)
+        self.shown = sys.stdout
+        if not sys.stdout.isatty():
+            self.shown = LogLines()
 
     def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream":
-            self.repeat(msg["content"]["text"])
+            self.shown.write(msg["content"]["text"])
+            self.shown.flush()
         msg["content"].get("data", {}).pop(WIDGET, None)
         return super().output(outs, msg, display_id, cell_index)
-
-    def repeat(self, text):
-        """Print text of a cell."""
-        if sys.stdout.isatty():
-            print(text, end="", flush=True)
-            return
-        *lines, self.unfinished = (self.unfinished + text).split("\n")
-        for line in lines:
-            print(line.rpartition("\r")[2], flush=True)
 
 
 def execute(path: Path):

@@ -33,8 +33,9 @@ from .trust.faithfulness import insertion_deletion
 BATCH = 16  # pairs that are explained together
 REFERENCES = 96  # training images, at least
 OF_EACH_CLASS = 5  # at least: enough to show what images of the class look like
-PAIRS = 48  # of validation
+PAIRS = 32  # of validation
 LAYERS = 6  # at most, spread from the first to the last
+FINALISTS = 3  # layers: the best on BATCH pairs, which are compared on all PAIRS
 FIRST_STEPS = 2  # with which layers are compared
 STEPS = (1, 2, 4)  # tried at the chosen layer
 UNMEASURED = {"test_pairs", "opacity"}  # keys of `explanation` that change nothing that is measured here
@@ -79,7 +80,8 @@ class Measurements:
         text += f"test AUC {self.auc}"
         if self.gaps:
             gaps = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
-            text += f"\nInsertion minus deletion on validation pairs: {gaps}"
+            text += f"\nInsertion minus deletion on validation pairs: {gaps}; the finest layer and the fewest steps are "
+            text += f"chosen that reach {ENOUGH:.0%} of the best"
         return text
 
 
@@ -211,7 +213,7 @@ class Trained:
         images = self.load_pairs(*pairs)
         source = self._source_of(pairs)
         explanations = {}
-        for name, method in methods_of(self.settings).items():
+        for name, method in progress(methods_of(self.settings).items(), "Methods"):
             explanations[name] = method(self.network, images, self.threshold, self.references, source)
         return explanations
 
@@ -498,9 +500,9 @@ def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Traine
 def choose_layer(trained: Trained, splits: Splits, references: References) -> tuple[str, int, dict[str, float]]:
     """Choose the layer and the number of steps to explain at.
 
-    The gap, insertion minus deletion towards the decision, is measured on at most PAIRS validation pairs. Of the
-    layers, compared with FIRST_STEPS, the finest that reaches ENOUGH of the best is chosen; of STEPS there, the fewest.
-    What config.yml names is not searched.
+    The gap, insertion minus deletion towards the decision, is measured on at most PAIRS validation pairs. Layers are
+    compared with FIRST_STEPS, at first on BATCH pairs, the FINALISTS on all. Of these, the finest that reaches ENOUGH
+    of the best is chosen; of STEPS there, the fewest. What config.yml names is not searched.
 
     Returns:
         The layer, the steps, and the mean gap of each choice that was tried.
@@ -519,17 +521,25 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
     first_steps = numbers[0]
     if len(numbers) > 1:
         first_steps = FIRST_STEPS
+    show = trained.config.hyperparameters.verbose
     gaps = {}
 
-    def gap(layer, steps):
+    def gap(layer, steps, few=False):
         name = f"{layer} in {steps}"
+        part = batches
+        if few:
+            name += f" ({len(batches[0])} pairs)"
+            part = batches[:1]
         if name not in gaps:
-            gaps[name] = _mean_gap(trained, batches, references, layer, steps)
+            gaps[name] = _mean_gap(trained, part, references, layer, steps)
         return gaps[name]
 
-    bar = progress(layers, "Layers", trained.config.hyperparameters.verbose)
-    layer = _first_good({layer: gap(layer, first_steps) for layer in bar})
-    steps = _first_good({steps: gap(layer, steps) for steps in numbers})
+    if len(layers) > FINALISTS and len(batches) > 1:
+        first_gaps = {layer: gap(layer, first_steps, few=True) for layer in progress(layers, "Layers", show)}
+        best = sorted(layers, key=first_gaps.get)[-FINALISTS:]
+        layers = [layer for layer in layers if layer in best]
+    layer = _first_good({layer: gap(layer, first_steps) for layer in progress(layers, "Layers", show)})
+    steps = _first_good({steps: gap(layer, steps) for steps in progress(numbers, "Steps", show)})
     return layer, steps, gaps
 
 

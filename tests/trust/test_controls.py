@@ -18,6 +18,7 @@ from utils.network.variants import randomised
 from utils.trust.controls import (
     QUALITY,
     agreement,
+    cascading_randomisation,
     choose_partners,
     copies,
     disturbed,
@@ -26,7 +27,6 @@ from utils.trust.controls import (
     random_network,
     rank_correlation,
     sanity,
-    sanity_curve,
     stability,
 )
 from utils.trust.faithfulness import explain_at_random
@@ -56,21 +56,21 @@ def test_rank_correlation_by_hand():
 def test_the_curve_falls_at_the_stage_that_a_map_depends_on_and_not_before():
     network, images = network_and_images(count=3)
     stages = ["embedding", "layer4", "layer3", "layer2", "layer1", "stem"]
-    blind = sanity_curve(brightness, network, images, 0.5)
+    methods = {"blind": brightness, "shallow": first_filters, "deep": partial(explain, method="hirescam")}
+    curves = cascading_randomisation(methods, network, images, 0.5)
+    blind = curves["blind"]
     assert list(blind) == stages
     assert list(blind.values()) == pytest.approx([1.0] * 6)
-    shallow = list(sanity_curve(first_filters, network, images, 0.5).values())
+    shallow = list(curves["shallow"].values())
     assert shallow[:5] == pytest.approx([1.0] * 5)
     assert shallow[5] < 0.9
-    hirescam = partial(explain, method="hirescam")
-    deep = list(sanity_curve(hirescam, network, images, 0.5).values())
-    assert max(deep) < 0.9  # the embedding alone decides where its gradient goes
+    assert max(curves["deep"].values()) < 0.9  # the embedding alone decides where its gradient goes
 
 
 def test_the_curve_is_the_mean_over_all_maps_of_both_polarities():
     network, images = network_and_images(count=3)
     method = partial(explain, method="hirescam", layer="layer2")
-    result = sanity_curve(method, network, images, 0.5, seed=3)
+    result = cascading_randomisation({"method": method}, network, images, 0.5, seed=3)["method"]
     trained = method(network, images, 0.5)
     for stage, random in randomised(network, seed=3):
         counterpart = method(random, images, 0.5)

@@ -8,6 +8,7 @@ import torch
 from ..data.reading import brightness_of, read_header, stored_size, through_jpeg
 from ..data.sample import load_masks
 from ..data.splits import Pairs, Splits, draw_pairs
+from ..device import progress
 from ..network.distance import distance
 from ..score.intervals import Interval, auc_interval, intervals, weighted_mean
 from ..train.evaluation import embed_images
@@ -164,7 +165,7 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
     before = distances(images.pixels)
     (score,) = intervals(lambda weights: _score(before, pairs, weights), pairs, seed, rates=False)
     shortcuts = []
-    for item in properties_of(images):
+    for item in progress(properties_of(images), "Properties"):
         share = Interval(np.nan, np.nan, np.nan)
         control = np.nan
         if score.low > 0:  # a share of what may be 0 would be any number

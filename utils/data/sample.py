@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from ..config import PROJECT
+from ..device import progress
 from ..files import ExistsError, whole_folders
 from .butterflies import SPECIES, draw
 from .images import actual_path
@@ -38,7 +39,7 @@ def make_sample(folder=SAMPLE_FOLDER, images_per_class=100, seed=0):
     targets = {"images": folder, "masks": masks_folder(folder)}
     random = np.random.RandomState(seed)  # the only NumPy stream that is the same in all versions
     with whole_folders(targets, "delete or rename it to make the sample again") as made:
-        for name in SPECIES:
+        for name in progress(SPECIES, "Drawing the sample"):
             for kind in targets:
                 (made / kind / name).mkdir()
             for number in range(images_per_class):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..device import progress
 from ..network.distance import Explainable, distance, embed_pairs, evaluating, similarity
 from ..network.inputs import blurred
 from .explanation import Explanation, embed_explained, only_pair, ranks_of
@@ -162,7 +163,7 @@ def _replace_region(network, explanation, donor, references) -> Edit:
     strength, given_strength = _strength(explanation)[0], _strength(donor)[1]
     sign = -1 if explanation.different else 1  # which way the distance must go
     edits = []
-    for area in AREAS:
+    for area in progress(AREAS, "Edits"):
         edited, regions, donor_regions = _transplants(image1, given, strength, given_strength, area)
         embeddings = network(edited)  # (N, D)
         distances = distance(embeddings, embedding2)

@@ -7,6 +7,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from ..data.splits import Pairs
+from ..device import progress
 
 DRAWS = 300
 Z = 1.96  # standard errors to either end of a 95 % interval
@@ -111,7 +112,7 @@ def standard_errors(measure, pairs: Pairs, seed=0, draws=DRAWS) -> tuple[np.ndar
     random = np.random.default_rng(seed)
     by_image = []
     by_pair = []
-    for _ in range(draws):
+    for _ in progress(range(draws), "Resampling images"):
         drawn = _draw(count, random)
         by_image.append(measure(drawn[first] * drawn[second]))
         by_pair.append(measure(_draw(len(unordered), random)[units]))

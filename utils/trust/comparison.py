@@ -85,8 +85,10 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         pairs: Pairs of image files.
         splits: From which other partners are chosen.
         seed: Of all that is drawn.
-        probed: On how many pairs sanity, other partners and disturbances are measured, by name; by default PROBED.
+        probed: On how many pairs sanity, other partners and disturbances are measured, by name; by default PROBED,
+            and half as many for occlusion, which is slow.
     """
+    probed = {"occlusion": PROBED // 2} | (probed or {})
     network = trained.network
     inputs = trained.threshold, trained.references
     batches = trained.load_batches(pairs)
@@ -117,7 +119,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         columns["gap"] = mean_interval(measured["gap"], drawn, seed)
         columns["faithful"] = mean_interval(measured["faithful"], drawn, seed, rate=True)
         columns["share"] = columns["gap_decisive"] / (columns["span"] or float("nan"))
-        count = (probed or {}).get(name, PROBED)
+        count = probed.get(name, PROBED)
         images = torch.cat(batches)[:count]
         columns["sanity"] = sanity(method, trained, images, random)
         some_partners = {kind: beside[:count] for kind, beside in partners.items()}

@@ -20,7 +20,7 @@ from ..trained import Trained
 SHIFT = 2  # pixels
 NOISE = 0.02  # standard deviation, of values in [0, 1]
 QUALITY = 90  # of JPEG
-PROBED = 16  # pairs: sanity, other partners and stability take many explanations of each
+PROBED = 8  # pairs: sanity, other partners and stability take many explanations of each
 TOLERANCE = 0.02  # of the similarity: a disturbance that changes it by more is not small
 
 
@@ -58,38 +58,42 @@ def copies(explanation: Explanation) -> np.ndarray:
     return rank_correlation(explanation.towards_different, explanation.towards_same)
 
 
-def sanity_curve(method, network: SiameseNetwork, images, threshold: float, reference_images=None, seed=0) -> dict:
-    """Return the mean `agreement` with the trained network's maps, by the stage down to which all is random.
+def cascading_randomisation(
+    methods: dict, network: SiameseNetwork, images, threshold: float, reference_images=None, seed=0, show=False
+) -> dict[str, dict[str, float]]:
+    """Compare the maps of a network with those of copies of it whose weights are shuffled from the top down.
 
     Args:
-        method: A function of (network, images, threshold, references), as in `methods_of`.
+        methods: Functions of (network, images, threshold, references) by name, as in `methods_of`.
         network: The trained network.
         images: (B, 2, 3, H, W).
         threshold: The distance up to which a pair is "same".
         reference_images: (R, 3, H, W), which each network embeds itself, or None.
         seed: Of the random weights.
+        show: Whether there is a progress bar.
+
+    Returns:
+        By method, the mean `agreement` by the stage down to which all weights are random.
 
     Source: Adebayo et al. 2018, Sanity checks for saliency maps.
     """
-    trained = method(network, images, threshold, _references(network, reference_images))
-    curve = {}
-    for stage, random in randomised(network, seed):
-        explanation = method(random, images, threshold, _references(random, reference_images))
-        curve[stage] = float(agreement(trained, explanation).mean())
-    return curve
+    inputs = images, threshold, _references(network, reference_images)
+    trained = {name: method(network, *inputs) for name, method in methods.items()}
+    curves = {name: {} for name in methods}
+    for stage, random in progress(randomised(network, seed), "Stages", show, len(network.stages()) + 1):
+        inputs = images, threshold, _references(random, reference_images)
+        for name, method in methods.items():
+            curves[name][stage] = float(agreement(trained[name], method(random, *inputs)).mean())
+    return curves
 
 
 def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str, float]]:
     """Return the curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
     images = trained.load_pairs(*pairs[:PROBED])
-    reference_images = _reference_images(trained)
-    names = [name for name in methods if name != "occlusion"]
-    curves = {}
-    for name in progress(names, "Methods", trained.config.hyperparameters.verbose):
-        curves[name] = sanity_curve(
-            methods[name], trained.network, images, trained.threshold, reference_images, trained.config.seed
-        )
-    return curves
+    methods = {name: method for name, method in methods.items() if name != "occlusion"}
+    seed, show = trained.config.seed, trained.config.hyperparameters.verbose
+    references = _reference_images(trained)
+    return cascading_randomisation(methods, trained.network, images, trained.threshold, references, seed, show)
 
 
 def random_network(trained: Trained, seed=0) -> tuple[SiameseNetwork, References | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..device import progress
 from ..explanations.explanation import Explanation, embed_explained, pairs_of, ranks_of
 from ..network.distance import Explainable, distance, distances_of, embed_pairs, evaluating, similarity
 from ..network.inputs import blurred
@@ -261,7 +262,7 @@ def judge_all(network: Explainable, explanations: dict[str, Explanation], seed=0
     chance = measure_chance(network, first, seed)
     span = span_of(network, first)
     verdicts = {}
-    for name, explanation in explanations.items():
+    for name, explanation in progress(explanations.items(), "Verdicts"):
         if explanation.threshold != first.threshold or not torch.equal(explanation.images, first.images):
             raise ValueError("these explanations are of different pairs: judge them one by one")
         verdicts[name] = Verdict(explanation, insertion_deletion(network, explanation), span, chance)
@@ -278,7 +279,9 @@ def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> Ch
     with evaluating(network):
         untouched = embed_explained(network, explanation)
         centre = embed_masked(network, images, _centre_map(images))
-        masked = [embed_masked(network, images, _random_maps(images, seed + draw)[0]) for draw in range(DRAWS)]
+        masked = []
+        for draw in progress(range(DRAWS), "Random maps"):
+            masked.append(embed_masked(network, images, _random_maps(images, seed + draw)[0]))
     for draw in range(DRAWS):
         masked.append(masked[draw].reversed())
     gaps = []
