@@ -80,8 +80,8 @@ class Measurements:
         text += f"test AUC {self.auc}"
         if self.gaps:
             gaps = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
-            text += f"\nInsertion minus deletion on validation pairs: {gaps}; the finest layer and the fewest steps are "
-            text += f"chosen that reach {ENOUGH:.0%} of the best"
+            text += f"\nInsertion minus deletion on validation pairs: {gaps}; the finest layer and the fewest steps "
+            text += f"that reach {ENOUGH:.0%} of the best are chosen"
         return text
 
 
