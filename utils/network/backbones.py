@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..config import LAST, ConfigError, local_folder
-from ..device import FIRST
 from ..files import check_archive
 from ..vision import create_backbone, model_arguments, timm, weights_config, weights_name
 from .distance import evaluating
@@ -168,14 +167,14 @@ def _with_names_of_timm(weights, model, refused) -> dict:
 
 
 def weights_file(name: str) -> Path:
-    """Return the file of a backbone's weights: in a folder, in the hub's cache, on the hub, or in a package.
+    """Return the file of a backbone's weights: in a folder, in a package, in the hub's cache, or on the hub.
 
     Raises:
         ConfigError: There is none.
     """
     folder = local_folder(name)
     if folder is None:
-        return hub_file(name)
+        return packaged_file(name) or hub_file(name)
     for file in WEIGHTS_FILES:
         if (folder / file).is_file():
             return folder / file
@@ -183,6 +182,15 @@ def weights_file(name: str) -> Path:
         f"pretrained: True, but {folder} has neither {' nor '.join(WEIGHTS_FILES)}: set `pretrained` to the path of a "
         "file of weights, or to False."
     )
+
+
+def packaged_file(name: str) -> Path | None:
+    """Return the file of PACKAGE for the backbone whose weights it holds: the same numbers as on the hub."""
+    if weights_config(name).hf_hub_id != f"timm/{LITE0}.in1k":
+        return None
+    with suppress(PackageNotFoundError):
+        return Path(distribution(PACKAGE).locate_file(PACKAGE_FILE))
+    return None
 
 
 @cache  # without network an attempt takes half a minute
@@ -203,12 +211,6 @@ def hub_file(name: str) -> Path:
         return Path(hf_hub_download(repository, files[-1], revision=revision))
     except (EntryNotFoundError, HfHubHTTPError, OSError) as error:
         cause = str(error).partition(". ")[0]
-        if config.hf_hub_id == f"timm/{LITE0}.in1k":
-            with suppress(PackageNotFoundError):
-                path = Path(distribution(PACKAGE).locate_file(PACKAGE_FILE))
-                if FIRST:
-                    print(f"ImageNet weights of the package {PACKAGE} are used; timm's hub cannot be reached: {cause}.")
-                return path
         raise ConfigError(
             f"pretrained: True, but the weights of {weights_name(name)} cannot be fetched ({cause}). "
             f"Download https://huggingface.co/{repository}/resolve/{revision}/{files[0]} elsewhere and set "
