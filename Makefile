@@ -15,33 +15,32 @@ PAIRS ?= 128
 CHECKPOINTS ?=
 SEED ?= 0
 
-.PHONY: run test test-browser browser faults benchmark faithfulness notebooks lab lint
+.PHONY: run test test-packages test-browser browser faults benchmark faithfulness notebooks lab lint
 
 run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a report go to results_path
 	$(RUN) -m utils run --config $(CONFIG) --set $(SET)
 
-test: $(READY)  ## run all tests, then ruff
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
+test: $(READY) test-packages  ## run all tests, then ruff
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=10
 	$(MAKE) --no-print-directory lint
 
-test-browser: $(READY) browser  ## open pages and executed notebooks in Chromium
+test-packages: $(READY)  ## what tests and benchmarks need besides
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
+
+test-browser: $(READY) test-packages browser  ## open pages and executed notebooks in Chromium
 	$(RUN) -m pytest -q -rs tests/browser
 
 browser: $(READY)  ## what test-browser needs, besides Debian's package chromium, or Chrome
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r tests/browser/requirements.txt
 
-faults: $(READY)  ## inject some 3,000 faults, read every kind of network, and count what comes of them: about an hour, to results/faults.md
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
+faults: $(READY) test-packages  ## inject some 3,000 faults, read every kind of network, and count what comes of them: about an hour, to results/faults.md
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(RUN) -m faults --seed $(SEED)
 
-benchmark: $(READY)  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
+benchmark: $(READY) test-packages  ## compare with the textbook procedure and pytorch-grad-cam: about half an hour, to results/benchmark.md
 	$(RUN) -c 'from utils import ensure_sample; ensure_sample("$(DATA)")'
 	PYTHONPATH=. $(RUN) tests/benchmarks --data $(DATA) --budget $(BUDGET) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-faithfulness: $(READY)  ## how faithful heatmaps are, beside their peers: to results/faithfulness.md
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt
+faithfulness: $(READY) test-packages  ## how faithful heatmaps are, beside their peers: to results/faithfulness.md
 	PYTHONPATH=. $(RUN) tests/benchmarks/believing.py --config $(CONFIG) --pairs $(PAIRS) $(if $(PHOTOGRAPHS),--photographs $(PHOTOGRAPHS)) $(if $(WEIGHTS),--weights $(WEIGHTS)) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
 
 notebooks: $(READY)  ## refresh the committed notebooks
@@ -50,7 +49,7 @@ notebooks: $(READY)  ## refresh the committed notebooks
 lab: $(READY)  ## open copies of the notebooks in JupyterLab
 	$(RUN) -m utils lab --config $(CONFIG)
 
-lint: $(READY)  ## check the code with ruff
+lint: $(READY) test-packages  ## check the code with ruff
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 

@@ -64,6 +64,8 @@ from .show.figures import methods_figure as methods_figure
 from .show.figures import point_figure as point_figure
 from .show.figures import sanity_figure as sanity_figure
 from .show.folder import explain_folder as explain_folder
+from .show.pretrained import explain_files as explain_files
+from .show.pretrained import pretrained_network as pretrained_network
 from .show.report import report as report
 from .show.viewer import grid as grid
 from .show.viewer import plane as plane

@@ -4,9 +4,10 @@ import argparse
 import os
 import signal
 import sys
+import webbrowser
 from pathlib import Path
 
-from .files import GOES_ON, FileError, check_writable, print_any_name, without_traceback, write_text
+from .files import GOES_ON, FileError, UserError, check_writable, print_any_name, without_traceback, write_text
 
 LOADING = "Loading PyTorch ..."
 utils = sys.modules[__package__]  # whose names load their modules when they are first used
@@ -64,10 +65,30 @@ def train(options):
 
 
 def explain(options):
-    """Explain many pairs of image files: heatmaps, pictures and a table."""
+    """Explain two image files without training, on one page, or many pairs with the trained network, in a folder."""
+    if options.images:
+        _explain_untrained(options)
+        return
+    if not (options.pairs or options.folders):
+        raise UserError("explain: name two image files, --pairs or --folders")
+    if options.out is None:
+        raise UserError("--out: name the folder that is written to")
     trained = utils.load_trained(utils.load_config(options.config, options.set))
     table = utils.explain_folder(trained, options.pairs or options.folders, options.out, options.judged)
     print(f"{len(table)} pairs: {options.out}/scores.csv")
+
+
+def _explain_untrained(options):
+    """Write the page of two image files, and open it."""
+    if len(options.images) != 2:
+        raise UserError(f"explain: {len(options.images)} image files are named; name two, or a list of pairs: --pairs")
+    folder = Path(options.out or "results")
+    check_writable(folder, "--out")
+    page = utils.explain_files(*options.images, options.backbone).saved(folder)
+    path = folder / f"{page.name}.html"
+    print(path)
+    if not options.no_browser:
+        webbrowser.open(path.resolve().as_uri())
 
 
 def audit(options):
@@ -150,10 +171,15 @@ def _parser():
     add_with_config(train)
     command = add_with_config(explain)
     source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("images", nargs="*", default=None, help="two image files, explained without any training")
     source.add_argument("--pairs", help="CSV file with columns image1 and image2")
     source.add_argument("--folders", nargs=2, help="two folders: every image of one with every image of the other")
-    command.add_argument("--out", required=True, help="folder that is written to; an unfinished one is continued")
-    command.add_argument("--judged", action="store_true", help="also say how faithful each map is")
+    out = "folder that is written to (of two images: results); an unfinished one of many pairs is continued"
+    command.add_argument("--out", help=out)
+    command.add_argument("--judged", action="store_true", help="of many pairs: also say how faithful each map is")
+    backbone = "of two images: pretrained model of timm (default: tf_efficientnet_lite0, which is installed)"
+    command.add_argument("--backbone", default="tf_efficientnet_lite0", help=backbone)
+    command.add_argument("--no-browser", action="store_true", help="of two images: write the page and do not open it")
     add_with_config(audit)
     command = add_with_config(search)
     command.add_argument("image", help="the image that others are compared with")

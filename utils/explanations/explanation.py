@@ -35,6 +35,8 @@ class Source:
     """What every sentence and figure begins with."""
     band: tuple[float, float] | None = None
     """Two distances between which pairs are undecided."""
+    decides: bool = True
+    """Whether the threshold was chosen on labelled pairs. False: no pair is decided, whatever the threshold is."""
     calibration: Callable[[torch.Tensor], torch.Tensor] | None = None
     """From distances (B,) to probabilities (B, 3), as `Explanation.probability` has them."""
 
@@ -152,7 +154,9 @@ class Explanation:
 
     @property
     def undecided(self) -> torch.Tensor:
-        """Bool (B,), True where the distance lies within the band."""
+        """Bool (B,), True where the distance lies within the band, or where no threshold decides."""
+        if not self.source.decides:
+            return torch.ones_like(self.different)
         if self.source.band is None:
             return torch.zeros_like(self.different)
         same_up_to, different_from = self.source.band
@@ -215,6 +219,8 @@ class Explanation:
             f'Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
             f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f})"
         )
+        if not self.source.decides:
+            text = f"Similarity {self.similarity[index]:.3f} (distance {self.distance[index]:.3f})"
         if self.source.calibration is not None:
             value, low, high = self.probability[index].tolist()
             text += f", of one class with probability {value:.2f} ({low:.2f} to {high:.2f})"
@@ -239,6 +245,8 @@ class Explanation:
         return "blank: the distance does not react to this image"
 
     def _decided(self, index):
+        if not self.source.decides:
+            return "no decision, because no threshold was chosen on labelled pairs of your images"
         if not self.undecided[index]:
             return f'decided "{self.decision(index)}"'
         low, high = self.source.band

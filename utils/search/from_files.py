@@ -86,6 +86,8 @@ class FromFiles:
     def _load(self, path) -> torch.Tensor:
         try:
             image = self.load(path)
+        except DataError:
+            raise
         except FAILURES as error:
             raise DataError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
         try:

@@ -19,7 +19,7 @@ from ..data.images import counted, images_below, print_skipped
 from ..data.reading import EXTENSIONS, DataError, stored_size
 from ..data.transforms import evaluation_transform
 from ..explanations.explanation import Explanation
-from ..files import ExplanationError, atomic, printable, write_text
+from ..files import ExplanationError, UserError, atomic, printable, write_text
 from ..network.distance import evaluating
 from ..trained import Trained
 from .from_files import FromFiles, check_reads_files, tensors_digest
@@ -152,11 +152,16 @@ def nearest(embeddings: np.ndarray, queries: np.ndarray, count: int, backend="sk
 
     Returns:
         Indices int64 and Euclidean distances float32, (Q, count) each, nearest first.
+
+    Raises:
+        UserError: faiss-cpu is not installed.
     """
     count = min(count, len(embeddings))
     if backend == "faiss":
-        import faiss
-
+        try:
+            import faiss
+        except ImportError as error:
+            raise UserError('backend: "faiss" needs the package faiss-cpu: pip install faiss-cpu') from error
         squares, indices = faiss.knn(queries, np.asarray(embeddings), count)
         return indices, np.sqrt(squares)
     if backend != "sklearn":

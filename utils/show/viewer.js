@@ -104,13 +104,18 @@ function mountViewer(root, content) {
       className: "scale",
       attributes: {
         role: "img",
-        "aria-label": `similarity ${content.similarity.toFixed(3)}, "same" from ${content.same_from.toFixed(3)} on`,
+        "aria-label": `similarity ${content.similarity.toFixed(3)}`,
       },
     },
-    [element("div", { className: "value" }), element("div", { className: "threshold" })],
+    [element("div", { className: "value" })],
   );
   scale.children[0].style.width = `${100 * content.similarity}%`;
-  scale.children[1].style.left = `${100 * content.same_from}%`;
+  if (content.same_from !== null) {
+    const threshold = element("div", { className: "threshold" });
+    threshold.style.left = `${100 * content.same_from}%`;
+    scale.append(threshold);
+    scale.setAttribute("aria-label", `similarity ${content.similarity.toFixed(3)}, "same" from ${content.same_from.toFixed(3)} on`);
+  }
   const head = element("div", {}, [
     element("p", { className: "decision", textContent: symbol + content.sentence }),
     scale,

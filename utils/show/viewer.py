@@ -63,7 +63,7 @@ def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
         "title": "{} and {}".format(*pair.names[0]),
         "sentence": pair.sentence(),
         "similarity": pair.similarity.item(),
-        "same_from": similarity(torch.tensor(pair.threshold)).item(),
+        "same_from": similarity(torch.tensor(pair.threshold)).item() if pair.source.decides else None,
         "correct": pair.correct(),
         "images": [_image_content(pair, number, image) for number, image in enumerate(photos(pair))],
         "methods": methods,

@@ -14,6 +14,8 @@ def titles_of_maps(pair: Explanation) -> dict[str, str]:
     side = pair.closer_to()
     if pair.decision() != "undecided":
         return {"factual": f'factual: supports "{side}"', "counterfactual": f'counterfactual: contradicts "{side}"'}
+    if not pair.source.decides:
+        return {"factual": "makes them similar", "counterfactual": "makes them different"}
     other = {"same": "different", "different": "same"}[side]
     return {"factual": f'supports "{side}"', "counterfactual": f'supports "{other}"'}
 
@@ -21,7 +23,8 @@ def titles_of_maps(pair: Explanation) -> dict[str, str]:
 def title_of(pair: Explanation) -> str:
     """Return the decision, whether it is correct, and the similarity, in one line of a title."""
     word = {True: " \u2713 correct", False: " \u2717 incorrect", None: ""}[pair.correct()]
-    return f'"{pair.decision()}"{word}: similarity {pair.similarity[0]:.3f}'
+    decision = f'"{pair.decision()}"{word}' if pair.source.decides else "no decision"
+    return f"{decision}: similarity {pair.similarity[0]:.3f}"
 
 
 def sentence_of(pair: Explanation) -> str:
