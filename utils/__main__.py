@@ -66,15 +66,16 @@ def train(options):
 
 def explain(options):
     """Explain two image files without training, on one page, or many pairs with the trained network, in a folder."""
+    many = options.pairs or options.folders
+    if bool(options.images) == bool(many):
+        raise UserError("explain: name two image files, --pairs or --folders")
     if options.images:
         _explain_untrained(options)
         return
-    if not (options.pairs or options.folders):
-        raise UserError("explain: name two image files, --pairs or --folders")
     if options.out is None:
         raise UserError("--out: name the folder that is written to")
     trained = utils.load_trained(utils.load_config(options.config, options.set))
-    table = utils.explain_folder(trained, options.pairs or options.folders, options.out, options.judged)
+    table = utils.explain_folder(trained, many, options.out, options.judged)
     print(f"{len(table)} pairs: {options.out}/scores.csv")
 
 
@@ -170,8 +171,8 @@ def _parser():
     command.add_argument("--inplace", action="store_true", help="refresh the notebooks instead of writing copies")
     add_with_config(train)
     command = add_with_config(explain)
-    source = command.add_mutually_exclusive_group(required=True)
-    source.add_argument("images", nargs="*", default=None, help="two image files, explained without any training")
+    command.add_argument("images", nargs="*", metavar="IMAGE", help="two image files, explained without any training")
+    source = command.add_mutually_exclusive_group()
     source.add_argument("--pairs", help="CSV file with columns image1 and image2")
     source.add_argument("--folders", nargs=2, help="two folders: every image of one with every image of the other")
     out = "folder that is written to (of two images: results); an unfinished one of many pairs is continued"
