@@ -9,7 +9,7 @@ import yaml
 
 from utils import __main__ as commands
 from utils.config import CONFIG_VARIABLE
-from utils.files import UserError, print_any_name, printable
+from utils.files import UserError, prepare_output, printable
 
 ENCODINGS = ("cp1252", "ascii", "cp437")  # of pipes on Windows, of old servers, of old consoles
 FOREIGN = "花 ж"  # of which none of these has a character
@@ -41,7 +41,7 @@ def console(monkeypatch):
         content = io.BytesIO()
         monkeypatch.delitem(sys.modules, "ipykernel", raising=False)  # other tests may have started a notebook
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, encoding, write_through=True))
-        print_any_name()
+        prepare_output()
         return lambda: content.getvalue().decode(encoding)
 
     return start
@@ -79,7 +79,7 @@ def test_names_that_are_no_text_are_printed_where_the_system_has_no_locale(monke
     content = io.BytesIO()  # Python's own choice there is to hand such bytes on
     stream = io.TextIOWrapper(content, "ascii", errors="surrogateescape", write_through=True)
     monkeypatch.setattr(sys, "stdout", stream)
-    print_any_name()
+    prepare_output()
     print(os.fsdecode(b"\xff"), "花", end="")
     assert content.getvalue() == rb"\udcff \u82b1"
 
@@ -87,7 +87,7 @@ def test_names_that_are_no_text_are_printed_where_the_system_has_no_locale(monke
 @pytest.mark.parametrize("stream", [None, io.StringIO()])
 def test_a_stream_without_an_encoding_stays_as_it_is(monkeypatch, stream):
     monkeypatch.setattr(sys, "stdout", stream)
-    print_any_name()
+    prepare_output()
     assert sys.stdout is stream
 
 
@@ -123,3 +123,11 @@ def test_notebooks_print_names_that_the_pipe_lacks(console, make_config, tmp_pat
     printed = console("cp1252")
     commands.main()
     assert printed().splitlines().count(r"\u82b1 \u0436") == 1
+
+
+def test_each_line_is_printed_at_once(monkeypatch):
+    content = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, "utf-8"))
+    prepare_output()
+    print("line")
+    assert content.getvalue() == b"line\n"

@@ -7,7 +7,7 @@ import sys
 import webbrowser
 from pathlib import Path
 
-from .files import GOES_ON, FileError, UserError, check_writable, print_any_name, without_traceback, write_text
+from .files import GOES_ON, FileError, UserError, check_writable, prepare_output, without_traceback, write_text
 
 LOADING = "Loading PyTorch ..."
 utils = sys.modules[__package__]  # whose names load their modules when they are first used
@@ -196,7 +196,7 @@ def _parser():
 @without_traceback()
 def main():
     """Run the command of `sys.argv`."""
-    print_any_name()
+    prepare_output()
     options = _parser().parse_args()
     print(LOADING, file=sys.stderr)
     _load_torch()

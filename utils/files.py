@@ -46,13 +46,13 @@ def shortened(text: str, most: int) -> str:
     return f"{text[:half]}…{text[-half:]}"
 
 
-def print_any_name():
-    """Print characters that the console's or pipe's encoding lacks as their codes, instead of UnicodeEncodeError.
+def prepare_output():
+    """Print each line at once, also to a file or a pipe, and what its encoding lacks as codes, without an error.
 
     On Windows a pipe has code page 1252 or the like. Standard error does so by itself, and notebooks use UTF-8.
     """
     if getattr(sys.stdout, "errors", None) in ("strict", "surrogateescape"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)
 
 
 class LogLines:
