@@ -103,7 +103,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
     spans = []
     rows = []
     for name, method in progress(methods.items(), "Methods", trained.config.hyperparameters.verbose, len(methods)):
-        method(network, batches[0], *inputs)  # the first call chooses algorithms
+        method(network, batches[0][:1], *inputs)  # the first call loads what it needs
         began = time.perf_counter()
         explanations = [method(network, images, *inputs) for images in batches]
         explanations[-1].distance.cpu()  # waits for a GPU

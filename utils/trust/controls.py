@@ -21,11 +21,14 @@ SHIFT = 2  # pixels
 NOISE = 0.02  # standard deviation, of values in [0, 1]
 QUALITY = 90  # of JPEG
 PROBED = 8  # pairs: sanity, other partners and stability take many explanations of each
+CELLS = 64  # along a side of maps that are compared: finer than the layers that maps are read from
 TOLERANCE = 0.02  # of the similarity: a disturbance that changes it by more is not small
 
 
 def rank_correlation(maps, other_maps) -> np.ndarray:
     """Return the Spearman correlation of each map with its counterpart; 0 where one of them is blank.
+
+    Larger maps are averaged to CELLS x CELLS first, because ranking all pixels takes most of the time.
 
     Args:
         maps: (B, 2, H, W).
@@ -228,5 +231,7 @@ def _references(network, images):
 
 
 def _rows(maps):
-    """Maps (B, 2, H, W) as 2B flat arrays."""
-    return maps.flatten(0, 1).flatten(1).float().cpu().numpy()
+    """Maps (B, 2, H, W) as 2B flat arrays, of at most CELLS x CELLS means."""
+    height, width = maps.shape[-2:]
+    cells = F.adaptive_avg_pool2d(maps.flatten(0, 1).float(), (min(height, CELLS), min(width, CELLS)))
+    return cells.flatten(1).cpu().numpy()
