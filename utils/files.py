@@ -15,7 +15,7 @@ from pathlib import Path
 JOINER = "\u200d"  # joins emoji to one
 INTERRUPTED = 130  # the exit status that shells give a command that Ctrl-C has ended
 GOES_ON = "Interrupted. Run the same again: it goes on from what is complete."
-SILENCE = 8  # seconds without a line in a log
+SILENCE = 5  # seconds without a line in a log
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
