@@ -286,7 +286,7 @@ class ExplanationSettings(Section):
     output_stride: Literal[8, 16, 32] = 32
     steps: Annotated[int | str, PlainValidator(_count_or_auto)] = AUTO
     test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 12
-    opacity: Annotated[Number, Field(gt=0, le=1)] = 0.6
+    opacity: Annotated[Number, Field(ge=0, le=1)] = 0.6
 
 
 class Inference(Section):

@@ -34,8 +34,8 @@ def test_factual_and_counterfactual_are_opposite_parts_of_one_evidence():
     assert same.tolist() == [[[0.0, 0.5], [0.0, 0.0]], [[1.0, 0.5], [0.0, 0.0]]]  # one scale: the strongest of both
     assert torch.equal(explanation.counterfactual[0], same)
     assert torch.equal(explanation.counterfactual[1], different)
-    assert 'Similarity 0.550, "same" from 0.750 on (distance 0.900, threshold 0.500)' in explanation.sentence(0)
-    assert 'decided "same".' in explanation.sentence(1)
+    assert explanation.sentence(0) == "Different (similarity 0.550; limit 0.750)."
+    assert explanation.sentence(1) == "Same (similarity 0.950; limit 0.750)."
 
 
 def test_ranking_is_the_factual_map_and_where_it_is_zero_the_negative_counterfactual():
@@ -74,11 +74,11 @@ def test_pairs_without_files_are_numbered_and_stay_so():
 @pytest.mark.parametrize(
     ("distance", "classes", "right", "words"),
     [
-        (0.9, ("rose", "tulip"), True, 'decided "different", correct: rose and tulip.'),
-        (0.9, ("rose", "rose"), False, 'decided "different", incorrect: both are rose.'),
-        (0.1, ("rose", "rose"), True, 'decided "same", correct: both are rose.'),
-        (0.1, ("rose", "tulip"), False, 'decided "same", incorrect: rose and tulip.'),
-        (0.1, None, None, 'decided "same".'),
+        (0.9, ("rose", "tulip"), True, "Different (similarity 0.550; limit 0.750); correct: rose and tulip."),
+        (0.9, ("rose", "rose"), False, "Different (similarity 0.550; limit 0.750); incorrect: both are rose."),
+        (0.1, ("rose", "rose"), True, "Same (similarity 0.950; limit 0.750); correct: both are rose."),
+        (0.1, ("rose", "tulip"), False, "Same (similarity 0.950; limit 0.750); incorrect: rose and tulip."),
+        (0.1, None, None, "Same (similarity 0.950; limit 0.750)."),
     ],
 )
 def test_whether_the_decision_is_right(distance, classes, right, words):
@@ -91,10 +91,16 @@ def test_whether_the_decision_is_right(distance, classes, right, words):
 @pytest.mark.parametrize(
     ("distance", "words"),
     [
-        (0.3, 'decided "same", correct: both are rose.'),  # the ends of the band are as those of the threshold
-        (0.4, 'undecided (distances from 0.300 to 0.800 are), closer to "same", actual classes: both are rose.'),
-        (0.8, 'undecided (distances from 0.300 to 0.800 are), closer to "different", actual classes: both are rose.'),
-        (0.9, 'decided "different", incorrect: both are rose.'),
+        (
+            0.3,
+            "Same (similarity 0.850; limit 0.750); correct: both are rose.",
+        ),  # the ends of the band are as those of the threshold
+        (0.4, 'closer to "same" (similarity 0.800; undecided from 0.600 to 0.850); actual classes: both are rose.'),
+        (
+            0.8,
+            'closer to "different" (similarity 0.600; undecided from 0.600 to 0.850); actual classes: both are rose.',
+        ),
+        (0.9, "Different (similarity 0.550; limit 0.750); incorrect: both are rose."),
     ],
 )
 def test_between_the_ends_of_the_band_nothing_is_decided(distance, words):
@@ -111,7 +117,7 @@ def test_the_probability_is_that_of_the_calibration_and_stands_in_the_sentence()
     knots = torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0.9, 1.0], [0.2, 0.1, 0.3]])
     explanation = of([0.5, 1.0], 0.5, nothing.expand(2, -1, -1, -1), nothing, calibration=Calibration(*knots))
     assert explanation.probability.tolist() == [pytest.approx([0.6, 0.5, 0.65]), pytest.approx([0.2, 0.1, 0.3])]
-    assert "of one class with probability 0.20 (0.10 to 0.30): decided" in explanation[1].sentence()
+    assert "of one class with probability 0.20 (0.10 to 0.30)." in explanation[1].sentence()
     assert of([0.5], 0.5, nothing[:1], nothing[:1]).probability is None
 
 

@@ -47,7 +47,12 @@ def test_the_figure_says_what_made_it_and_of_what():
     regions = torch.ones(2, 8, 8, dtype=torch.bool)
     shown = edit_figure(Edit(explanation, explanation.images[0], regions, 0.3))
     words = texts(shown)
-    for part in ("rose/0.png", "rose/1.png", 'decided "different", incorrect: both are rose', "gradcam at layer3"):
+    for part in (
+        "rose/0.png",
+        "rose/1.png",
+        "Different (similarity 0.600; limit 0.750); incorrect: both are rose",
+        "gradcam at layer3",
+    ):
         assert part in words
     assert shown.get_label().startswith("edit_different_0_1_")
     assert drawn(shown).std() > 5

@@ -6,11 +6,11 @@ import pytest
 import torch
 from helpers import drawn, write_images
 
-from utils import figure, images_figure, methods_figure, overlay, sanity_figure
+from utils import figure, images_figure, methods_figure, overlay, sanity_figure, saved
 from utils.data.reading import read_image
 from utils.explanations.explanation import Explanation, Source
 from utils.show.drawing import COLORMAP, file_name, photos
-from utils.trust.faithfulness import Chance, Effect, Verdict
+from utils.trust.faithfulness import CHANCE, FAITHFUL, WEAK, Chance, Effect, Verdict
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -57,14 +57,14 @@ def texts(drawn_figure):
 def test_an_undecided_pair_shows_both_sides_whatever_is_asked_for():
     evidence = torch.randn(1, 2, 6, 6)
     decided = figure(explanation_of(evidence), kinds=["factual"])
-    assert 'factual: supports "different"' in texts(decided)
+    assert 'What supports "different" (factual)' in texts(decided)
     assert "contradicts" not in texts(decided)
     open_figure = figure(explanation_of(evidence, band=(0.2, 0.9)), kinds=["factual"])
     words = texts(open_figure)
     assert "factual" not in words
     assert 'supports "different"' in words
     assert 'supports "same"' in words
-    assert 'undecided (distances from 0.200 to 0.900 are), closer to "different"' in words
+    assert 'Undecided, closer to "different" (similarity 0.600; undecided from 0.550 to 0.900)' in words
 
 
 def test_overlay_leaves_the_image_where_the_map_is_zero():
@@ -99,14 +99,17 @@ def test_images_and_maps_are_shown_where_they_belong(paths):
     shown = figure(explanation_of(evidence, paths))
     axes = [part for part in shown.axes if part.images]
     arrays = [part.images[0].get_array() for part in axes]
-    np.testing.assert_array_equal(arrays[0], read_image(paths[0]))
-    np.testing.assert_array_equal(arrays[3], read_image(paths[1]))
-    assert (arrays[1][:10] != arrays[0][:10]).any()
-    np.testing.assert_array_equal(arrays[1][-10:], arrays[0][-10:])
-    np.testing.assert_array_equal(arrays[2], arrays[0])
-    labels = [part.get_xlabel() for part in axes]
-    assert labels[:4] == ["rose/0.png", "", "no such evidence", "rose/1.png"]
-    assert all("does not react" in label.replace("\n", " ") for label in labels[4:])
+    image1, image2 = read_image(paths[0]), read_image(paths[1])
+    assert (arrays[0][:10] != image1[:10]).any()
+    np.testing.assert_array_equal(arrays[0][-10:], image1[-10:])
+    np.testing.assert_array_equal(arrays[1], image2)
+    np.testing.assert_array_equal(arrays[2], image1)
+    np.testing.assert_array_equal(arrays[3], image2)
+    labels = [part.get_xlabel().replace("\n", " ") for part in axes]
+    assert labels[0] == "rose/0.png"
+    assert labels[1].startswith("rose/1.png blank: the distance does not react")
+    assert labels[2] == "no such evidence"
+    assert labels[3].startswith("blank: the distance does not react")
 
 
 def test_opacity_is_that_of_the_heatmap(paths):
@@ -115,7 +118,7 @@ def test_opacity_is_that_of_the_heatmap(paths):
     changes = []
     for opacity in (0.2, 0.6):
         axes = figure(explanation, opacity=opacity).axes
-        changes.append(np.abs(axes[1].images[0].get_array().astype(int) - images[0]).mean())
+        changes.append(np.abs(axes[0].images[0].get_array().astype(int) - images[0]).mean())
     assert changes[1] == pytest.approx(3 * changes[0], rel=0.05)
 
 
@@ -140,7 +143,7 @@ def test_every_figure_of_a_pair_says_what_made_it_and_of_what(paths):
     }
     for name, shown in figures.items():
         words = texts(shown)
-        for part in ("rose/0.png", "rose/1.png", 'decided "different", incorrect: both are rose'):
+        for part in ("rose/0.png", "rose/1.png", "Different (similarity 0.600; limit 0.750); incorrect: both are rose"):
             assert part in words, (name, part)
         assert "gradcam at layer3" in words, name
         assert name in shown.get_label()
@@ -175,7 +178,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
     explanation = explanation_of(torch.randn(2, 2, 8, 8), paths)
     verdict = verdict_on(explanation)
     shown = texts(figure(explanation[1], verdict[1]))
-    assert "both images changed: faithful. Insertion minus deletion +0.400 of 0.500, 80%" in shown
+    assert "the strongest pixels carry 80% of what hiding both images would change (+0.400 of 0.500)" in shown
     assert "Image 2: faithful" in shown
     other = explanation_of(torch.randn(2, 2, 8, 8), paths)
     with pytest.raises(ValueError, match="the verdict is of another explanation"):
@@ -187,7 +190,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
 def test_several_pairs_stand_below_each_other():
     explanation = explanation_of(torch.randn(3, 2, 8, 8))
     shown = figure(explanation, verdict_on(explanation))
-    assert len([axes for axes in shown.axes if axes.images]) == 3 * 6
+    assert len([axes for axes in shown.axes if axes.images]) == 3 * 4
     words = texts(shown)
     assert all(f"pair {number}, image 2" in words for number in range(3))
     with pytest.raises(ValueError, match="9 pairs are too many for one figure"):
@@ -202,7 +205,7 @@ def test_long_names_are_wrapped_and_signs_are_shown_as_they_are():
     shown = figure(explanation)
     assert drawn(shown).std() > 5  # a dollar sign would open a formula that does not end
     label = shown.axes[0].get_xlabel()
-    assert max(map(len, label.splitlines())) <= 36
+    assert max(map(len, label.splitlines())) <= 40
     assert label.replace("\n", "").replace("\\$", "$") == name
 
 
@@ -220,11 +223,48 @@ def test_every_method_is_shown_once(paths, count):
         for number in range(count)
     }
     shown = [axes for axes in methods_figure(verdicts).axes if axes.axison and axes.get_label() != "<colorbar>"]
-    assert [axes.get_title() for axes in shown if axes.get_title()] == list(verdicts)
+    best_first = [f"method {number}" for number in range(count - 1, -1, -1)]
+    assert [axes.get_title() for axes in shown if axes.get_title()] == best_first
     assert len(shown) == 2 * count
     labels = [axes.get_xlabel() for axes in shown if axes.get_xlabel()]
-    for number, label in enumerate(labels):
-        assert f"{number / 10:+.3f}" in label
+    assert labels == [f"✓ {FAITHFUL}"] * (count - 3) + [f"~ {WEAK}"] * 2 + [f"✗ {CHANCE}"]
+
+
+def test_maps_are_grey_where_they_are_not_better_than_chance(paths):
+    explanation = explanation_of(torch.ones(1, 2, 32, 40), paths)
+    for gap, grey in ((0.4, False), (-0.4, True)):
+        verdict = verdict_on(explanation, gap)
+        for shown in (figure(explanation, verdict, opacity=1.0), methods_figure({"one": verdict}, 1.0)):
+            pixels = np.asarray(shown.axes[0].images[0].get_array()).astype(int)
+            assert (np.ptp(pixels, axis=2).max() == 0) == grey
+
+
+def test_the_default_method_is_marked(paths):
+    verdict = verdict_on(explanation_of(torch.rand(1, 2, 8, 8), paths))
+    titles = [axes.get_title() for axes in methods_figure({"one": verdict, "two": verdict}, default="two").axes]
+    assert [title for title in titles if title] == ["one", "two (default)"]
+
+
+def test_an_opacity_of_zero_outlines_the_strongest_tenth_and_leaves_the_photograph(paths):
+    evidence = torch.zeros(1, 2, 20, 24)
+    evidence[..., :6, :8] = 1  # a tenth
+    axes = figure(explanation_of(evidence, paths), opacity=0).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), read_image(paths[0]))
+    lines = [path for part in axes.collections for path in part.get_paths()]
+    ends = np.concatenate([line.vertices for line in lines]).max(axis=0)
+    assert ends == pytest.approx([16, 12], abs=1.5)  # of 48 x 40 pixels
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_figures_are_saved_for_screens_and_for_papers(kind, tmp_path):
+    shown = figure(explanation_of(torch.rand(1, 2, 8, 8)))
+    assert saved(shown, tmp_path, kind) is shown
+    (file,) = tmp_path.iterdir()
+    assert file.suffix == f".{kind}"
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[kind]
+    assert file.read_bytes().startswith(begins)
+    with pytest.raises(ValueError, match="format: 'bmp' is refused: it must be one of png, pdf, svg"):
+        saved(shown, tmp_path, "bmp")
 
 
 def test_a_blank_map_of_a_method_says_why(paths):
@@ -236,7 +276,7 @@ def test_a_blank_map_of_a_method_says_why(paths):
 
 def test_portrait_photographs_fit_a_screen():
     tall = figure(explanation_of(torch.randn(1, 2, 160, 90)))
-    assert tall.get_figheight() * 72 < 600  # pixels of a cell's output that a laptop shows
+    assert tall.get_figheight() * 72 < 720  # pixels; of these the larger maps and their title take 450
 
 
 def test_methods_of_different_pairs_are_refused(paths):

@@ -1,8 +1,11 @@
+import io
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import drawn
+from PIL import Image
 
 from utils import augmentation_figure, distances_figure, history_figure, load_splits, pairs_figure, roc_figure, saved
 from utils.data.reading import read_image
@@ -44,5 +47,6 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path, monkeypatch
 
 def test_a_notebook_cell_shows_a_figure_and_no_setting_of_matplotlib_changes():
     before = dict(matplotlib.rcParams)
-    assert history_figure([])._repr_jpeg_().startswith(b"\xff\xd8")
+    content, shown = history_figure([])._repr_jpeg_()
+    assert Image.open(io.BytesIO(content)).size == (2 * shown["width"], 2 * shown["height"])
     assert dict(matplotlib.rcParams) == before

@@ -201,12 +201,15 @@ def test_words_by_random_maps_centre_share_and_span():
     assert np.isnan(small.share().item())
 
 
-@pytest.mark.parametrize(("different", "words"), [(True, "both images changed"), (False, "each image changed")])
+@pytest.mark.parametrize(("different", "words"), [(True, "both images"), (False, "each image")])
 def test_the_sentence_says_what_was_judged(different, words):
     sentence = verdict_of(0.5, 10, different=different).sentence()
-    drawn = "above all of the 10 combinations of 3 random maps an image and their opposites"
-    assert f"{words}: faithful. Insertion minus deletion +0.500 of 1.000, 50%, {drawn}." in sentence
-    assert "Image 1: faithful, +0.700 of 1.000, 70%." in sentence
+    carried = f"the strongest pixels carry 50% of what hiding {words} would change (+0.500 of 1.000)"
+    assert f"Maps faithful: {carried}; better than all of 10 combinations of random maps." in sentence
+    assert (
+        "Image 1: faithful: the strongest pixels carry 70% of what hiding it would change (+0.700 of 1.000)."
+        in sentence
+    )
     assert "Image 2: " in sentence
 
 

@@ -213,18 +213,12 @@ class Explanation:
         return bool(self.different[index]) == (classes[0] != classes[1])
 
     def sentence(self, index=0) -> str:
-        """Return score, probability and decision of a pair in words, and whether it is correct where that is known."""
-        least = similarity(torch.tensor(self.threshold))
-        text = (
-            f'Similarity {self.similarity[index]:.3f}, "same" from {least:.3f} on '
-            f"(distance {self.distance[index]:.3f}, threshold {self.threshold:.3f})"
-        )
-        if not self.source.decides:
-            text = f"Similarity {self.similarity[index]:.3f} (distance {self.distance[index]:.3f})"
+        """Return decision, score and probability of a pair in words, and whether it is correct where that is known."""
+        text = f"{self._decided(index)} (similarity {self.similarity[index]:.3f}; {self._limits(index)})"
         if self.source.calibration is not None:
             value, low, high = self.probability[index].tolist()
             text += f", of one class with probability {value:.2f} ({low:.2f} to {high:.2f})"
-        text = f"{self.source.warning} {text}: {self._decided(index)}{self._actual(index)}."
+        text = f"{self.source.warning} {text}{self._actual(index)}."
         return printable(text.lstrip())
 
     def sum_of_parts(self, index=0) -> str:
@@ -244,14 +238,25 @@ class Explanation:
             return "blank: the embeddings are opposite, where the distance has no slope"
         return "blank: the distance does not react to this image"
 
+    def _limit(self):
+        """The similarity from which on a pair is "same"."""
+        return similarity(torch.tensor(self.threshold)).item()
+
     def _decided(self, index):
         if not self.source.decides:
-            return "no decision, because no threshold was chosen on labelled pairs of your images"
+            return "No decision"
+        if self.undecided[index]:
+            return f'Undecided, closer to "{self.closer_to(index)}"'
+        return self.decision(index).capitalize()
+
+    def _limits(self, index):
+        """Between which similarities a pair is decided so, in words."""
+        if not self.source.decides:
+            return "no threshold was chosen on labelled pairs of your images"
         if not self.undecided[index]:
-            return f'decided "{self.decision(index)}"'
-        low, high = self.source.band
-        band = f"distances from {max(low, 0):.3f} to {min(high, 2):.3f} are"
-        return f'undecided ({band}), closer to "{self.closer_to(index)}"'
+            return f"limit {self._limit():.3f}"
+        low, high = similarity(torch.tensor(self.source.band)).clamp(0, 1).tolist()
+        return f"undecided from {high:.3f} to {low:.3f}"
 
     def _actual(self, index):
         """The actual classes in words."""
@@ -260,7 +265,7 @@ class Explanation:
         class1, class2 = self.classes(index)
         words = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
         verdict = {True: "correct", False: "incorrect", None: "actual classes"}[self.correct(index)]
-        return f", {verdict}: {words}"
+        return f"; {verdict}: {words}"
 
     def _share_of_strongest(self, towards_different):
         """Evidence towards "different" (True) or "same" (False), as a share of the strongest value of the image."""

@@ -15,6 +15,7 @@ from matplotlib import colormaps, font_manager
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from ..data.reading import DataError, read_image
 from ..explanations.explanation import Explanation
@@ -32,6 +33,10 @@ PER_INCH = 10  # characters of an inch of text
 LINE = 0.2  # inches of a line of text
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks
+RETINA = 2  # pixels of a figure in a notebook for each pixel of a plain screen
+FORMATS = ("png", "pdf", "svg")
+STRONGEST = 0.1  # share of the pixels that a contour encloses
+GREY = "gray"  # colours of maps that are not better than chance
 LINES = 4  # of a name, at most
 NAME_LENGTH = 40  # characters of an image's name in the name of a file
 
@@ -44,28 +49,30 @@ class Drawing(Figure):
         super().__init__(figsize=(width, height), layout="constrained")
 
     def _repr_jpeg_(self):  # half as large as PNG, so that executed notebooks stay small
+        """Return the figure for a cell at RETINA times its resolution, and the size that it has on the screen."""
         file = io.BytesIO()
-        quality = {"quality": 92, "subsampling": 0}
-        self.savefig(file, format="jpeg", dpi=INLINE_DPI, bbox_inches="tight", pil_kwargs=quality)
-        return file.getvalue()
+        self.savefig(file, format="jpeg", dpi=RETINA * INLINE_DPI, bbox_inches="tight", pil_kwargs={"quality": 80})
+        width, height = Image.open(file).size
+        return file.getvalue(), {"width": round(width / RETINA), "height": round(height / RETINA)}
 
 
-def overlay(image, heatmap, opacity: float) -> np.ndarray:
+def overlay(image, heatmap, opacity: float, colours=COLORMAP) -> np.ndarray:
     """Lay a heatmap over an image.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         heatmap: (h, w) in [0, 1], resized to the image.
         opacity: Of the colour where the map is at least SOLID; below, it fades, and at 0 the image is unchanged.
+        colours: The name of a colour map of Matplotlib.
 
     Returns:
         uint8 (H, W, 3) RGB.
     """
     heatmap = cv2.resize(np.asarray(heatmap, np.float32), image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     heatmap = heatmap.clip(0, 1)
-    colours = 255 * colormaps[COLORMAP](heatmap)[..., :3]
+    mixed = 255 * colormaps[colours](heatmap)[..., :3]
     cover = opacity * (heatmap / SOLID).clip(max=1)[..., None]
-    return (image + cover * (colours - image)).round().astype(np.uint8)
+    return (image + cover * (mixed - image)).round().astype(np.uint8)
 
 
 def shrunk(image: np.ndarray, side: int) -> np.ndarray:
@@ -151,10 +158,18 @@ def show(axes, image):
     axes.set(xticks=[], yticks=[])
 
 
-def show_map(axes, photograph, pair: Explanation, image: int, opacity: float, kind="factual") -> str:
-    """Show a map of image 0 or 1 of a pair over its photograph; return the remark on it."""
+def show_map(axes, photograph, pair: Explanation, image: int, opacity: float, kind="factual", colours=COLORMAP) -> str:
+    """Show a map of image 0 or 1 of a pair over its photograph; return the remark on it.
+
+    With an opacity of 0, the strongest tenth of the map is outlined instead, unless the map is faint.
+    """
     heatmap = getattr(pair, kind)[0, image].cpu().numpy()
-    show(axes, overlay(photograph, heatmap, opacity))
+    show(axes, overlay(photograph, heatmap, opacity, colours))
+    if opacity == 0 and heatmap.max() >= SOLID:
+        outline = cv2.resize(heatmap, photograph.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        level = max(np.quantile(outline, 1 - STRONGEST), np.finfo(np.float32).tiny)
+        for colour, width in (("black", 3.5), ("white", 2)):
+            axes.contour(outline, [level], colors=colour, linewidths=width)
     return remark(pair, image, heatmap)
 
 
@@ -264,8 +279,20 @@ def finished(figure, name: str, warning="") -> Drawing:
     return figure
 
 
-def saved(figure, folder):
-    """Write a figure to `folder`/<its label>.png, and return it, so that a cell shows it."""
-    with atomic(Path(folder) / f"{figure.get_label()}.png") as file:
-        figure.savefig(file, format="png", dpi=120)
+def saved(figure, folder, format="png"):
+    """Write a figure to `folder`/<its label>.<format>, and return it, so that a cell shows it.
+
+    Args:
+        figure: A figure of this package.
+        folder: Where to, made if necessary.
+        format: "png", or for papers "pdf" or "svg".
+
+    Raises:
+        ValueError: Another format.
+        FileError: The file cannot be written.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format: {format!r} is refused: it must be one of {', '.join(FORMATS)}")
+    with atomic(Path(folder) / f"{figure.get_label()}.{format}") as file:
+        figure.savefig(file, format=format, dpi=RETINA * INLINE_DPI)
     return figure

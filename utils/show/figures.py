@@ -6,14 +6,17 @@ A figure of a pair shows only what its explanation holds, and names method, laye
 import math
 
 import numpy as np
+import torch
 from matplotlib.patches import Patch, Rectangle
 
 from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import Matches
 from ..explanations.references import in_classes
-from ..trust.faithfulness import Verdict
+from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, WEAK, Verdict
 from .drawing import (
+    COLORMAP,
+    GREY,
     OPACITY,
     Drawing,
     check_verdict,
@@ -32,14 +35,28 @@ from .drawing import (
     shown_as,
     wrapped,
 )
-from .words import KINDS, NOTHING, details_of, judgement, maps_in_short, symbol_of, texts_of, title_of, titles_of_maps
+from .words import (
+    KINDS,
+    NOTHING,
+    details_of,
+    is_believed,
+    judgement,
+    maps_in_short,
+    symbol_of,
+    texts_of,
+    title_of,
+    titles_of_maps,
+)
 
 MOST_PAIRS = 8  # in one figure
-TALLEST = 6.0  # inches of both images of a pair, so that the figure fits the screen of a laptop
-WORDS = 1.6  # inches of the words above and below a pair
+WORDS_FROM_BEST = (FAITHFUL, WEAK, CHANCE, HARDLY)
+WIDTH = 9.6  # inches of a figure of one pair
+TALLEST = 4.5  # inches of the larger maps, so that the figure fits the screen of a laptop
+SMALLER = 0.65  # of the larger maps: how large the counterfactual ones are
+WORDS = 1.5  # inches of the words above and below a pair
 VERDICT = 0.7  # inches of a verdict below a pair
 COLUMN = 30  # characters that fit a column of 2.4 inches
-BLOCK = 4  # methods side by side
+BLOCK = 4  # methods side by side, at most
 ACROSS = 2  # pairs side by side in a grid
 # colours that colour-blind readers can distinguish (Okabe and Ito 2008)
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -58,13 +75,15 @@ def images_figure(explanation: Explanation):
 
 
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):
-    """Show the heatmaps of an explanation: a row for each image, with the map of each kind over it.
+    """Show the heatmaps of an explanation: both images with their factual maps, and smaller the counterfactual ones.
+
+    Maps that are not better than chance are grey.
 
     Args:
         explanation: Of MOST_PAIRS pairs at most, which stand below each other.
         verdict: On this explanation.
-        kinds: "factual", "counterfactual" or both. An undecided pair shows both.
-        opacity: Of the heatmap over the image, in (0, 1].
+        kinds: "factual", "counterfactual" or both; the first is large. An undecided pair shows both.
+        opacity: Of the heatmap over the image, in [0, 1]. 0: the strongest tenth of the pixels is outlined instead.
 
     Raises:
         ValueError: The verdict is of another explanation, or there are too many pairs.
@@ -79,18 +98,26 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
         kinds = KINDS
     images = [photos(pair) for pair in explanation]
     words = WORDS + VERDICT * (verdict is not None)
-    heights = [min(2.2 * sum(_aspects(both)), TALLEST) + words for both in images]
-    drawing = Drawing(2.4 * (1 + len(kinds)) + 0.8, sum(heights))
+    heights = []
+    for both in images:
+        rows = [_height(both) * scale for scale in (1, SMALLER)[: len(kinds)]]
+        heights.append(sum(rows) + 0.4 * len(kinds) + words)
+    drawing = Drawing(WIDTH, sum(heights))
     panels = drawing.subfigures(len(images), 1, height_ratios=heights, squeeze=False)[:, 0]
     for index, panel in enumerate(panels):
-        _draw_pair(panel, images[index], explanation[index], kinds, opacity)
+        _draw_pair(panel, images[index], explanation[index], verdict, index, kinds, opacity)
         set_texts(panel, *texts_of(explanation[index], verdict, index))
     kind = "explanation" if tuple(kinds) == KINDS else "_".join([*kinds, "map"])
     return finished(drawing, file_name(kind, explanation, explanation.method, explanation.layer), warning)
 
 
-def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
-    """Show the factual maps of several methods for one pair, BLOCK methods in a row, each with its gap and verdict.
+def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
+    """Show the factual maps of several methods for one pair, the best verdict first.
+
+    Args:
+        verdicts: By the name of the method.
+        opacity: As in `figure`.
+        default: The name of the method that is marked.
 
     Raises:
         ValueError: The verdicts are not all of the same one pair.
@@ -103,24 +130,35 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY):
             raise ValueError("these verdicts are of different pairs: one figure shows one pair")
     images = photos(pair)
     blocks = math.ceil(len(verdicts) / BLOCK)
-    drawing = Drawing(2.0 * BLOCK, (2.0 * sum(_aspects(images)) + 0.7) * blocks + 1)
-    grid = drawing.subplots(2 * blocks, BLOCK, height_ratios=_aspects(images) * blocks, squeeze=False)
+    columns = math.ceil(len(verdicts) / blocks)
+    drawing = Drawing(WIDTH * columns / BLOCK + 0.8, (2.2 * sum(_aspects(images)) + 0.6) * blocks + 1)
+    grid = drawing.subplots(2 * blocks, columns, height_ratios=_aspects(images) * blocks, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for number, (name, verdict) in enumerate(verdicts.items()):
-        block, column = divmod(number, BLOCK)
+    for number, name in enumerate(sorted(verdicts, key=lambda name: _rank(verdicts[name]))):
+        verdict = verdicts[name]
+        block, column = divmod(number, columns)
         upper, lower = grid[2 * block : 2 * block + 2, column]
         for image, axes in enumerate((upper, lower)):
             axes.set_axis_on()
-            weak = show_map(axes, images[image], verdict.explanation, image, opacity)
-            axes.set_xlabel(wrapped(weak, COLUMN), fontsize=8)
-        upper.set_title(wrapped(name, 24), fontsize=9)
-        gap, span = verdict.gap.decisive[0], verdict.span.decisive[0]
-        word = verdict.word()
-        words = f"insertion - deletion {gap:+.3f} of {span:.3f}\n{symbol_of(word)} {word}"
-        lower.set_xlabel(f"{lower.get_xlabel()}\n{wrapped(words, COLUMN)}".strip(), fontsize=8)
+            colours = COLORMAP if is_believed(verdict) else GREY
+            weak = show_map(axes, images[image], verdict.explanation, image, opacity, colours=colours)
+            axes.set_xlabel(wrapped(weak, COLUMN), fontsize=9)
+        title = f"{name} (default)" if name == default else name
+        weight = "bold" if name == default else "normal"
+        upper.set_title(wrapped(title, COLUMN), fontsize=10, fontweight=weight)
+        word = wrapped(f"{symbol_of(verdict.word())} {verdict.word()}", COLUMN)
+        lower.set_xlabel(f"{lower.get_xlabel()}\n{word}".strip(), fontsize=9)
     colour_bar(drawing, ax=grid, shrink=0.5)
-    return finished_pair(drawing, pair, "methods", "Factual maps of all methods", "")
+    return finished_pair(drawing, pair, "methods", "Factual maps of all methods, the best first", "")
+
+
+def _rank(verdict: Verdict):
+    """Where a method stands among others: by its word, then by its share of the span, or its gap without one."""
+    share = verdict.share()[0]
+    if torch.isnan(share):
+        share = verdict.gap.decisive[0]
+    return WORDS_FROM_BEST.index(verdict.word()), -float(share)
 
 
 def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacity=OPACITY):
@@ -145,8 +183,10 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     for index, pair in enumerate(explanation):
         images = photos(pair)
         for number, axes in enumerate(panels[index].subplots(1, 2)):
-            axes.set_title(wrapped(show_map(axes, images[number], pair, number, opacity), 24), fontsize=8)
-            axes.set_xlabel(named(pair.names[0][number], 24), fontsize=8)
+            colours = COLORMAP if is_believed(verdict, index) else GREY
+            weak = show_map(axes, images[number], pair, number, opacity, colours=colours)
+            axes.set_title(wrapped(weak, 24), fontsize=9)
+            axes.set_xlabel(named(pair.names[0][number], 24), fontsize=9)
         text = details_of(pair)
         if verdict is not None:
             text += f" {judgement(verdict, index)}"
@@ -177,24 +217,42 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
     return finished(drawing, "sanity")
 
 
-def _draw_pair(panel, images, pair, kinds, opacity):
-    """A row for each image of a pair: the image itself and its maps."""
-    grid = panel.subplots(2, 1 + len(kinds), height_ratios=_aspects(images))  # rows as high as their images: no gaps
+def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
+    """The maps of both images: those of the first kind large, those of the second smaller below."""
     titles = titles_of_maps(pair)
-    for row, image in enumerate(images):
-        show(grid[row, 0], image)
-        grid[row, 0].set_ylabel(f"image {row + 1}")
-        grid[row, 0].set_xlabel(named(pair.names[0][row], COLUMN + 4), fontsize=8)
-        for column, kind in enumerate(kinds, start=1):
-            grid[0, column].set_title(titles[kind], fontsize=10)
-            weak = show_map(grid[row, column], image, pair, row, opacity, kind)
-            grid[row, column].set_xlabel(wrapped(weak, COLUMN))
-    colour_bar(panel, ax=grid[:, -1], shrink=0.8)
+    heights = [1, SMALLER][: len(kinds)]
+    rows = panel.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
+    for row, kind in zip(rows, kinds, strict=True):
+        small = kind != kinds[0]
+        margin = (1 - SMALLER) / 2 if small else 0
+        body, side = row.subfigures(1, 2, width_ratios=[1, 0.12])
+        grid = body.subplots(1, 4, width_ratios=[margin, 1, 1, margin]) if small else body.subplots(1, 2)
+        if small:
+            for axes in (grid[0], grid[-1]):
+                axes.set_axis_off()
+            grid = grid[1:-1]
+        for image, axes in enumerate(grid):
+            colours = COLORMAP if is_believed(verdict, index) else GREY
+            weak = show_map(axes, images[image], pair, image, opacity, kind, colours)
+            text = named(pair.names[0][image], COLUMN + 10)
+            if weak:
+                text = wrapped(weak, COLUMN + 10) if small else f"{text}\n{wrapped(weak, COLUMN + 10)}"
+            elif small:
+                text = ""
+            axes.set_xlabel(text, fontsize=9)
+        body.suptitle(titles[kind], fontsize=10)
+        if not small and opacity > 0:
+            colour_bar(row, cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
 
 
 def _aspects(images):
     """Height over width of both images of a pair."""
     return [images[0].shape[0] / images[0].shape[1], images[1].shape[0] / images[1].shape[1]]
+
+
+def _height(images) -> float:
+    """Inches of the larger maps of both images side by side."""
+    return min(0.45 * WIDTH * max(_aspects(images)), TALLEST)
 
 
 def edit_figure(edit: Edit):

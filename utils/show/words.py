@@ -1,7 +1,7 @@
 """What figures and pages say of a pair, and of its maps, in words."""
 
 from ..explanations.explanation import Explanation
-from ..trust.faithfulness import CHANCE, FAITHFUL, PARTS, Verdict
+from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, PARTS, WEAK, Verdict
 
 SOLID = 0.25  # share of the strongest evidence from which a map has its full colour; weaker maps have a remark
 UNJUDGED = "Maps not judged."
@@ -13,18 +13,26 @@ def titles_of_maps(pair: Explanation) -> dict[str, str]:
     """Say what each kind of map of a pair shows."""
     side = pair.closer_to()
     if pair.decision() != "undecided":
-        return {"factual": f'factual: supports "{side}"', "counterfactual": f'counterfactual: contradicts "{side}"'}
+        return {
+            "factual": f'What supports "{side}" (factual)',
+            "counterfactual": f'What contradicts "{side}" (counterfactual)',
+        }
     if not pair.source.decides:
-        return {"factual": "makes them similar", "counterfactual": "makes them different"}
+        return {"factual": "What makes them similar", "counterfactual": "What makes them different"}
     other = {"same": "different", "different": "same"}[side]
-    return {"factual": f'supports "{side}"', "counterfactual": f'supports "{other}"'}
+    return {"factual": f'What supports "{side}"', "counterfactual": f'What supports "{other}"'}
 
 
 def title_of(pair: Explanation) -> str:
-    """Return the decision, whether it is correct, and the similarity, in one line of a title."""
-    word = {True: " \u2713 correct", False: " \u2717 incorrect", None: ""}[pair.correct()]
-    decision = f'"{pair.decision()}"{word}' if pair.source.decides else "no decision"
-    return f"{decision}: similarity {pair.similarity[0]:.3f}"
+    """Return the decision, the similarity, and whether it is correct, in one line of a title."""
+    decision = pair.decision().capitalize() if pair.source.decides else "No decision"
+    title = f"{decision} (similarity {pair.similarity[0]:.2f})"
+    if not pair.classes():
+        return title
+    class1, class2 = pair.classes()
+    classes = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
+    symbol = {True: " \u2713", False: " \u2717", None: ""}[pair.correct()]
+    return f"{title}{symbol} {classes}"
 
 
 def sentence_of(pair: Explanation) -> str:
@@ -61,9 +69,7 @@ def texts_of(pair: Explanation, verdict: Verdict | None, index: int) -> tuple[st
         verdict: On it and others, or None.
         index: Of the pair among them.
     """
-    lines = [sentence_of(pair), pair.description]
-    if pair.sum_of_parts():
-        lines[-1] += f"; {pair.sum_of_parts()}"
+    lines = [sentence_of(pair), f"Method: {pair.description}."]
     if verdict is not None:
         lines.append(verdict.sentence(index))
     return f"{title_of(pair)}\n{maps_in_short(verdict, index)}", "\n".join(lines)
@@ -85,15 +91,15 @@ def caption(pair: Explanation) -> str:
 
 
 def details_of(pair: Explanation) -> str:
-    """Describe what does not fit the title of a pair: its probability, and the actual classes where they are known."""
-    sentences = []
-    if pair.probability is not None:
-        sentences.append(f"Probability of one class: {pair.probability[0, 0]:.2f}.")
-    if pair.classes():
-        class1, class2 = pair.classes()
-        both = f"Both are {class1}."
-        sentences.append(both if class1 == class2 else f"Actual classes: {class1} and {class2}.")
-    return " ".join(sentences)
+    """Describe what does not fit the title of a pair: its probability, where it is known."""
+    if pair.probability is None:
+        return ""
+    return f"Probability of one class: {pair.probability[0, 0]:.2f}."
+
+
+def is_believed(verdict: Verdict | None, index=0) -> bool:
+    """Return whether the maps of a pair are drawn in colour: those without a verdict, and faithful and weak ones."""
+    return verdict is None or verdict.word(index) in (FAITHFUL, WEAK)
 
 
 def maps_in_short(verdict: Verdict | None, index: int) -> str:
@@ -101,4 +107,6 @@ def maps_in_short(verdict: Verdict | None, index: int) -> str:
     if verdict is None:
         return UNJUDGED
     word = verdict.word(index)
+    if word == HARDLY:
+        return f"{symbol_of(word)} Hiding these images barely moves the score"
     return f"Maps: {symbol_of(word)} {word}"

@@ -23,7 +23,7 @@ PARTS = ("pair", "image 1", "image 2")  # what a word is about
 FAITHFUL = "faithful"
 WEAK = "weak"
 CHANCE = "not better than chance"
-HARDLY = "this score hardly depends on what is hidden"
+HARDLY = "nothing to explain, because hiding it barely moves the score"
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,19 +222,26 @@ class Verdict:
 
     def sentence(self, index=0) -> str:
         """Return the word for the pair with the numbers behind it, then those for each image."""
-        changed = "both images" if self.gap.different[index] else "each image"
-        text = f"Factual maps, {changed} changed: {self.word(index)}. Insertion minus deletion {self._numbers(index)}"
+        hidden = "both images" if self.gap.different[index] else "each image"
+        text = f"Maps {self._in_words(index, 'pair', hidden)}"
         beaten, count = self._beaten(index, "pair")
         above = "all" if beaten == count else f"{beaten / count:.0%}"
-        text += f", above {above} of the {count} combinations of {DRAWS} random maps an image and their opposites"
-        for part in ("image 1", "image 2"):
-            text += f".\n{part.capitalize()}: {self.word(index, part)}, {self._numbers(index, part)}"
+        text += f"; better than {above} of {count} combinations of random maps"
+        for part in PARTS[1:]:
+            text += f".\n{part.capitalize()}: {self._in_words(index, part, 'it')}"
         return f"{text}."
 
-    def _numbers(self, index, part="pair") -> str:
-        numbers = f"{self.gap.of(part)[index]:+.3f} of {self.span.of(part)[index]:.3f}"
+    def _in_words(self, index, part, hidden) -> str:
+        """The word, and what the strongest pixels carry of what hiding `hidden` changes."""
+        word = self.word(index, part)
+        gap, span = self.gap.of(part)[index], self.span.of(part)[index]
         share = self.share(part)[index]
-        return numbers if torch.isnan(share) else f"{numbers}, {share:.0%}"
+        if torch.isnan(share):
+            return f"{word} ({gap:+.3f} of {span:.3f})"
+        return (
+            f"{word}: the strongest pixels carry {share:.0%} of what hiding {hidden} would change ({gap:+.3f} of "
+            f"{span:.3f})"
+        )
 
     def _beaten(self, index, part) -> tuple[int, int]:
         """How many random maps have a smaller gap, and how many there are."""
