@@ -112,12 +112,17 @@ def test_lab_opens_copies_and_keeps_those_that_were_changed(tmp_path, monkeypatc
     monkeypatch.setattr(notebooks.subprocess, "run", run)
     assert notebooks.open_lab(NOTEBOOKS) == 3
     ((command, environment),) = started
-    assert command[1:] == ["-m", "jupyter", "lab", "notebooks"]
+    assert command[1:4] == ["-m", "jupyter", "lab"]
+    assert f"--ServerApp.root_dir={tmp_path}" in command  # images, config.yml and results can be reached
+    assert f"--LabApp.default_url=/lab/tree/notebooks/{NOTEBOOKS[0].name}" in command
+    assert ("--allow-root" in command) == (os.geteuid() == 0)
     assert environment["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)  # `utils` is found from the copies' folder
     assert environment[notebooks.CONFIG_VARIABLE] == str(tmp_path / "mine.yml")
     assert (tmp_path / "notebooks" / NOTEBOOKS[0].name).read_text() == "mine"
     for path in NOTEBOOKS[1:]:
-        assert (tmp_path / "notebooks" / path.name).read_bytes() == path.read_bytes()
+        copy, original = (nbformat.read(file, as_version=4) for file in (tmp_path / "notebooks" / path.name, path))
+        assert [cell.source for cell in copy.cells] == [cell.source for cell in original.cells]
+        assert all(not cell.outputs and cell.execution_count is None for cell in code_cells(copy))
 
 
 def test_exported_pages_load_nothing(tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -127,8 +126,19 @@ def _message(error: CellExecutionError):
     return str(error)
 
 
+def without_outputs(notebook):
+    """Return a notebook as it is before it is run: outputs of other images would be taken for those of one's own."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+            cell.execution_count = None
+    return notebook
+
+
 def open_lab(notebooks: list[Path]) -> int:
-    """Open JupyterLab with copies of notebooks in COPIES; existing copies stay as the user left them.
+    """Open JupyterLab in the current folder with copies of notebooks in COPIES, which have no outputs.
+
+    Existing copies stay as the user left them.
 
     Returns:
         The exit status of JupyterLab.
@@ -136,12 +146,15 @@ def open_lab(notebooks: list[Path]) -> int:
     COPIES.mkdir(exist_ok=True)
     for path in notebooks:
         if not (COPIES / path.name).exists():
-            shutil.copy(path, COPIES / path.name)
+            write(without_outputs(nbformat.read(path, as_version=4)), COPIES / path.name)
     print(f"These are copies, yours to change; a copy that you delete from {COPIES}/ is copied again.")
     folders = [os.getcwd()]  # where kernels find this package
     if "PYTHONPATH" in os.environ:
         folders.append(os.environ["PYTHONPATH"])
     config = os.path.abspath(os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders), CONFIG_VARIABLE: config}
-    command = [sys.executable, "-m", "jupyter", "lab", str(COPIES)]
+    command = [sys.executable, "-m", "jupyter", "lab", f"--ServerApp.root_dir={os.getcwd()}"]
+    command += [f"--LabApp.default_url=/lab/tree/{COPIES}/{notebooks[0].name}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # as in most containers
+        command.append("--allow-root")
     return subprocess.run(command, env=environment, check=False).returncode

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .config import AUTO, Config, ExplanationSettings
+from .config import AUTO, Config, ConfigError, ExplanationSettings
 from .data.reading import decode, stored_size
 from .data.splits import Pairs, Splits, load_splits
 from .data.transforms import evaluation_transform
@@ -28,7 +28,7 @@ from .score.metrics import Metric, Metrics, evaluate, retrieval_metrics, retriev
 from .train import runs
 from .train.evaluation import Baseline, embed_images, pair_distances
 from .train.runs import CheckpointError
-from .trust.faithfulness import insertion_deletion
+from .trust.faithfulness import LEAST_SPAN, insertion_deletion, span_of
 
 BATCH = 16  # pairs that are explained together
 REFERENCES = 96  # training images, at least
@@ -39,6 +39,7 @@ FINALISTS = 3  # layers: the best on BATCH pairs, which are compared on all PAIR
 FIRST_STEPS = 2  # with which layers are compared
 STEPS = (1, 2, 4)  # tried at the chosen layer
 UNMEASURED = {"test_pairs", "opacity"}  # keys of `explanation` that change nothing that is measured here
+TYPICAL = 8  # pairs around the median, of which the first that can be explained is shown
 ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the rest
 RULES = {  # of the key `decision.rule`, in words
     "balanced": "the best balanced accuracy",
@@ -427,16 +428,25 @@ def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, basel
 
 
 def inference_pair(config: Config, default: tuple[str, str]) -> tuple[str, str]:
-    """Return the two images of `inference` in config.yml; without them, `default`."""
+    """Return the two images of `inference` in config.yml; without them, `default`.
+
+    Raises:
+        ConfigError: A file does not exist.
+    """
     if config.inference.image1 is None:
         return default
+    for key in ("image1", "image2"):
+        path = getattr(config.inference, key)
+        if not path.is_file():
+            raise ConfigError(f"inference.{key}: {path} does not exist: name an image file")
     return str(config.inference.image1), str(config.inference.image2)
 
 
 def typical_pairs(trained: Trained, splits: Splits):
     """Return the image files of a test pair decided "same" and of one decided "different".
 
-    Each is the pair at the median distance of those decided so, of the correct ones if there are any. If there are
+    Each is near the median distance of those decided so, of the correct ones if there are any: of the TYPICAL pairs
+    nearest to it, the first whose score depends on what is hidden, so that there is something to explain. If there are
     none decided so, the nearest pair is returned, which is printed.
     """
     distances = trained.distances(splits, splits.test_pairs)
@@ -459,8 +469,14 @@ def _typical_pair(trained, splits, distances, word):
     if len(correct):
         candidates = correct
     by_distance = candidates[np.argsort(distances[candidates])]
-    median = by_distance[len(by_distance) // 2]
-    return splits.folder.paths[pairs.first[median]], splits.folder.paths[pairs.second[median]]
+    from_median = np.abs(np.arange(len(by_distance)) - len(by_distance) // 2)
+    typical = by_distance[np.argsort(from_median, kind="stable")][:TYPICAL]
+    files = []
+    for index in typical:
+        files.append((splits.folder.paths[pairs.first[index]], splits.folder.paths[pairs.second[index]]))
+    explanation = trained.explain(*files, method="gradcam", layer="last")  # any method: its span is asked
+    explained = span_of(trained.network, explanation).decisive >= LEAST_SPAN
+    return files[int(explained.float().argmax())]  # the first of all where none is explained
 
 
 def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:

@@ -11,6 +11,7 @@ from helpers import forked, write_images
 from test_config import PAPER_CONFIG
 
 from utils import __main__, load_config, load_splits, load_trained, write_metrics
+from utils import trained as loaded
 from utils.config import ConfigError
 from utils.data.cache import PixelCache
 from utils.device import start
@@ -23,6 +24,7 @@ from utils.train.loop import WARM_UP, TrainingError, build_optimizer, fit, set_r
 from utils.train.runs import changed_since, current_run, load_checkpoint
 from utils.train.stopping import kept_epoch
 from utils.trained import Trained, inference_pair, typical_pairs
+from utils.trust.faithfulness import Effect
 
 
 def without_times(history):
@@ -326,6 +328,26 @@ def test_inference_images_from_config_or_the_default(make_config, tmp_path):
     write_images(tmp_path / "own", 2)
     own = (str(tmp_path / "own" / "0.png"), str(tmp_path / "own" / "1.png"))
     assert inference_pair(make_config({"inference.image1": own[0], "inference.image2": own[1]}), default) == own
+    with pytest.raises(ConfigError, match=r"inference\.image2: .*absent\.png does not exist"):
+        inference_pair(make_config({"inference.image1": own[0], "inference.image2": "absent.png"}), default)
+
+
+def test_a_typical_pair_can_be_explained(trained, monkeypatch):
+    """The pair at the median is passed over where hiding its images changes nothing."""
+    splits = trained.load_splits()
+    spans = torch.zeros(3, 8)
+    spans[:, 2] = 1
+    explained = []
+
+    def span(network, explanation):
+        explained.append(explanation)
+        return Effect(*spans[:, : len(explanation)], explanation.different)
+
+    monkeypatch.setattr(loaded, "span_of", span)
+    passed_over, _ = typical_pairs(trained, splits)
+    assert passed_over == explained[0].source.paths[2]
+    spans[:] = 0
+    assert typical_pairs(trained, splits)[0] == explained[-2].source.paths[0]
 
 
 def test_typical_pairs_without_a_right_or_without_any_decision(monkeypatch, trained, capsys):
