@@ -139,3 +139,45 @@ def test_mutual_matches(height, width):
         assert match.place1 == pytest.approx(((place[0] + 0.5) / height, (place[1] + 0.5) / width))
         assert match.place2 == pytest.approx(((other[0] + 0.5) / height, (other[1] + 0.5) / width))
         assert float(match.value) == pytest.approx(value, rel=1e-6)
+
+
+def test_areas_around_matches():
+    """As the docstring of `Matches.areas` has them, in loops."""
+    height, width = 6, 7
+    images = torch.randn(1, 2, 3, HEIGHT, WIDTH, dtype=torch.float64)
+    explanation = explain(Cut(TinyNetwork(0.0), "lift"), images, 0.5, method="gradcam")
+    values = torch.rand(height, width, height, width, dtype=torch.float64) + torch.eye(42).view(6, 7, 6, 7)
+    nothing = torch.zeros(height, width, dtype=torch.float64)
+    matches = Matches(explanation, "lift", values, nothing, nothing, 0.0, 0.5)
+    assert matches.side == 1  # a region is one place
+    mutual = matches.mutual(4)
+    middles1 = [(int(match.place1[0] * height), int(match.place1[1] * width)) for match in mutual]
+    middles2 = [(int(match.place2[0] * height), int(match.place2[1] * width)) for match in mutual]
+    for number, area in enumerate(matches.areas(4)):
+        middle1, middle2 = middles1[number], middles2[number]
+        places1 = area_of({place: values[place][middle2].item() for place in grid(height, width)}, middles1, number)
+        places2 = area_of({place: values[middle1][place].item() for place in grid(height, width)}, middles2, number)
+        assert {tuple(place) for place in area.places1.nonzero().tolist()} == places1
+        assert {tuple(place) for place in area.places2.nonzero().tolist()} == places2
+        total = sum(values[place][other].item() for place in places1 for other in places2)
+        assert area.value == pytest.approx(total)
+        assert area.match == mutual[number]
+
+
+def grid(height, width):
+    return [(y, x) for y in range(height) for x in range(width)]
+
+
+def area_of(strengths, middles, number):
+    """The places around a middle that are half as strong, nearest to it of all middles, and connected."""
+    strong = set()
+    for (y, x), strength in strengths.items():
+        distances = [(y - v) ** 2 + (x - u) ** 2 for v, u in middles]
+        if strength >= strengths[middles[number]] / 2 and distances.index(min(distances)) == number:
+            strong.add((y, x))
+    reached, border = set(), {middles[number]}
+    while border:
+        reached |= border
+        near = {(y + v, x + u) for y, x in border for v, u in ((0, 1), (1, 0), (0, -1), (-1, 0))}
+        border = near & strong - reached
+    return reached

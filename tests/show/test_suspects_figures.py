@@ -31,7 +31,7 @@ def test_each_suspect_stands_beside_its_neighbour_with_their_maps(calibrated, su
     plain = figure(explanation, judge(calibrated.network, explanation, calibrated.config.seed))
     for panel, alike, row in zip(panels, plain.subfigs, suspects.table(2).to_numpy(), strict=True):
         image, label, suggested, quality = row[:4]
-        suspicion = f"Suspect label: {image}\n{label}, but similar to {suggested} (quality {quality:.3f})"
+        suspicion = f"Check this label: {image}\n{label}, but its neighbours are {suggested} (quality {quality:.2f})"
         assert panel.get_suptitle() == suspicion
         words = " ".join(panel.get_supxlabel().split())
         assert words == " ".join(f"{alike.get_suptitle()} {alike.get_supxlabel()}".split())

@@ -173,7 +173,9 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
             if item.control is not None:
                 control = 1 - _score(distances(item.control), pairs, once) / score.value
         auc = auc_of_values(item.values, pairs, seed)
-        example = np.stack([images.pixels[0], item.equalized[0]])
+        changes = np.abs(images.pixels.astype(np.int16) - item.equalized).mean(axis=(1, 2, 3))
+        most = changes.argmax()  # the image in which the change is seen best
+        example = np.stack([images.pixels[most], item.equalized[most]])
         shortcuts.append(Shortcut(item.name, share, control, item.control_name, auc, item.check, example))
     shortcuts.sort(key=lambda shortcut: shortcut.share.value, reverse=True)
     return Shortcuts(tuple(shortcuts), score, len(chosen), len(pairs))

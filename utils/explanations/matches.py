@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import label
 
 from ..config import LAST
 from ..device import deterministic_or_refused, progress
@@ -14,6 +15,7 @@ from .task import Task
 
 EXACT = 5e-3  # of the length of the vectors: rounding of the parts, TF32 and bfloat16 included
 LARGEST = 56  # places along the longer side: the pairs of 56 x 56 places take 40 MB, those of 224 x 224 take 10 GB
+HALF = 0.5  # of the strongest place of an area: what belongs to it
 FAINT = 0.1  # of the strongest match: what adds less is no match
 
 
@@ -26,6 +28,20 @@ class Match:
     place2: tuple[float, float]
     """The same in image 2."""
     value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """Places of both images that match each other, and what they add to the inner product."""
+
+    match: Match
+    """Its strongest places."""
+    places1: torch.Tensor
+    """Bool (h, w), in image 1."""
+    places2: torch.Tensor
+    """Bool (h, w), in image 2."""
+    value: float
+    """The sum over all pairs of these places."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +116,30 @@ class Matches:
             values[:, :, self._near(y2), self._near(x2)] = -torch.inf
         return matches
 
-    def parts_in_words(self, shown: list[Match]) -> str:
+    def areas(self, count=5) -> list[Area]:
+        """Return the places around each mutual match, strongest match first.
+
+        Around a place of image 1 lie those that match the region of image 2 at least HALF as strongly, are connected
+        with it, and nearer to it than to the place of another match; in image 2 likewise. So no pair of places counts
+        twice.
+        """
+        values = self._regions()
+        matches = self.mutual(count)
+        places1 = [self._index(match.place1) for match in matches]
+        places2 = [self._index(match.place2) for match in matches]
+        areas1 = _areas(torch.stack([values[:, :, y, x] for y, x in places2]), places1)
+        areas2 = _areas(torch.stack([values[y, x] for y, x in places1]), places2)
+        areas = []
+        for match, area1, area2 in zip(matches, areas1, areas2, strict=True):
+            areas.append(Area(match, area1, area2, _total(self.places[area1][:, area2])))
+        return areas
+
+    def _index(self, place) -> tuple[int, int]:
+        """The row and column of a point (y, x) in [0, 1)."""
+        height, width = self.bias1.shape
+        return int(place[0] * height), int(place[1] * width)
+
+    def parts_in_words(self, shown: list[Match] | list[Area]) -> str:
         """Return what some matches and all other parts add to the inner product, in words."""
         together = sum(match.value for match in shown)
         share = f" ({together / self.cosine:.0%})" if self.cosine > 0 else ""
@@ -222,6 +261,19 @@ def _pooled(parts):
 def _summed(maps, side):
     """Sums over windows of `side` places a side, cut off at the border, of maps (N, h, w)."""
     return side**2 * F.avg_pool2d(maps[:, None], side, stride=1, padding=side // 2)[:, 0]
+
+
+def _areas(values, places) -> list[torch.Tensor]:
+    """Return the area around each of K places, bool (h, w): see `Matches.areas`. values: (K, h, w), of each place."""
+    rows, columns = torch.meshgrid(*map(torch.arange, values.shape[1:]), indexing="ij")
+    nearest = torch.stack([(rows - y) ** 2 + (columns - x) ** 2 for y, x in places]).argmin(dim=0).to(values.device)
+    areas = []
+    for number, (y, x) in enumerate(places):
+        high = (values[number] >= HALF * values[number, y, x]) & (nearest == number)
+        high[y, x] = True  # also where its value is negative
+        numbers, _ = label(high.cpu().numpy())
+        areas.append(torch.from_numpy(numbers == numbers[y, x]).to(values.device))
+    return areas
 
 
 def _total(values) -> float:

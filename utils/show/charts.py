@@ -36,7 +36,7 @@ LEAST = 5e-4  # error rate at which a DET curve begins
 
 def distances_figure(distances, labels, threshold: float, band=None):
     """Plot histograms of the distances of same and of different pairs, with the threshold and the undecided band."""
-    drawing = Drawing(6, 3)
+    drawing = Drawing(8, 3.4)
     axes = drawing.subplots()
     bins = np.linspace(0, max(float(distances.max()), threshold), 31)
     axes.hist(distances[labels == 0], bins, alpha=0.6, color="tab:blue", label="same class")
@@ -45,6 +45,7 @@ def distances_figure(distances, labels, threshold: float, band=None):
     if band is not None:
         axes.axvspan(*np.clip(band, bins[0], bins[-1]), color="grey", alpha=0.3, label="undecided")
     axes.set(xlabel="distance", ylabel="test pairs")
+    axes.set_title("Same pairs should lie left of the threshold, different ones right", fontsize=11)
     return _with_legend(drawing, "distances")
 
 
@@ -52,9 +53,11 @@ def roc_figure(distances, labels, threshold: float):
     """Plot the ROC curve of the test pairs, with the operating point of the threshold."""
     fmr, fnmr = error_rates(distances, labels)
     decided = distances > threshold
-    drawing = Drawing(4, 4)
+    area = roc_auc_score(labels, distances)
+    drawing = Drawing(5, 5.4)
     axes = drawing.subplots()
-    axes.plot(fnmr, 1 - fmr, label=f"AUC {roc_auc_score(labels, distances):.3f}")
+    axes.set_title(f"AUC {area:.3f}: 1 is perfect, the diagonal is guessing", fontsize=11)
+    axes.plot(fnmr, 1 - fmr, label="test pairs")
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
     axes.set(xlabel="same pairs called different", ylabel="different pairs called different", aspect="equal")
@@ -70,7 +73,7 @@ def det_figure(distances, labels, threshold: float):
     Martin et al. 1997, The DET curve in assessment of detection task performance.
     """
     fmr, fnmr = error_rates(distances, labels)
-    drawing = Drawing(6, 4)
+    drawing = Drawing(8, 4.4)
     axes = drawing.subplots()
     axes.plot(_deviates(fmr), _deviates(fnmr), drawstyle="steps-post")
     ends = _deviates([LEAST, 1])
@@ -84,6 +87,8 @@ def det_figure(distances, labels, threshold: float):
     missed = (distances > threshold)[labels == 0].mean()
     label = f"threshold {threshold:.3f}:\nFMR {passed:.1%}, FNMR {missed:.1%}"
     axes.plot(_deviates(passed), _deviates(missed), "o", label=label, clip_on=False)
+    title = f"At the threshold {passed:.1%} of different pairs pass, {missed:.1%} of same pairs are missed"
+    axes.set_title(title.replace("%", " %"), fontsize=11)
     names = [f"{100 * rate:g} %" for rate in TICKS]
     axes.set_xticks(_deviates(TICKS), names)
     axes.set_yticks(_deviates(TICKS), names)
@@ -107,8 +112,8 @@ def reliability_figure(reliability: Reliability):
     axes.errorbar(predicted, observed, errors, fmt="o", capsize=3, label=label)
     for place, count in zip(zip(predicted, observed, strict=True), reliability.counts, strict=True):
         axes.annotate(str(count), place, xytext=(5, -10), textcoords="offset points", fontsize=8)
-    by_chance = f"by chance {reliability.error_by_chance:.3f}, with correct probabilities"
-    axes.set_title(f"Expected calibration error {reliability.error},\n{by_chance}", fontsize=9)
+    error = f"calibration error {reliability.error}; correct probabilities: {reliability.error_by_chance:.3f}"
+    axes.set_title(f"On the line, probabilities are as they should be\n{error}", fontsize=11)
     axes.set(xlabel='predicted probability of "same class"', ylabel="observed share of same pairs")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     return _with_legend(drawing, "reliability")
@@ -118,7 +123,10 @@ def history_figure(history):
     """Plot loss and validation AUC by epoch, with its 95 % interval and the epoch that was selected."""
     if not history:
         return nothing("The network was not trained (epochs: 0).", "history")
-    drawing = Drawing(9, 3)
+    drawing = Drawing(9, 3.4)
+    selected = kept_epoch(history)
+    title = f"Epoch {selected} of {len(history)} was selected: validation AUC {history[selected - 1]['valid_auc']:.3f}"
+    drawing.suptitle(title, fontsize=11)
     left, right = drawing.subplots(1, 2)
     left.set(xlabel="epoch", ylabel="contrastive loss")
     right.set(xlabel="epoch", ylabel="AUC")
@@ -130,7 +138,7 @@ def history_figure(history):
     shade = {"color": "tab:orange", "alpha": 0.2, "label": "95 % interval"}
     right.fill_between(table.index, aucs - errors, (aucs + errors).clip(upper=1), **shade)
     for axes in (left, right):
-        axes.axvline(kept_epoch(history), color="grey", linestyle=":", label="selected")
+        axes.axvline(selected, color="grey", linestyle=":", label="selected")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # never on the curves
     return finished(drawing, "history")
@@ -229,7 +237,9 @@ def shortcuts_figure(shortcuts: Shortcuts):
         warning = f"This score may be nothing: different pairs have distances {shortcuts.score} larger than same pairs."
     if not properties:
         return nothing("No property was tried.", "shortcuts", warning)
-    drawing = Drawing(9, 0.9 * len(properties) + 1)
+    drawing = Drawing(9.6, 1.1 * len(properties) + 1.4)
+    title = "How much worse the score gets once a property is equal in all images"
+    drawing.suptitle(title, fontsize=11)
     grid = drawing.subplots(len(properties), 4, width_ratios=(1, 1, 4, 3), squeeze=False)
     shares, aucs = _tall_axes(drawing, grid, 2), _tall_axes(drawing, grid, 3)
     labels = []
@@ -248,7 +258,7 @@ def shortcuts_figure(shortcuts: Shortcuts):
     _draw_intervals(aucs, [shortcut.auc for shortcut in properties])
     grid[0, 0].set_title("original", fontsize=9)
     grid[0, 1].set_title("equalized", fontsize=9)
-    shares.set_xlabel("share of the score")
+    shares.set_xlabel("share of the score that is lost")
     shares.axvline(0, color="grey", linestyle=":")
     aucs.set(xlabel="AUC by itself (0.5: by chance)", xlim=(0.3, 1.03))
     aucs.axvline(0.5, color="grey", linestyle=":")
@@ -283,8 +293,8 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=3, opacity=OPACI
     verdict = judge(trained.network, explanation, trained.config.seed)
     drawing = figure(explanation, verdict, opacity=opacity)
     for index, suspect in enumerate(suspects.table(count).to_dict("records")):
-        suspicion = f"Suspect label: {suspect['image']}\n{suspect['label']}, but similar to "
-        suspicion += f"{suspect['neighbours say']} (quality {suspect['quality']:.3f})"
+        suspicion = f"Check this label: {suspect['image']}\n{suspect['label']}, but its neighbours are "
+        suspicion += f"{suspect['neighbours say']} (quality {suspect['quality']:.2f})"
         title, text = texts_of(explanation[index], verdict, index)
         set_texts(drawing.subfigs[index], suspicion, f"{title}\n{text}")
     drawing.set_figheight(drawing.get_figheight() + 0.5 * len(pairs))  # for the longer captions

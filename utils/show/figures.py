@@ -5,9 +5,10 @@ A figure of a pair shows only what its explanation holds, and names method, laye
 
 import math
 
+import cv2
 import numpy as np
 import torch
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import ConnectionPatch, Patch, Rectangle
 
 from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
@@ -18,6 +19,7 @@ from .drawing import (
     COLORMAP,
     GREY,
     OPACITY,
+    TITLE,
     Drawing,
     check_verdict,
     colour_bar,
@@ -60,7 +62,8 @@ BLOCK = 4  # methods side by side, at most
 ACROSS = 2  # pairs side by side in a grid
 # colours that colour-blind readers can distinguish (Okabe and Ito 2008)
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-FADED = 0.75  # how close to white all is that lies outside the regions
+FADED = 0.5  # how close to white all is that lies outside the regions
+CENTRED = {"ha": "center", "va": "center"}
 
 
 def images_figure(explanation: Explanation):
@@ -161,13 +164,14 @@ def _rank(verdict: Verdict):
     return WORDS_FROM_BEST.index(verdict.word()), -float(share)
 
 
-def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacity=OPACITY):
+def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacity=OPACITY, title=""):
     """Show the pairs of an explanation, ACROSS in a row: each with its factual maps over both images.
 
     Args:
         explanation: Of any number of pairs; a sentence is shown where there is none.
         verdict: On this explanation.
-        opacity: Of the maps over the images, in (0, 1].
+        opacity: As in `figure`.
+        title: What these pairs are, above all of them.
 
     Raises:
         ValueError: The verdict is of another explanation.
@@ -175,9 +179,9 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     check_verdict(verdict, explanation)
     warning = explanation.source.warning
     if not len(explanation):
-        return nothing(NOTHING, "grid_nothing", warning)
+        return nothing(f"{title} {NOTHING}".lstrip(), "grid_nothing", warning)
     rows = math.ceil(len(explanation) / ACROSS)
-    drawing = Drawing(9, (3 + VERDICT * (verdict is not None)) * rows)
+    drawing = Drawing(12.6, (3.9 + 0.3 * (verdict is not None)) * rows)
     body, side = drawing.subfigures(1, 2, width_ratios=[1, 0.09])
     panels = body.subfigures(rows, ACROSS, squeeze=False).flat
     for index, pair in enumerate(explanation):
@@ -185,13 +189,14 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
         for number, axes in enumerate(panels[index].subplots(1, 2)):
             colours = COLORMAP if is_believed(verdict, index) else GREY
             weak = show_map(axes, images[number], pair, number, opacity, colours=colours)
-            axes.set_title(wrapped(weak, 24), fontsize=9)
-            axes.set_xlabel(named(pair.names[0][number], 24), fontsize=9)
+            axes.set_title(wrapped(weak, COLUMN), fontsize=9)
+            axes.set_xlabel(named(pair.names[0][number], COLUMN), fontsize=9)
         text = details_of(pair)
         if verdict is not None:
             text += f" {judgement(verdict, index)}"
         set_texts(panels[index], f"{title_of(pair)}\n{maps_in_short(verdict, index)}", text)
     colour_bar(drawing, cax=side.subplots())
+    drawing.suptitle(wrapped(title, TITLE), fontsize=13)
     return finished(drawing, file_name("grid", explanation[0], str(len(explanation))), warning)
 
 
@@ -206,7 +211,8 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
     for name, curve in curves.items():
         rounded = tuple(np.round(list(curve.values()), 2))
         names_of.setdefault(rounded, []).append(name)
-    drawing = Drawing(9, 3)
+    drawing = Drawing(9.6, 3.6)
+    drawing.suptitle("Maps that depend on the network change as its weights are shuffled", fontsize=11)
     axes = drawing.subplots()
     for names in names_of.values():
         curve = curves[names[0]]
@@ -304,33 +310,67 @@ def _outline(axes, region, colour):
 
 
 def matches_figure(matches: Matches, count=5):
-    """Show the strongest mutual matches: a region of each image in one colour, with its number; all else is faded.
+    """Show the strongest mutual matches: in both images the places that match, outlined and joined by a line.
 
     Args:
         matches: Of one pair.
-        count: How many matches, at most; the legend says what each adds to the inner product.
+        count: How many matches, at most; the legend says what share of the inner product each adds.
 
     Raises:
         ValueError: There are fewer colours than matches.
     """
     if count > len(COLOURS):
         raise ValueError(f"{count} matches are too many for one figure: at most {len(COLOURS)}")
-    strongest = matches.mutual(count)
-    bounds = [], []  # of the regions of each image
-    handles = []
-    for number, match in enumerate(strongest):
-        bounds[0].append(matches.bounds(match.place1))
-        bounds[1].append(matches.bounds(match.place2))
-        handles.append(Patch(color=COLOURS[number], label=f"{number + 1}: {match.value:+.3f}"))
-    drawing = Drawing(9, 5)
+    areas = matches.areas(count)
     images = photos(matches.explanation)
-    for image, axes in enumerate(drawing.subplots(1, 2)):
-        _show_regions(axes, images[image], bounds[image], numbered=True)
-        axes.set_title(f"image {image + 1}", fontsize=10)
-    drawing.legend(handles=handles, loc="outside right center", frameon=False)
-    text = f"At {matches.layer}, {matches.parts_in_words(strongest)}"
-    title = "Regions that match, and what each match adds"
-    return finished_pair(drawing, matches.explanation, "matches", title, text, matches.layer)
+    drawing = Drawing(WIDTH, _height(images) + 1.5)
+    body, side = drawing.subfigures(1, 2, width_ratios=[1, 0.15])
+    pair = body.subplots(1, 2)
+    ends = _show_areas(pair[0], images[0], [(area.places1, area.match.place1) for area in areas])
+    other_ends = _show_areas(pair[1], images[1], [(area.places2, area.match.place2) for area in areas])
+    handles = []
+    for number, area in enumerate(areas):
+        line = ends[number], other_ends[number], "data", "data"
+        body.add_artist(ConnectionPatch(*line, axesA=pair[0], axesB=pair[1], color=COLOURS[number]))
+        share = f"{area.value / matches.cosine:.0%}" if matches.cosine > 0 else f"{area.value:+.3f}"
+        handles.append(Patch(color=COLOURS[number], label=f"{number + 1}: {share}"))
+    title = "share of\nthe score" if matches.cosine > 0 else None
+    side.legend(handles=handles, loc="center", frameon=False, title=title)
+    text = f"At {matches.layer}, {matches.parts_in_words(areas)}."
+    return finished_pair(drawing, matches.explanation, "matches", "What matches what", text, matches.layer)
+
+
+def _show_areas(axes, image, areas) -> list[tuple[float, float]]:
+    """Show an image, paler outside its areas, with their outlines and numbers.
+
+    Args:
+        axes: Where.
+        image: uint8 (H, W, 3).
+        areas: Bool (h, w) and the strongest place (y, x) in [0, 1) of each.
+
+    Returns:
+        The strongest places (x, y) in pixels.
+    """
+    height, width = image.shape[:2]
+    masks = []
+    for places, _ in areas:
+        values = places.cpu().numpy().astype(np.float32)
+        masks.append(cv2.resize(values, (width, height), interpolation=cv2.INTER_LINEAR) >= 0.5)
+    inside = np.any(masks, axis=0)[..., None]
+    show(axes, np.where(inside, image, _faded(image)))
+    middles = []
+    for number, mask in enumerate(masks):
+        _outline(axes, torch.from_numpy(mask), COLOURS[number])
+        y, x = areas[number][1]
+        middles.append((x * width, y * height))
+        patch = {"boxstyle": "circle", "facecolor": COLOURS[number], "edgecolor": "white"}
+        axes.text(*middles[-1], number + 1, color="white", fontsize=9, fontweight="bold", bbox=patch, **CENTRED)
+    return middles
+
+
+def _faded(image):
+    """An image (H, W, 3) in paler colours."""
+    return (image + FADED * (255.0 - image)).round().astype(np.uint8)
 
 
 def point_figure(matches: Matches, point, opacity=OPACITY):
@@ -357,19 +397,17 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     return finished_pair(drawing, matches.explanation, "point", title, text, matches.layer)
 
 
-def _show_regions(axes, image, bounds, numbered=False):
+def _show_regions(axes, image, bounds):
     """Show an image, faded outside its regions, with their outlines.
 
     Args:
         axes: Where.
         image: uint8 (H, W, 3).
         bounds: Top, left, bottom and right end of each region, in [0, 1].
-        numbered: Whether each region has its number, from 1, in its upper left corner.
     """
     height, width = image.shape[:2]
     boxes = np.round(np.array(bounds) * [height, width, height, width]).astype(int)
-    grey = image.mean(axis=2, keepdims=True)
-    faded = np.broadcast_to(grey + FADED * (255 - grey), image.shape).round().astype(np.uint8)
+    faded = _faded(image)
     for top, left, bottom, right in boxes:
         faded[top:bottom, left:right] = image[top:bottom, left:right]
     show(axes, faded)
@@ -379,7 +417,4 @@ def _show_regions(axes, image, bounds, numbered=False):
         corner = left - 0.5, top - 0.5  # a pixel reaches half a pixel to each side
         frame = Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=3)
         axes.add_patch(frame)
-        if numbered:
-            patch = {"facecolor": colour, "edgecolor": "none", "pad": 2}
-            axes.text(*corner, number + 1, va="top", color="white", fontsize=9, fontweight="bold", bbox=patch)
     axes.axis(limits)  # which a region at the border has widened

@@ -62,6 +62,11 @@ function mountPlane(root, content) {
     const cards = selected.map(card);
     const words = selected.length === 2 ? sentence(...selected) : selected.length ? "Click a second point." : "";
     pair.replaceChildren(element("div", { className: "images" }, cards), element("p", { textContent: words }));
+    if (selected.length === 2) {
+      const files = selected.map((index) => JSON.stringify(points[index].path)).join(", ");
+      const code = `view(trained.explain((${files})))`;
+      pair.append(element("p", {}, ["Their heatmaps, in a cell: ", element("code", { textContent: code })]));
+    }
   }
 
   // The nearest point in a direction, within a right angle.

@@ -1,4 +1,4 @@
-"""The report of a run: one page for a colleague, with its limitations first and no code."""
+"""The report of a run: one page for a colleague: answers and limitations first, no code."""
 
 import base64
 import io
@@ -20,6 +20,7 @@ from ..trained import Trained, typical_pairs
 from ..trust.comparison import Row, table
 from ..trust.faithfulness import judge
 from .charts import distances_figure, history_figure, reliability_figure, roc_figure, shortcuts_figure
+from .figures import figure
 from .html import Element
 from .viewer import grid, view
 
@@ -77,15 +78,18 @@ def report(
     if trained.history:
         training.append(_image(history_figure(trained.history)))
     methods = [_paragraphs(FAITHFUL), _table(table(comparison)[COLUMNS])]
+    typical = []
     for pair in typical_pairs(trained, splits):
         explanation = trained.explain(pair)
         verdict = judge(trained.network, explanation, seed)
+        typical.append(_image(figure(explanation, verdict, ["factual"])))
         methods.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
     mistakes = worst_mistakes(trained, splits)
+    warnings = limitations(trained, metrics, row, shortcuts, audit)
     run = f"Run {trained.folder.name}, torch {torch.__version__}"
     sections = {
-        "Limitations": [_list(limitations(trained, metrics, row, shortcuts, audit))],
-        "Summary": [_paragraphs(f"{WHAT}\n{trained}")],
+        "Summary": [_tiles(trained, metrics, row, warnings, score, typical, shortcuts), _paragraphs(WHAT)],
+        "Limitations": [_list(warnings)],
         "Images": [_paragraphs(str(audit)), _table(splits.table())],
         "Training": training,
         "Score": score,
@@ -93,7 +97,7 @@ def report(
         "Worst mistakes": [grid(mistakes, trained.network, judge(trained.network, mistakes, seed)).html],
         "Suspect labels": [_paragraphs(str(suspects)), _table(suspects.table())],
         "Shortcuts": [_paragraphs(str(shortcuts)), _image(shortcuts_figure(shortcuts))],
-        "Settings": [_paragraphs(run), f"<pre>{escape(str(trained.config))}</pre>"],
+        "Settings": [_paragraphs(f"{run}\n{trained}"), f"<pre>{escape(str(trained.config))}</pre>"],
     }
     links, body = [], []
     for name, parts in sections.items():
@@ -123,6 +127,23 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
     if audit.contradictions():
         sentences.append("Some pictures are in the folders of two classes: see Images.")
     return sentences + GENERAL
+
+
+def _tiles(trained, metrics, row, warnings, score, typical, shortcuts) -> str:
+    """The answer first: four questions, each with a sentence and a picture."""
+    tiles = {
+        "How good is it?": (f"Test AUC {metrics['auc'].interval}; 1 is perfect, 0.5 is guessing.", score[1]),
+        "How sure is it?": (f"Calibration error {metrics['calibration_error'].interval}.", score[3]),
+        "What does it look at?": (
+            f"Heatmaps of {trained.method} are faithful for {row.faithful.value:.0%} of {row.pairs} test pairs.",
+            typical[0],
+        ),
+        "What should I watch out for?": (warnings[0], _image(shortcuts_figure(shortcuts))),
+    }
+    parts = []
+    for question, (answer, picture) in tiles.items():
+        parts.append(f"<section><h3>{question}</h3><p>{escape(answer)}</p>{picture}</section>")
+    return f'<div class="answers">{"".join(parts)}</div>'
 
 
 def _metrics(metrics):

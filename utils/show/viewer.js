@@ -207,10 +207,16 @@ function mountViewer(root, content) {
     return state.after ? content.edit.after[number] : content.edit.before[number];
   }
 
-  // Drawing.
+  // Drawing. Maps that are not better than chance are grey.
+  const grey = bytesOf(content.grey);
+  function coloursShown() {
+    const ofMaps = state.kind === "factual" || state.kind === "counterfactual";
+    return ofMaps && !state.point && !methodOf().believed ? grey : colours[state.colours];
+  }
+
   function colourOf(share) {
     const index = 3 * Math.round(255 * Math.min(Math.max(share, 0), 1));
-    return colours[state.colours].subarray(index, index + 3);
+    return coloursShown().subarray(index, index + 3);
   }
 
   function cover(share) {
@@ -270,7 +276,7 @@ function mountViewer(root, content) {
       canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
       const source = sourceOf(number);
       if (picture.getAttribute("src") !== source) picture.src = source;
-      caption.lastChild.textContent = method.verdicts && state.kind !== "edit" ? method.verdicts[number] : "";
+      caption.lastChild.textContent = method.verdicts && state.kind === "factual" ? method.verdicts[number] : "";
       if (selected && state.point.image === number) {
         outline(canvas, matches.box(cell));
       } else if (selected) {
@@ -284,7 +290,7 @@ function mountViewer(root, content) {
         const strongest = Float32Array.from({ length: matches.cells }, (_, index) => matches.strongestOf(number, index));
         drawCells(canvas, strongest, matches.strongest);
       } else {
-        const look = { colours: colours[state.colours], opacity: state.opacity, solid: content.solid };
+        const look = { colours: coloursShown(), opacity: state.opacity, solid: content.solid };
         drawHeatmap(canvas, method.maps[state.kind][number], method.height, method.width, look);
         const words = [method.weak[state.kind][number], caption.lastChild.textContent];
         caption.lastChild.textContent = words.filter(Boolean).join(". ");
@@ -292,7 +298,7 @@ function mountViewer(root, content) {
     });
     shown.textContent = wordsShown(method);
     if (selected) matched.textContent = wordsOfPlace(cell);
-    else matched.textContent = matches ? "No place is selected." : "";
+    else matched.textContent = "";
   }
 
   function wordsShown(method) {
@@ -309,7 +315,8 @@ function mountViewer(root, content) {
         `the residual is ${signed(residual)}.`
       );
     }
-    return `Shown: ${method.headings[state.kind]}, by ${method.description}. ${method.verdict}`;
+    const verdict = state.kind === "factual" || !method.verdicts ? method.verdict : "Verdicts are on the factual maps.";
+    return `${method.headings[state.kind]}, by ${method.description}. ${verdict}`;
   }
 
   function wordsOfPlace(cell) {
@@ -453,6 +460,10 @@ function mountViewer(root, content) {
     0: () => zoom(1 / LARGEST_ZOOM),
     Escape: () => set({ point: null }),
   };
+  body.tabIndex = -1;
+  body.addEventListener("pointerenter", () => {
+    if (document.activeElement === document.body) body.focus({ preventScroll: true }); // so that keys work at once
+  });
   body.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     const typing = target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey;

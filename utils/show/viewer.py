@@ -14,14 +14,14 @@ from ..network.distance import Explainable, similarity
 from ..search.gallery import Gallery
 from ..trained import Trained
 from ..trust.faithfulness import Verdict
-from .drawing import OPACITY, check_verdict, file_name, photo, photos, pixels
+from .drawing import COLORMAP, GREY, OPACITY, check_verdict, file_name, photo, photos, pixels
 from .html import Element, component, data_uri, packed
-from .words import KINDS, NOTHING, SOLID, UNJUDGED, caption, judgement, remark, titles_of_maps
+from .words import KINDS, NOTHING, SOLID, UNJUDGED, caption, is_believed, judgement, remark, titles_of_maps
 
 IMAGE_SIDE = 448  # pixels
 MAP_SIDE = 64  # cells of a heatmap along a side: finer than the layers that maps are read from
 PLACE_SIDE = 16  # cells of matches along a side, most; neighbouring places are added up
-COLOURS = ("viridis", "cividis", "inferno", "turbo")  # colour-blind readers see the order of all but the last
+COLOURS = (COLORMAP, "viridis", "cividis", "inferno")  # colour-blind readers see the order of all but the first
 
 
 def view(explanations, verdicts=None, matches: Matches | None = None, edit: Edit | None = None) -> Element:
@@ -68,6 +68,7 @@ def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
         "images": [_image_content(pair, number, image) for number, image in enumerate(photos(pair))],
         "methods": methods,
         "first": next(iter(of_matches), methods[0]["name"]),
+        "grey": packed(colormaps[GREY](np.arange(256), bytes=True)[:, :3]),
         "colours": {name: packed(colormaps[name](np.arange(256), bytes=True)[:, :3]) for name in COLOURS},
         "opacity": OPACITY,
         "solid": SOLID,
@@ -105,6 +106,7 @@ def _method_content(name, explanation, verdict):
         "name": name,
         "description": explanation.description,
         "headings": titles_of_maps(explanation),
+        "believed": is_believed(verdict),
         "verdict": UNJUDGED,
         "verdicts": None,
         "maps": {},
@@ -214,7 +216,8 @@ def plane(trained: Trained, images: Gallery, coordinates: np.ndarray) -> Element
     for index, (x, y) in zip(shown, places.astype(float).tolist(), strict=True):
         picture = photo(images.paths[index], trained.config.image.value_range)
         source = data_uri(picture, THUMBNAIL)
-        points.append({"name": images.names[index], "class": images.classes[index], "source": source, "x": x, "y": y})
+        point = {"name": images.names[index], "class": images.classes[index], "path": str(images.paths[index])}
+        points.append(point | {"source": source, "x": x, "y": y})
     embeddings = np.asarray(images.embeddings)[shown].astype(np.float64)
     distances = cdist(embeddings, embeddings).clip(max=FARTHEST)
     probabilities = trained.probabilities(np.linspace(0, FARTHEST, round(FARTHEST * STEPS) + 1, dtype=np.float32))

@@ -363,7 +363,7 @@ def _report(history, optimizer, config):
         line = f"Epoch {number}/{config.hyperparameters.epochs}: loss {epoch['train_loss']:.4f}, validation loss "
         line += f"{epoch['valid_loss']:.4f}, AUC {epoch['valid_auc']:.4f}, {epoch['seconds']:.0f} s"
         if kept_epoch(history) == number:
-            line += "  kept"
+            line += ", best so far"
         print(line)
     rate = optimizer.param_groups[0]["lr"]
     plateau = config.LRScheduler.schedule == "plateau"
