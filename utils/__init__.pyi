@@ -83,6 +83,7 @@ from .trained import write_metrics as write_metrics
 from .trust.comparison import Row as Row
 from .trust.comparison import choose_pairs as choose_pairs
 from .trust.comparison import compare as compare
+from .trust.comparison import methods_table as methods_table
 from .trust.comparison import table as table
 from .trust.comparison import write_table as write_table
 from .trust.controls import sanity_curves as sanity_curves

@@ -15,7 +15,7 @@ from utils.network.distance import distances_of
 from utils.network.inputs import blurred, mean_colour
 from utils.score.intervals import Interval, mean_interval
 from utils.trust import comparison
-from utils.trust.comparison import choose_pairs, compare, table, write_table
+from utils.trust.comparison import choose_pairs, compare, methods_table, table, write_table
 from utils.trust.controls import choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
 from utils.trust.faithfulness import (
     FAITHFUL,
@@ -146,7 +146,8 @@ def test_the_table_shows_each_value_under_its_heading(tmp_path):
         if field.type is Interval:
             values[field.name] = Interval(number / 100, 0.5, 0.75)
     row = comparison.Row(**values | {"dataset": "flowers", "method": "ours", "default": True, "pairs": 7})
-    shown = write_table([row], tmp_path).loc["ours (default)"].to_dict()
+    assert write_table([row], tmp_path).to_csv(index=False) == (tmp_path / "methods.csv").read_text()
+    shown = table([row]).loc["ours (default)"].to_dict()
     assert shown == {
         "both images": "0.060 (0.500 to 0.750)",
         "in mean colour": "0.070",
@@ -165,6 +166,15 @@ def test_the_table_shows_each_value_under_its_heading(tmp_path):
         "completeness error": "0.250",
         "time (quickest: 1)": "1.0",
     }
+    answers = {}
+    for question, (columns, field) in comparison.QUESTIONS.items():
+        answer = methods_table([row], question)
+        answers |= answer.data.loc["ours (default)"].to_dict()
+        value = getattr(row, field)
+        value = getattr(value, "value", value)
+        assert f"{100 * value:.0f}%, transparent" in answer.to_html()
+        assert next(iter(answer.data)) == columns[0]
+    assert shown == answers | {"decisive": shown["decisive"]}  # of which the share of the span is made
     written = pd.read_csv(tmp_path / "methods.csv").iloc[0]
     assert (written["method"], written["partner"]) == ("ours", 0.23)
     assert (written["gap"], written["gap_low"], written["faithful_high"]) == (0.06, 0.5, 0.75)

@@ -19,6 +19,33 @@ from ..trained import Trained
 from .controls import PROBED, choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
 from .faithfulness import FAITHFUL, Verdict, embed_evidence, gap_of, insertion_deletion, measure_chance, span_of
 
+BAR = "#56b4e966"
+QUESTIONS = {  # columns of the table, and the field whose bars stand behind the first one
+    "faithful": (
+        [
+            "faithful pairs",
+            "faithful images",
+            "share of span",
+            "both images",
+            "each image",
+            "correct when shown, hidden",
+        ],
+        "faithful",
+    ),
+    "specific": (["random network", "other partner: same, another class", "copies"], "sanity"),
+    "steady": (
+        [
+            "disturbed",
+            "in mean colour",
+            "completeness error",
+            "peak on object",
+            "energy on it",
+            "time (quickest: 1)",
+        ],
+        "stable",
+    ),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -172,6 +199,24 @@ def table(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines).set_index("method")
 
 
+def methods_table(rows: list[Row], question: str):
+    """Return the columns of `table` that answer a question, for a notebook: with bars behind the first one.
+
+    Args:
+        rows: Of `compare`.
+        question: A key of QUESTIONS.
+
+    Returns:
+        A Styler of pandas; its `data` is the DataFrame.
+    """
+    columns, field = QUESTIONS[question]
+    values = numbers_of(rows)[field].clip(0, 1).tolist()
+    whole = table(rows)
+    shown = whole[[column for column in columns if column in whole]]
+    bars = [f"background: linear-gradient(90deg, {BAR} {100 * value:.0f}%, transparent 0)" for value in values]
+    return shown.style.apply(lambda _: bars, subset=[columns[0]])
+
+
 def numbers_of(rows: list[Row]) -> pd.DataFrame:
     """Return the rows as plain numbers; an interval has columns such as `gap`, `gap_low` and `gap_high`."""
     numbers = pd.json_normalize([asdict(row) for row in rows], sep="_")
@@ -179,9 +224,10 @@ def numbers_of(rows: list[Row]) -> pd.DataFrame:
 
 
 def write_table(rows: list[Row], folder) -> pd.DataFrame:
-    """Write plain numbers to `folder`/methods.csv, and return the table for reading."""
-    write_text(Path(folder) / "methods.csv", numbers_of(rows).to_csv(index=False))
-    return table(rows)
+    """Write plain numbers to `folder`/methods.csv, and return them."""
+    numbers = numbers_of(rows)
+    write_text(Path(folder) / "methods.csv", numbers.to_csv(index=False))
+    return numbers
 
 
 def _measure(network, explanation, span, chance, different, masks) -> pd.DataFrame:
