@@ -203,6 +203,8 @@ def decision(config, checkpoints):
 
 
 def explained_files(config):
+    for path in (config.inference.image1, config.inference.image2):
+        Image.fromarray(PIXELS).save(path)
     return inference_pair(config, default=None)
 
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import webbrowser
 from pathlib import Path
 
 import nbformat
@@ -116,6 +117,8 @@ def run_notebooks(notebooks: list[Path], config: Config, inplace=False):
         pages.append(results / "report.html")
     print(f"Pages: {', '.join(map(str, pages))}")
     print(f"Figures: {results}/*.png")
+    if sys.stdout.isatty():  # somebody looks on
+        webbrowser.open(pages[-1].resolve().as_uri())
 
 
 def _message(error: CellExecutionError):

@@ -76,14 +76,16 @@ class Measurements:
         parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
         return cls(**content | parts)
 
+    def table(self) -> pd.DataFrame:
+        """Return insertion minus deletion of each layer and number of steps that was tried, the best first."""
+        gaps = pd.Series(self.gaps, name="insertion minus deletion", dtype=float)
+        return gaps.rename_axis("layer and steps").sort_values(ascending=False).round(3).to_frame()
+
     def __str__(self):
-        text = f"`auto` is {self.layer} and {self.steps} steps, chosen for {self.settings['method']}; "
-        text += f"test AUC {self.auc}"
-        if self.gaps:
-            gaps = ", ".join(f"{name} {gap:+.3f}" for name, gap in self.gaps.items())
-            text += f"\nInsertion minus deletion on validation pairs: {gaps}; the finest layer and the fewest steps "
-            text += f"that reach {ENOUGH:.0%} of the best are chosen"
-        return text
+        return (
+            f"`auto` is {self.layer} and {self.steps} steps for {self.settings['method']}, chosen on validation pairs: "
+            f"the finest layer and the fewest steps within {1 - ENOUGH:.0%} of the best; test AUC {self.auc}"
+        )
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_each_suspect_stands_beside_its_neighbour_with_their_maps(calibrated, su
     assert made.get_label() == "suspects"
     assert len(panels) == 2
     explanation = calibrated.explain(*suspects.pairs(2))
-    plain = figure(explanation, judge(calibrated.network, explanation, calibrated.config.seed))
+    plain = figure(explanation, judge(calibrated.network, explanation, calibrated.config.seed), ["factual"])
     for panel, alike, row in zip(panels, plain.subfigs, suspects.table(2).to_numpy(), strict=True):
         image, label, suggested, quality = row[:4]
         suspicion = f"Check this label: {image}\n{label}, but its neighbours are {suggested} (quality {quality:.2f})"

@@ -9,6 +9,7 @@ from PIL import Image
 
 from utils import augmentation_figure, distances_figure, history_figure, load_splits, pairs_figure, roc_figure, saved
 from utils.data.reading import read_image
+from utils.show.drawing import RETINA
 
 EPOCH = {"train_loss": 0.2, "valid_loss": 0.1, "valid_auc": 0.9, "valid_auc_error": 0.02, "learning_rate": 0.1}
 
@@ -49,6 +50,6 @@ def test_a_notebook_cell_shows_a_figure_and_no_setting_of_matplotlib_changes():
     before = dict(matplotlib.rcParams)
     content, shown = history_figure([])._repr_jpeg_()
     width, height = Image.open(io.BytesIO(content)).size
-    assert abs(width - 2 * shown["width"]) <= 1
-    assert abs(height - 2 * shown["height"]) <= 1
+    assert abs(width - RETINA * shown["width"]) <= 1
+    assert abs(height - RETINA * shown["height"]) <= 1
     assert dict(matplotlib.rcParams) == before

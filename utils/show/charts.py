@@ -29,6 +29,7 @@ from .figures import figure
 from .words import texts_of
 
 WRONG = "tab:red"
+SIDE = 2.9  # inches of an image
 BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito, which colour-blind readers can distinguish
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)  # of a DET curve
 LEAST = 5e-4  # error rate at which a DET curve begins
@@ -150,9 +151,9 @@ def _with_legend(drawing, name, loc="outside right upper", **settings):
     return finished(drawing, name)
 
 
-def pairs_figure(splits: Splits, pairs: Pairs, count=6):
+def pairs_figure(splits: Splits, pairs: Pairs, count=4):
     """Show `count` pairs, same and different in turn, spread over all pairs: one column each, with classes."""
-    drawing = Drawing(1.6 * count, 3.6)
+    drawing = Drawing(SIDE * count, 2 * SIDE + 0.6)
     grid = drawing.subplots(2, count, squeeze=False)
     for column in range(count):
         label = column % 2
@@ -170,19 +171,19 @@ def pairs_figure(splits: Splits, pairs: Pairs, count=6):
     return finished(drawing, "pairs")
 
 
-def augmentation_figure(path, config: Config, count=6):
+def augmentation_figure(path, config: Config, count=4):
     """Show one training image as the network sees it: `count` random augmentations."""
     settings = config.image
     decoded = torch.from_numpy(decode(path, stored_size(settings), config.max_megapixels, settings.value_range))
     images = training_transform(settings)(decoded.expand(count, -1, -1, -1))
-    drawing = Drawing(1.6 * count, 1.8)
+    drawing = Drawing(SIDE * count, SIDE)
     grid = drawing.subplots(1, count)
     for axes, image in zip(grid, to_pixels(images, settings.normalization).numpy(), strict=True):
         show(axes, image)
     return finished(drawing, "augmentation")
 
 
-def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, columns=5, value_range=None):
+def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, columns=4, value_range=None):
     """Show groups of near-duplicates, one row each; those under several classes come first, framed.
 
     Args:
@@ -199,7 +200,7 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
         return nothing(f"No near-duplicates among {len(folder.paths)} images.", "duplicates")
     shown = groups[:rows]
     columns = min(columns, max(map(len, shown)))
-    drawing = Drawing(max(1.9 * columns, 5), 2.2 * len(shown) + 0.5)
+    drawing = Drawing(SIDE * max(columns, 2), (SIDE + 0.4) * len(shown) + 0.5)
     grid = drawing.subplots(len(shown), columns, squeeze=False)
     for row, group in enumerate(shown):
         for axes, index in zip(grid[row], group, strict=False):
@@ -291,7 +292,7 @@ def suspects_figure(trained: Trained, suspects: Suspects, count=3, opacity=OPACI
         return nothing("No label is suspected: all images look like their own class.", "suspects", trained.warning)
     explanation = trained.explain(*pairs)
     verdict = judge(trained.network, explanation, trained.config.seed)
-    drawing = figure(explanation, verdict, opacity=opacity)
+    drawing = figure(explanation, verdict, ["factual"], opacity)
     for index, suspect in enumerate(suspects.table(count).to_dict("records")):
         suspicion = f"Check this label: {suspect['image']}\n{suspect['label']}, but its neighbours are "
         suspicion += f"{suspect['neighbours say']} (quality {suspect['quality']:.2f})"

@@ -30,10 +30,12 @@ COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
 TITLE = 60  # characters of a line of a title
 PER_INCH = 10  # characters of an inch of text
+SMALLEST = 9  # points of text
 LINE = 0.2  # inches of a line of text
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks
-RETINA = 2  # pixels of a figure in a notebook for each pixel of a plain screen
+RETINA = 1.5  # pixels of a figure in a notebook for each pixel of a plain screen; with 2, notebooks take 3 MB
+SAVED_DPI = 144  # of PNG files
 FORMATS = ("png", "pdf", "svg")
 STRONGEST = 0.1  # share of the pixels that a contour encloses
 GREY = "gray"  # colours of maps that are not better than chance
@@ -51,7 +53,7 @@ class Drawing(Figure):
     def _repr_jpeg_(self):  # half as large as PNG, so that executed notebooks stay small
         """Return the figure for a cell at RETINA times its resolution, and the size that it has on the screen."""
         file = io.BytesIO()
-        self.savefig(file, format="jpeg", dpi=RETINA * INLINE_DPI, bbox_inches="tight", pil_kwargs={"quality": 80})
+        self.savefig(file, format="jpeg", dpi=RETINA * INLINE_DPI, bbox_inches="tight", pil_kwargs={"quality": 72})
         width, height = Image.open(file).size
         return file.getvalue(), {"width": round(width / RETINA), "height": round(height / RETINA)}
 
@@ -274,6 +276,10 @@ def finished(figure, name: str, warning="") -> Drawing:
         figure.set_figheight(figure.get_figheight() + LINE * len(above.splitlines()))
     for text in figure.findobj(Text):
         text.set_family(_fonts())
+        text.set_fontsize(max(text.get_fontsize(), SMALLEST))
+    for axes in figure.axes:
+        if not axes.images:  # a chart, not a photograph
+            axes.spines[["top", "right"]].set_visible(False)
     figure.set_label(name)
     figure.set_dpi(INLINE_DPI)
     return figure
@@ -294,5 +300,5 @@ def saved(figure, folder, format="png"):
     if format not in FORMATS:
         raise ValueError(f"format: {format!r} is refused: it must be one of {', '.join(FORMATS)}")
     with atomic(Path(folder) / f"{figure.get_label()}.{format}") as file:
-        figure.savefig(file, format=format, dpi=RETINA * INLINE_DPI)
+        figure.savefig(file, format=format, dpi=SAVED_DPI)
     return figure

@@ -68,7 +68,7 @@ CENTRED = {"ha": "center", "va": "center"}
 
 def images_figure(explanation: Explanation):
     """Show both images of a pair side by side as the network sees them, with their names."""
-    drawing = Drawing(5, 3.5)
+    drawing = Drawing(7, 4.4)
     images = pixels(only_pair(explanation).images[0], explanation)
     for number, axes in enumerate(drawing.subplots(1, 2)):
         show(axes, images[number])
@@ -134,7 +134,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
     images = photos(pair)
     blocks = math.ceil(len(verdicts) / BLOCK)
     columns = math.ceil(len(verdicts) / blocks)
-    drawing = Drawing(WIDTH * columns / BLOCK + 0.8, (2.2 * sum(_aspects(images)) + 0.6) * blocks + 1)
+    drawing = Drawing(2.5 * columns + 0.8, (2.2 * sum(_aspects(images)) + 0.6) * blocks + 1)
     grid = drawing.subplots(2 * blocks, columns, height_ratios=_aspects(images) * blocks, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
