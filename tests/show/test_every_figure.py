@@ -252,7 +252,7 @@ def weakly(share):
 def test_a_map_too_weak_to_be_seen_is_said_wherever_maps_are_drawn(share, blind, tmp_path, monkeypatch):
     """Below a quarter of the strongest evidence a map is drawn faint, and would be taken for no evidence."""
     explanation, network = weakly(share)
-    said = f"at most {100 * share:.1f}%"
+    said = f"at most {100 * share:.1f}% of the strongest evidence"
     for shown in (
         utils.figure(explanation),
         utils.grid_figure(explanation),

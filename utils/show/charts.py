@@ -47,7 +47,7 @@ def distances_figure(distances, labels, threshold: float, band=None):
         axes.axvspan(*np.clip(band, bins[0], bins[-1]), color="grey", alpha=0.3, label="undecided")
     axes.set(xlabel="distance", ylabel="test pairs")
     axes.set_title("Same pairs should lie left of the threshold, different ones right", fontsize=11)
-    return _with_legend(drawing, "distances")
+    return _with_legend(drawing, "distances", ncols=4)
 
 
 def roc_figure(distances, labels, threshold: float):
@@ -62,7 +62,7 @@ def roc_figure(distances, labels, threshold: float):
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
     axes.set(xlabel="same pairs called different", ylabel="different pairs called different", aspect="equal")
-    return _with_legend(drawing, "roc", loc="outside upper center", ncols=2)
+    return _with_legend(drawing, "roc")
 
 
 def det_figure(distances, labels, threshold: float):
@@ -113,7 +113,7 @@ def reliability_figure(reliability: Reliability):
     axes.errorbar(predicted, observed, errors, fmt="o", capsize=3, label=label)
     for place, count in zip(zip(predicted, observed, strict=True), reliability.counts, strict=True):
         axes.annotate(str(count), place, xytext=(5, -10), textcoords="offset points", fontsize=8)
-    error = f"calibration error {reliability.error}; correct probabilities: {reliability.error_by_chance:.3f}"
+    error = f"calibration error {reliability.error}; by chance alone {reliability.error_by_chance:.3f}"
     axes.set_title(f"On the line, probabilities are as they should be\n{error}", fontsize=11)
     axes.set(xlabel='predicted probability of "same class"', ylabel="observed share of same pairs")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
@@ -145,9 +145,9 @@ def history_figure(history):
     return finished(drawing, "history")
 
 
-def _with_legend(drawing, name, loc="outside right upper", **settings):
-    """Finish a figure with a legend beside its axes."""
-    drawing.legend(loc=loc, frameon=False, **settings)
+def _with_legend(drawing, name, ncols=2):
+    """Finish a figure with a legend below its axes."""
+    drawing.legend(loc="outside lower center", frameon=False, ncols=ncols)
     return finished(drawing, name)
 
 
@@ -176,7 +176,8 @@ def augmentation_figure(path, config: Config, count=4):
     settings = config.image
     decoded = torch.from_numpy(decode(path, stored_size(settings), config.max_megapixels, settings.value_range))
     images = training_transform(settings)(decoded.expand(count, -1, -1, -1))
-    drawing = Drawing(SIDE * count, SIDE)
+    drawing = Drawing(SIDE * count, SIDE + 0.4)
+    drawing.suptitle("One training image, as the network sees it in several epochs", fontsize=11)
     grid = drawing.subplots(1, count)
     for axes, image in zip(grid, to_pixels(images, settings.normalization).numpy(), strict=True):
         show(axes, image)

@@ -286,7 +286,8 @@ def edit_figure(edit: Edit):
     grid[0, 0].set_ylabel(f"before: similarity {edit.before:.3f}")
     grid[1, 0].set_ylabel(f"after: similarity {edit.after:.3f}")
     text = f"Edit along the maps of {pair.description}: {edit.sentence()}"
-    title = f"After an edit: similarity {edit.after:.3f}"
+    decision = "same" if pair.different[0] == edit.flipped else "different"
+    title = f"After an edit: {decision} (similarity {edit.after:.2f})"
     return finished_pair(drawing, pair, "edit", title, text, pair.method, pair.layer)
 
 

@@ -4,6 +4,7 @@ from ..explanations.explanation import Explanation
 from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, PARTS, WEAK, Verdict
 
 SOLID = 0.25  # share of the strongest evidence from which a map has its full colour; weaker maps have a remark
+CLOSE = 0.01  # of a similarity to the limit: a title needs a third digit
 UNJUDGED = "Maps not judged."
 NOTHING = "There is no such pair."
 KINDS = ("factual", "counterfactual")
@@ -26,7 +27,9 @@ def titles_of_maps(pair: Explanation) -> dict[str, str]:
 def title_of(pair: Explanation) -> str:
     """Return the decision, the similarity, and whether it is correct, in one line of a title."""
     decision = pair.decision().capitalize() if pair.source.decides else "No decision"
-    title = f"{decision} (similarity {pair.similarity[0]:.2f})"
+    score, limit = pair.similarity[0].item(), 1 - pair.threshold / 2
+    digits = 2 if abs(score - limit) >= CLOSE else 3
+    title = f"{decision} (similarity {score:.{digits}f})"
     if not pair.classes():
         return title
     class1, class2 = pair.classes()
@@ -57,7 +60,7 @@ def remark(pair: Explanation, image: int, heatmap) -> str:
     if strongest >= SOLID:
         return ""
     if strongest > 0:
-        return f"at most {strongest:.1%}"
+        return f"at most {strongest:.1%} of the strongest evidence"
     return pair.cause_of_blank(0, image)
 
 
@@ -109,4 +112,5 @@ def maps_in_short(verdict: Verdict | None, index: int) -> str:
     word = verdict.word(index)
     if word == HARDLY:
         return f"{symbol_of(word)} Hiding these images barely moves the score"
-    return f"Maps: {symbol_of(word)} {word}"
+    grey = "" if is_believed(verdict, index) else " (grey)"
+    return f"Maps{grey}: {symbol_of(word)} {word}"

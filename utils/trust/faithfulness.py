@@ -238,10 +238,9 @@ class Verdict:
         share = self.share(part)[index]
         if torch.isnan(share):
             return f"{word} ({gap:+.3f} of {span:.3f})"
-        return (
-            f"{word}: the strongest pixels carry {share:.0%} of what hiding {hidden} would change ({gap:+.3f} of "
-            f"{span:.3f})"
-        )
+        carried = "all" if share >= 1 else f"{share:.0%}"
+        carried += f" of what hiding {hidden} would change ({gap:+.3f} of {span:.3f})"
+        return f"{word}: the strongest pixels carry {carried}"
 
     def _beaten(self, index, part) -> tuple[int, int]:
         """How many random maps have a smaller gap, and how many there are."""
