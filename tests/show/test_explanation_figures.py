@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -263,6 +264,12 @@ def test_figures_are_saved_for_screens_and_for_papers(kind, tmp_path):
     assert file.suffix == f".{kind}"
     begins = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}[kind]
     assert file.read_bytes().startswith(begins)
+    captions = [part.get_supxlabel() for part in shown.subfigs]
+    assert all("limit" in caption for caption in captions)  # in the notebook as before
+    if kind == "svg":
+        text = file.read_text()
+        assert 72 * 6 < float(re.search(r'<svg .*width="([0-9.]+)pt"', text.replace("\n", " "))[1]) <= 72 * 7.3
+        assert "limit" not in text
     with pytest.raises(ValueError, match="format: 'bmp' is refused: it must be one of png, pdf, svg"):
         saved(shown, tmp_path, "bmp")
 

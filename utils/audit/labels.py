@@ -59,7 +59,8 @@ class Suspects:
         issues = int(self.suspected["label issue"].sum())
         text = (
             f"{len(self.images)} validation and test images were judged by their neighbours among them: "
-            f"{len(self.suspected)} look like another class, {issues} of which are label issues to cleanlab."
+            f"{len(self.suspected)} look like another class, {issues} of which are label issues to cleanlab. "
+            "Look at them: the label or the network may be wrong."
         )
         if len(self.suspected) > MANY * len(self.images):
             text += " So many are more likely mistakes of the network, which confuses classes, than of the labels."

@@ -5,6 +5,7 @@ import io
 import math
 import re
 import textwrap
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +36,7 @@ LINE = 0.2  # inches of a line of text
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks
 RETINA = 1.5  # pixels of a figure in a notebook for each pixel of a plain screen; with 2, notebooks take 3 MB
+PAPER = 7.0  # inches of the text of a paper of two columns
 SAVED_DPI = 144  # of PNG files
 FORMATS = ("png", "pdf", "svg")
 STRONGEST = 0.1  # share of the pixels that a contour encloses
@@ -291,7 +293,7 @@ def saved(figure, folder, format="png"):
     Args:
         figure: A figure of this package.
         folder: Where to, made if necessary.
-        format: "png", or for papers "pdf" or "svg".
+        format: "png", or "pdf" or "svg" for papers: PAPER inches wide at most, without captions, which are text there.
 
     Raises:
         ValueError: Another format.
@@ -300,5 +302,35 @@ def saved(figure, folder, format="png"):
     if format not in FORMATS:
         raise ValueError(f"format: {format!r} is refused: it must be one of {', '.join(FORMATS)}")
     with atomic(Path(folder) / f"{figure.get_label()}.{format}") as file:
-        figure.savefig(file, format=format, dpi=SAVED_DPI)
+        if format == "png":
+            figure.savefig(file, format=format, dpi=SAVED_DPI)
+        else:
+            with _for_paper(figure):
+                figure.savefig(file, format=format, bbox_inches="tight")
     return figure
+
+
+@contextmanager
+def _for_paper(figure):
+    """Make a figure as wide as the text of a paper, where its type stays as large as it is, and leave out captions."""
+    width, height = figure.get_size_inches()
+    captions = {}
+    for part in _parts(figure):
+        captions[part] = part.get_supxlabel()
+        part.supxlabel("")
+    scale = min(PAPER / width, 1)
+    figure.set_size_inches(scale * width, scale * height)
+    try:
+        yield
+    finally:
+        figure.set_size_inches(width, height)
+        for part, caption in captions.items():
+            part.supxlabel(caption)
+
+
+def _parts(figure):
+    """A figure and all its subfigures."""
+    parts = [figure]
+    for part in figure.subfigs:
+        parts += _parts(part)
+    return parts

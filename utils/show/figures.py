@@ -52,8 +52,8 @@ from .words import (
 
 MOST_PAIRS = 8  # in one figure
 WORDS_FROM_BEST = (FAITHFUL, WEAK, CHANCE, HARDLY)
-WIDTH = 9.6  # inches of a figure of one pair
-TALLEST = 4.5  # inches of the larger maps, so that the figure fits the screen of a laptop
+WIDTH = 10.4  # inches of a figure of one pair
+TALLEST = 4.6  # inches of the larger maps, so that the figure fits the screen of a laptop
 SMALLER = 0.65  # of the larger maps: how large the counterfactual ones are
 WORDS = 1.5  # inches of the words above and below a pair
 VERDICT = 0.7  # inches of a verdict below a pair
@@ -134,7 +134,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
     images = photos(pair)
     blocks = math.ceil(len(verdicts) / BLOCK)
     columns = math.ceil(len(verdicts) / blocks)
-    drawing = Drawing(2.5 * columns + 0.8, (2.2 * sum(_aspects(images)) + 0.6) * blocks + 1)
+    drawing = Drawing(2.6 * columns + 0.8, (2.3 * sum(_aspects(images)) + 0.6) * blocks + 1)
     grid = drawing.subplots(2 * blocks, columns, height_ratios=_aspects(images) * blocks, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
