@@ -285,7 +285,7 @@ class ExplanationSettings(Section):
     layer: str = AUTO
     output_stride: Literal[8, 16, 32] = 32
     steps: Annotated[int | str, PlainValidator(_count_or_auto)] = AUTO
-    test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 12
+    test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 8
     opacity: Annotated[Number, Field(ge=0, le=1)] = 0.6
 
 
