@@ -83,6 +83,10 @@ def test_the_command_writes_one_page_and_opens_it(pair, tmp_path, monkeypatch, c
         (["a.bmp", "b.bmp", "--pairs", "pairs.csv"], "explain: name two image files, --pairs or --folders"),
         (["--pairs", "pairs.csv"], "--out: name the folder that is written to"),
         (["a.bmp", "b.bmp", "--backbone", "resnet5O"], "--backbone: resnet5O is refused: .*did you mean resnet50"),
+        (
+            ["a.bmp", "b.bmp", "--backbone", "local-dir:absent"],
+            "--backbone: local-dir:absent is refused: .*cannot be read",
+        ),
         (["a.bmp", "b.bmp"], "^\na.bmp: No such file"),
     ],
 )

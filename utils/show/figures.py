@@ -54,6 +54,7 @@ MOST_PAIRS = 8  # in one figure
 WORDS_FROM_BEST = (FAITHFUL, WEAK, CHANCE, HARDLY)
 WIDTH = 10.4  # inches of a figure of one pair
 TALLEST = 4.6  # inches of the larger maps, so that the figure fits the screen of a laptop
+BESIDE = (1, 0.12)  # widths of the larger maps and of the scale of their colours
 SMALLER = 0.65  # of the larger maps: how large the counterfactual ones are
 WORDS = 1.5  # inches of the words above and below a pair
 VERDICT = 0.7  # inches of a verdict below a pair
@@ -225,30 +226,34 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
 
 def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
     """The maps of both images: those of the first kind large, those of the second smaller below."""
-    titles = titles_of_maps(pair)
-    heights = [1, SMALLER][: len(kinds)]
-    rows = panel.subfigures(len(kinds), 1, height_ratios=heights, squeeze=False)[:, 0]
-    for row, kind in zip(rows, kinds, strict=True):
-        small = kind != kinds[0]
-        margin = (1 - SMALLER) / 2 if small else 0
-        body, side = row.subfigures(1, 2, width_ratios=[1, 0.12])
-        grid = body.subplots(1, 4, width_ratios=[margin, 1, 1, margin]) if small else body.subplots(1, 2)
-        if small:
-            for axes in (grid[0], grid[-1]):
-                axes.set_axis_off()
-            grid = grid[1:-1]
-        for image, axes in enumerate(grid):
-            colours = COLORMAP if is_believed(verdict, index) else GREY
-            weak = show_map(axes, images[image], pair, image, opacity, kind, colours)
-            text = named(pair.names[0][image], COLUMN + 10)
-            if weak:
-                text = wrapped(weak, COLUMN + 10) if small else f"{text}\n{wrapped(weak, COLUMN + 10)}"
-            elif small:
-                text = ""
-            axes.set_xlabel(text, fontsize=9)
-        body.suptitle(titles[kind], fontsize=10)
-        if not small and opacity > 0:
-            colour_bar(row, cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
+    colours = COLORMAP if is_believed(verdict, index) else GREY
+    rows = panel.subfigures(len(kinds), 1, height_ratios=[1, SMALLER][: len(kinds)], squeeze=False)[:, 0]
+    body, side = rows[0].subfigures(1, 2, width_ratios=BESIDE)
+    large = body.subplots(1, 2)
+    weak = _draw_maps(body, large, images, pair, kinds[0], opacity, colours)
+    for image, axes in enumerate(large):
+        name = named(pair.names[0][image], COLUMN + 10)
+        axes.set_xlabel(f"{name}\n{wrapped(weak[image], COLUMN + 10)}".strip(), fontsize=9)
+    if opacity > 0:
+        colour_bar(rows[0], cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
+    for row, kind in zip(rows[1:], kinds[1:], strict=True):
+        body, _ = row.subfigures(1, 2, width_ratios=BESIDE)
+        margin = (1 - SMALLER) / 2
+        left, *small, right = body.subplots(1, 4, width_ratios=[margin, 1, 1, margin])
+        left.set_axis_off()
+        right.set_axis_off()
+        weak = _draw_maps(body, small, images, pair, kind, opacity, colours)
+        for image, axes in enumerate(small):
+            axes.set_xlabel(wrapped(weak[image], COLUMN + 10), fontsize=9)
+
+
+def _draw_maps(body, pair_of_axes, images, pair, kind, opacity, colours) -> list[str]:
+    """Draw the maps of a kind over both images, with their title; return the remarks on them."""
+    body.suptitle(titles_of_maps(pair)[kind], fontsize=10)
+    remarks = []
+    for image, axes in enumerate(pair_of_axes):
+        remarks.append(show_map(axes, images[image], pair, image, opacity, kind, colours))
+    return remarks
 
 
 def _aspects(images):

@@ -35,12 +35,13 @@ def pretrained_network(backbone: str = LITE0) -> FromFiles:
     """
     try:
         name = backbone_name(backbone)
+        weights = weights_config(name)
+        normalization = Normalization(**normalization_of(name))
     except ValueError as error:
         raise UserError(f"--backbone: {backbone} is refused: {error}") from error
     size = SIZE
-    if weights_config(name).input_size:
-        size = weights_config(name).input_size[1:]
-    normalization = Normalization(**normalization_of(name))
+    if weights.input_size:
+        size = weights.input_size[1:]
     network = SiameseNetwork(name, None, pretrained=True, image_size=size).eval()
     if torch.cuda.is_available():
         network.cuda()
