@@ -40,8 +40,6 @@ assert torchvision.models.resnet18().fc.out_features == 1000
 MODULE = """
 import runpy
 import sys
-import tomllib
-from importlib.metadata import packages_distributions
 import torch
 import utils
 from explainable_image_similarity import Cut, explain, figure, judge, saved

@@ -9,6 +9,8 @@ from utils.explanations.task import explained
 from utils.files import ExplanationError
 from utils.score.calibration import Calibration
 
+UNDECIDED = "undecided from 0.600 to 0.850); actual classes: both are rose."
+
 
 def of(distances, threshold, towards_different, towards_same, names=(), method="", **source):
     images = torch.zeros(len(distances), 2, 3, *towards_different.shape[-2:])
@@ -91,15 +93,10 @@ def test_whether_the_decision_is_right(distance, classes, right, words):
 @pytest.mark.parametrize(
     ("distance", "words"),
     [
-        (
-            0.3,
-            "Same (similarity 0.850; limit 0.750); correct: both are rose.",
-        ),  # the ends of the band are as those of the threshold
-        (0.4, 'closer to "same" (similarity 0.800; undecided from 0.600 to 0.850); actual classes: both are rose.'),
-        (
-            0.8,
-            'closer to "different" (similarity 0.600; undecided from 0.600 to 0.850); actual classes: both are rose.',
-        ),
+        # the ends of the band are as those of the threshold
+        (0.3, "Same (similarity 0.850; limit 0.750); correct: both are rose."),
+        (0.4, f'closer to "same" (similarity 0.800; {UNDECIDED}'),
+        (0.8, f'closer to "different" (similarity 0.600; {UNDECIDED}'),
         (0.9, "Different (similarity 0.550; limit 0.750); incorrect: both are rose."),
     ],
 )

@@ -159,7 +159,7 @@ def test_areas_around_matches():
         places2 = area_of({place: values[middle1][place].item() for place in grid(height, width)}, middles2, number)
         assert {tuple(place) for place in area.places1.nonzero().tolist()} == places1
         assert {tuple(place) for place in area.places2.nonzero().tolist()} == places2
-        total = sum(values[place][other].item() for place in places1 for other in places2)
+        total = sum(values[place1][place2].item() for place1 in places1 for place2 in places2)
         assert area.value == pytest.approx(total)
         assert area.match == mutual[number]
 

@@ -252,22 +252,22 @@ def weakly(share):
 def test_a_map_too_weak_to_be_seen_is_said_wherever_maps_are_drawn(share, blind, tmp_path, monkeypatch):
     """Below a quarter of the strongest evidence a map is drawn faint, and would be taken for no evidence."""
     explanation, network = weakly(share)
-    said = f"at most {100 * share:.1f}% of the strongest evidence"
+    remark = f"at most {100 * share:.1f}% of the strongest evidence"
     for shown in (
         utils.figure(explanation),
         utils.grid_figure(explanation),
         utils.methods_figure({"one": judge(network, explanation)}),
     ):
-        assert words_of(shown).count(said) == 2, shown.get_label()
+        assert words_of(shown).count(remark) == 2, shown.get_label()
     (method,) = json.loads(json.dumps(utils.show.viewer.view_content(explanation)["methods"]))
-    assert method["weak"] == {"factual": [said] * 2, "counterfactual": [""] * 2}
+    assert method["weak"] == {"factual": [remark] * 2, "counterfactual": [""] * 2}
     written = []
     lettered = utils.show.folder._lettered
     monkeypatch.setattr(
         utils.show.folder, "_lettered", lambda text, *rest: written.append(text) or lettered(text, *rest)
     )
     utils.show.folder._picture(explanation, explanation.factual[0].numpy(), "Maps not judged.")
-    assert written == [said, said, "Maps not judged."]
+    assert written == [remark, remark, "Maps not judged."]
 
 
 def test_a_strong_map_needs_no_words():

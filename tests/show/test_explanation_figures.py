@@ -235,15 +235,16 @@ def test_maps_are_grey_where_they_are_not_better_than_chance(paths):
     explanation = explanation_of(torch.ones(1, 2, 32, 40), paths)
     for gap, grey in ((0.4, False), (-0.4, True)):
         verdict = verdict_on(explanation, gap)
-        for shown in (figure(explanation, verdict, opacity=1.0), methods_figure({"one": verdict}, 1.0)):
+        for shown in (figure(explanation, verdict, opacity=1.0), methods_figure({"gradcam": verdict}, 1.0)):
             pixels = np.asarray(shown.axes[0].images[0].get_array()).astype(int)
             assert (np.ptp(pixels, axis=2).max() == 0) == grey
 
 
 def test_the_default_method_is_marked(paths):
     verdict = verdict_on(explanation_of(torch.rand(1, 2, 8, 8), paths))
-    titles = [axes.get_title() for axes in methods_figure({"one": verdict, "two": verdict}, default="two").axes]
-    assert [title for title in titles if title] == ["one", "two (default)"]
+    shown = methods_figure({"gradcam": verdict, "layercam": verdict}, default="layercam")
+    titles = [axes.get_title() for axes in shown.axes]
+    assert [title for title in titles if title] == ["gradcam", "layercam (default)"]
 
 
 def test_an_opacity_of_zero_outlines_the_strongest_tenth_and_leaves_the_photograph(paths):

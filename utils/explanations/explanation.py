@@ -148,6 +148,11 @@ class Explanation:
         return similarity(self.distance)
 
     @property
+    def limit(self) -> float:
+        """The similarity from which on a pair is "same"."""
+        return similarity(torch.tensor(self.threshold)).item()
+
+    @property
     def different(self) -> torch.Tensor:
         """Bool (B,), True where the pair is decided "different", or is closer to it where it is undecided."""
         return self.distance > self.threshold
@@ -205,6 +210,13 @@ class Explanation:
         """Return the actual classes of a pair; None where they are not known."""
         return self.source.classes and self.source.classes[index]
 
+    def classes_in_words(self, index=0) -> str:
+        """Return the actual classes of a pair in words; "" where they are not known."""
+        if self.classes(index) is None:
+            return ""
+        class1, class2 = self.classes(index)
+        return f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
+
     def correct(self, index=0) -> bool | None:
         """Return whether the decision is that of the actual classes; None if undecided or unknown."""
         classes = self.classes(index)
@@ -238,10 +250,6 @@ class Explanation:
             return "blank: the embeddings are opposite, where the distance has no slope"
         return "blank: the distance does not react to this image"
 
-    def _limit(self):
-        """The similarity from which on a pair is "same"."""
-        return similarity(torch.tensor(self.threshold)).item()
-
     def _decided(self, index):
         if not self.source.decides:
             return "No decision"
@@ -254,16 +262,15 @@ class Explanation:
         if not self.source.decides:
             return "no threshold was chosen on labelled pairs of your images"
         if not self.undecided[index]:
-            return f"limit {self._limit():.3f}"
+            return f"limit {self.limit:.3f}"
         low, high = similarity(torch.tensor(self.source.band)).clamp(0, 1).tolist()
         return f"undecided from {high:.3f} to {low:.3f}"
 
     def _actual(self, index):
-        """The actual classes in words."""
-        if self.classes(index) is None:
+        """Whether the decision is correct, and the actual classes, in words."""
+        words = self.classes_in_words(index)
+        if not words:
             return ""
-        class1, class2 = self.classes(index)
-        words = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
         verdict = {True: "correct", False: "incorrect", None: "actual classes"}[self.correct(index)]
         return f"; {verdict}: {words}"
 

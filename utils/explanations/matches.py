@@ -91,8 +91,7 @@ class Matches:
 
         Each place has the value of the region around it; at the border, regions are cut off.
         """
-        height, width = self.bias1.shape
-        return self._regions()[int(y * height), int(x * width)]
+        return self._regions()[self._index((y, x))]
 
     def mutual(self, count=5) -> list[Match]:
         """Find up to `count` matches, strongest first: each of two regions is the strongest match of the other.

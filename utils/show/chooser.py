@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 
-from ..data.reading import DataError
+from ..data.reading import DataError, read_image
 from ..data.splits import Splits
-from .drawing import photo, shrunk
+from .drawing import shrunk
 
 PREVIEW = 200  # pixels along the longer side
 
@@ -44,21 +44,22 @@ class PairChooser:
                 return name
         return path
 
-    def choose(self, number: int, name: str):
-        """Choose image 0 or 1 by its class/file, or by the path of any file.
+    def choose(self, number: int, name: str) -> bytes:
+        """Choose image 0 or 1 by its class/file, or by the path of any file; return its preview.
 
         Raises:
             DataError: It is no image that can be read.
         """
         path = self.paths.get(name, name)
-        photo(path, self.value_range)  # refused now, while the field is in view
+        preview = self.preview(path)  # refused now, while the field is in view
         pair = list(self.pair)
         pair[number] = path
         self.pair = tuple(pair)
+        return preview
 
-    def preview(self, number: int) -> bytes:
-        """Return image 0 or 1 as a small JPEG."""
-        pixels = shrunk(photo(self.pair[number], self.value_range), PREVIEW)
+    def preview(self, path: str) -> bytes:
+        """Return an image as a small JPEG. Raises DataError where it cannot be read."""
+        pixels = shrunk(read_image(path, PREVIEW, value_range=self.value_range), PREVIEW)
         return cv2.imencode(".jpg", pixels[..., ::-1])[1].tobytes()
 
     def fields(self):
@@ -73,7 +74,7 @@ class PairChooser:
         value = self.name_of(self.pair[number])
         settings = {"ensure_option": False, "continuous_update": False, "layout": {"width": "24em"}}
         box = Combobox(options=tuple(self.paths), value=value, description=f"image {number + 1}", **settings)
-        picture = Image(value=self.preview(number), format="jpeg", layout={"max_width": f"{PREVIEW}px"})
+        picture = Image(value=self.preview(self.pair[number]), format="jpeg", layout={"max_width": f"{PREVIEW}px"})
         upload = FileUpload(accept="image/*")
         message = Label()
         box.observe(partial(self._chosen, number, picture, message), names="value")
@@ -82,11 +83,10 @@ class PairChooser:
 
     def _chosen(self, number, picture, message, change):
         try:
-            self.choose(number, change["new"])
+            picture.value = self.choose(number, change["new"])
         except DataError as error:
             message.value = str(error)
             return
-        picture.value = self.preview(number)
         message.value = "Now run the cells below again."
 
 

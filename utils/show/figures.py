@@ -145,8 +145,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
         upper, lower = grid[2 * block : 2 * block + 2, column]
         for image, axes in enumerate((upper, lower)):
             axes.set_axis_on()
-            colours = COLORMAP if is_believed(verdict) else GREY
-            weak = show_map(axes, images[image], verdict.explanation, image, opacity, colours=colours)
+            weak = show_map(axes, images[image], verdict.explanation, image, opacity, colours=_colours(verdict))
             axes.set_xlabel(wrapped(weak, COLUMN), fontsize=9)
         title = f"{name} (default)" if name == default else name
         weight = "bold" if name == default else "normal"
@@ -180,7 +179,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     check_verdict(verdict, explanation)
     warning = explanation.source.warning
     if not len(explanation):
-        return nothing(f"{title} {NOTHING}".lstrip(), "grid_nothing", warning)
+        return nothing(f"{title}. {NOTHING}" if title else NOTHING, "grid_nothing", warning)
     rows = math.ceil(len(explanation) / ACROSS)
     drawing = Drawing(12.6, (3.9 + 0.3 * (verdict is not None)) * rows)
     body, side = drawing.subfigures(1, 2, width_ratios=[1, 0.09])
@@ -188,8 +187,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     for index, pair in enumerate(explanation):
         images = photos(pair)
         for number, axes in enumerate(panels[index].subplots(1, 2)):
-            colours = COLORMAP if is_believed(verdict, index) else GREY
-            weak = show_map(axes, images[number], pair, number, opacity, colours=colours)
+            weak = show_map(axes, images[number], pair, number, opacity, colours=_colours(verdict, index))
             axes.set_title(wrapped(weak, COLUMN), fontsize=9)
             axes.set_xlabel(named(pair.names[0][number], COLUMN), fontsize=9)
         text = details_of(pair)
@@ -226,7 +224,7 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
 
 def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
     """The maps of both images: those of the first kind large, those of the second smaller below."""
-    colours = COLORMAP if is_believed(verdict, index) else GREY
+    colours = _colours(verdict, index)
     rows = panel.subfigures(len(kinds), 1, height_ratios=[1, SMALLER][: len(kinds)], squeeze=False)[:, 0]
     body, side = rows[0].subfigures(1, 2, width_ratios=BESIDE)
     large = body.subplots(1, 2)
@@ -254,6 +252,11 @@ def _draw_maps(body, pair_of_axes, images, pair, kind, opacity, colours) -> list
     for image, axes in enumerate(pair_of_axes):
         remarks.append(show_map(axes, images[image], pair, image, opacity, kind, colours))
     return remarks
+
+
+def _colours(verdict, index=0) -> str:
+    """The colour map of the maps of a pair: grey where they are not believed."""
+    return COLORMAP if is_believed(verdict, index) else GREY
 
 
 def _aspects(images):

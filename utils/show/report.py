@@ -1,4 +1,4 @@
-"""The report of a run: one page for a colleague: answers and limitations first, no code."""
+"""The report of a run, one page for a colleague: answers and limitations first, no code."""
 
 import base64
 import io
@@ -68,27 +68,37 @@ def report(
     labels = splits.test_pairs.labels
     calibration = reliability(trained.probabilities(distances), splits.test_pairs, seed)
     row = next((row for row in comparison if row.default), comparison[0])
+    distances_image = _image(distances_figure(distances, labels, trained.threshold, trained.band))
+    reliability_image = _image(reliability_figure(calibration))
+    shortcuts_image = _image(shortcuts_figure(shortcuts))
     score = [
         _table(_metrics(metrics)),
-        _image(distances_figure(distances, labels, trained.threshold, trained.band)),
+        distances_image,
         _image(roc_figure(distances, labels, trained.threshold)),
-        _image(reliability_figure(calibration)),
+        reliability_image,
     ]
     training = [_paragraphs(" ".join(diagnose(trained, splits, distances).split()))]
     if trained.history:
         training.append(_image(history_figure(trained.history)))
     methods = [_paragraphs(FAITHFUL), _table(table(comparison)[COLUMNS])]
-    typical = []
+    typical_image = ""
     for pair in typical_pairs(trained, splits):
         explanation = trained.explain(pair)
         verdict = judge(trained.network, explanation, seed)
-        typical.append(_image(figure(explanation, verdict, ["factual"])))
+        typical_image = typical_image or _image(figure(explanation, verdict, ["factual"]))
         methods.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
     mistakes = worst_mistakes(trained, splits)
     warnings = limitations(trained, metrics, row, shortcuts, audit)
+    share = f"{row.faithful.value:.0%} of {row.pairs} test pairs"
+    answers = {
+        "How good is it?": (f"Test AUC {metrics['auc'].interval}; 1 is perfect, 0.5 is guessing.", distances_image),
+        "How sure is it?": (f"Calibration error {metrics['calibration_error'].interval}.", reliability_image),
+        "What does it look at?": (f"Heatmaps of {trained.method} are faithful for {share}.", typical_image),
+        "What should I watch out for?": (warnings[0], shortcuts_image),
+    }
     run = f"Run {trained.folder.name}, torch {torch.__version__}"
     sections = {
-        "Summary": [_tiles(trained, metrics, row, warnings, score, typical, shortcuts), _paragraphs(WHAT)],
+        "Summary": [_tiles(answers), _paragraphs(WHAT)],
         "Limitations": [_list(warnings)],
         "Images": [_paragraphs(str(audit)), _table(splits.table())],
         "Training": training,
@@ -96,7 +106,7 @@ def report(
         "Explanations": methods,
         "Worst mistakes": [grid(mistakes, trained.network, judge(trained.network, mistakes, seed)).html],
         "Suspect labels": [_paragraphs(str(suspects)), _table(suspects.table())],
-        "Shortcuts": [_paragraphs(str(shortcuts)), _image(shortcuts_figure(shortcuts))],
+        "Shortcuts": [_paragraphs(str(shortcuts)), shortcuts_image],
         "Settings": [_paragraphs(f"{run}\n{trained}"), f"<pre>{escape(str(trained.config))}</pre>"],
     }
     links, body = [], []
@@ -129,19 +139,10 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
     return sentences + GENERAL
 
 
-def _tiles(trained, metrics, row, warnings, score, typical, shortcuts) -> str:
-    """The answer first: four questions, each with a sentence and a picture."""
-    tiles = {
-        "How good is it?": (f"Test AUC {metrics['auc'].interval}; 1 is perfect, 0.5 is guessing.", score[1]),
-        "How sure is it?": (f"Calibration error {metrics['calibration_error'].interval}.", score[3]),
-        "What does it look at?": (
-            f"Heatmaps of {trained.method} are faithful for {row.faithful.value:.0%} of {row.pairs} test pairs.",
-            typical[0],
-        ),
-        "What should I watch out for?": (warnings[0], _image(shortcuts_figure(shortcuts))),
-    }
+def _tiles(answers: dict[str, tuple[str, str]]) -> str:
+    """Questions, each with a sentence and a picture, as HTML."""
     parts = []
-    for question, (answer, picture) in tiles.items():
+    for question, (answer, picture) in answers.items():
         parts.append(f"<section><h3>{question}</h3><p>{escape(answer)}</p>{picture}</section>")
     return f'<div class="answers">{"".join(parts)}</div>'
 

@@ -1,7 +1,6 @@
 """Pages that answer to the pointer: the viewer of a pair, a grid of pairs, and a map of images."""
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
 from scipy.spatial.distance import cdist
@@ -10,7 +9,7 @@ from ..config import LAST
 from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import FAINT, Matches, decompose
-from ..network.distance import Explainable, similarity
+from ..network.distance import Explainable
 from ..search.gallery import Gallery
 from ..trained import Trained
 from ..trust.faithfulness import Verdict
@@ -63,7 +62,7 @@ def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
         "title": "{} and {}".format(*pair.names[0]),
         "sentence": pair.sentence(),
         "similarity": pair.similarity.item(),
-        "same_from": similarity(torch.tensor(pair.threshold)).item() if pair.source.decides else None,
+        "same_from": pair.limit if pair.source.decides else None,
         "correct": pair.correct(),
         "images": [_image_content(pair, number, image) for number, image in enumerate(photos(pair))],
         "methods": methods,

@@ -27,15 +27,10 @@ def titles_of_maps(pair: Explanation) -> dict[str, str]:
 def title_of(pair: Explanation) -> str:
     """Return the decision, the similarity, and whether it is correct, in one line of a title."""
     decision = pair.decision().capitalize() if pair.source.decides else "No decision"
-    score, limit = pair.similarity[0].item(), 1 - pair.threshold / 2
-    digits = 2 if abs(score - limit) >= CLOSE else 3
-    title = f"{decision} (similarity {score:.{digits}f})"
-    if not pair.classes():
-        return title
-    class1, class2 = pair.classes()
-    classes = f"both are {class1}" if class1 == class2 else f"{class1} and {class2}"
+    score = pair.similarity[0].item()
+    digits = 2 if abs(score - pair.limit) >= CLOSE else 3
     symbol = {True: " \u2713", False: " \u2717", None: ""}[pair.correct()]
-    return f"{title}{symbol} {classes}"
+    return f"{decision} (similarity {score:.{digits}f}){symbol} {pair.classes_in_words()}".rstrip()
 
 
 def sentence_of(pair: Explanation) -> str:
