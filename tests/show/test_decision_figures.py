@@ -57,4 +57,4 @@ def test_the_reliability_diagram_shows_what_was_found():
     points = axes.lines[1].get_xydata()
     assert points == pytest.approx(np.array([[0.05, 0.25], [0.95, 0.75]]))
     assert [text.get_text() for text in axes.texts] == ["4", "4"]
-    assert "calibration error 0.200" in axes.get_title()
+    assert "calibration error 0.200" in figure.get_suptitle()

@@ -68,7 +68,7 @@ def test_shares_and_what_properties_tell_stand_in_their_rows():
     made = shortcuts_figure(Shortcuts(found, Interval(1.0, 0.9, 1.1), 20, 160))
     assert made.get_label() == "shortcuts"
     photographs = [axes.images[0].get_array() for axes in made.axes if axes.images]
-    assert [image[0, 0, 0] for image in photographs] == [60, 10, 149, 99]
+    assert [image[0, 0, 0] for image in photographs] == [60, 10]  # of the border, which costs most
     share, alone = (axes for axes in made.axes if not axes.images)
     of_share = (share, [0.7, -0.1], [(0.6, 0.9), (-0.2, 0.1)])
     of_itself = (alone, [0.9, 0.5], [(0.85, 0.92), (0.45, 0.52)])
@@ -81,13 +81,14 @@ def test_shares_and_what_properties_tell_stand_in_their_rows():
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
     squares = [line for line in share.lines if line.get_marker() == "s"]
     assert squares[0].get_xdata()[0] == 0.2
-    assert "border: the middle" in made.legends[0].get_texts()[0].get_text()
+    assert [label.get_text() for label in share.get_yticklabels()] == ["border", "size"]
+    assert "border: the middle" in made.subfigs[0].legends[0].get_texts()[0].get_text()
     assert drawn(made).std() > 0
 
 
 def test_without_anything_hidden_instead_there_is_no_legend():
     found = (replace(shortcut("size", 0.1, np.nan, 0.5, 99), control_name=""),)
-    assert not shortcuts_figure(Shortcuts(found, Interval(1.0, 0.9, 1.1), 20, 160)).legends
+    assert not shortcuts_figure(Shortcuts(found, Interval(1.0, 0.9, 1.1), 20, 160)).subfigs[0].legends
 
 
 def test_without_a_score_there_are_no_whiskers_and_no_warning():

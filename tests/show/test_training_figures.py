@@ -1,10 +1,12 @@
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from helpers import drawn
+from matplotlib.text import Text
 from PIL import Image
 
 from utils import augmentation_figure, distances_figure, history_figure, load_splits, pairs_figure, roc_figure, saved
@@ -44,6 +46,20 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_file(tmp_path, monkeypatch
         saved(figure, tmp_path)
     assert (tmp_path / "history.png").read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_all_figures_have_one_style(make_config):
+    splits = load_splits(make_config())
+    before = dict(matplotlib.rcParams)
+    with ThreadPoolExecutor(4) as pool:
+        figures = list(pool.map(lambda _: history_figure([EPOCH] * 3), range(8)))
+        list(pool.map(drawn, figures))  # tick labels are made when a figure is drawn
+    assert dict(matplotlib.rcParams) == before
+    for figure in (*figures, pairs_figure(splits, splits.test_pairs)):
+        assert min(text.get_fontsize() for text in figure.findobj(Text)) >= 9  # points
+    left, _ = figures[0].axes
+    assert not left.spines["top"].get_visible()
+    assert left.lines[0].get_color() == "#0072B2"
 
 
 def test_a_notebook_cell_shows_a_figure_and_no_setting_of_matplotlib_changes():

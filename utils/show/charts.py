@@ -24,32 +24,33 @@ from ..score.metrics import FMRS, error_rates, fnmr_at
 from ..train.stopping import kept_epoch
 from ..trained import Trained
 from ..trust.faithfulness import judge
-from .drawing import OPACITY, Drawing, finished, named, nothing, photo, set_texts, show
+from .drawing import OPACITY, Drawing, finished, named, nothing, photo, set_texts, show, styled
 from .figures import figure
 from .words import texts_of
 
 WRONG = "tab:red"
 SIDE = 2.9  # inches of an image
-BLUE, ORANGE = "#0072B2", "#E69F00"  # of Okabe and Ito, which colour-blind readers can distinguish
 TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)  # of a DET curve
 LEAST = 5e-4  # error rate at which a DET curve begins
 
 
+@styled
 def distances_figure(distances, labels, threshold: float, band=None):
     """Plot histograms of the distances of same and of different pairs, with the threshold and the undecided band."""
     drawing = Drawing(8, 3.4)
     axes = drawing.subplots()
     bins = np.linspace(0, max(float(distances.max()), threshold), 31)
-    axes.hist(distances[labels == 0], bins, alpha=0.6, color="tab:blue", label="same class")
-    axes.hist(distances[labels == 1], bins, alpha=0.6, color="tab:orange", label="different classes")
+    axes.hist(distances[labels == 0], bins, alpha=0.6, color="C0", label="same class")
+    axes.hist(distances[labels == 1], bins, alpha=0.6, color="C1", label="different classes")
     axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
     if band is not None:
         axes.axvspan(*np.clip(band, bins[0], bins[-1]), color="grey", alpha=0.3, label="undecided")
     axes.set(xlabel="distance", ylabel="test pairs")
-    axes.set_title("Same pairs should lie left of the threshold, different ones right", fontsize=11)
+    drawing.suptitle("Same pairs should lie left of the threshold, different ones right")
     return _with_legend(drawing, "distances", ncols=4)
 
 
+@styled
 def roc_figure(distances, labels, threshold: float):
     """Plot the ROC curve of the test pairs, with the operating point of the threshold."""
     fmr, fnmr = error_rates(distances, labels)
@@ -57,7 +58,7 @@ def roc_figure(distances, labels, threshold: float):
     area = roc_auc_score(labels, distances)
     drawing = Drawing(5, 5.4)
     axes = drawing.subplots()
-    axes.set_title(f"AUC {area:.3f}: 1 is perfect, the diagonal is guessing", fontsize=11)
+    drawing.suptitle(f"AUC {area:.3f}: 1 is perfect, the diagonal is guessing")
     axes.plot(fnmr, 1 - fmr, label="test pairs")
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":")
     axes.plot(decided[labels == 0].mean(), decided[labels == 1].mean(), "o", label=f"threshold {threshold:.3f}")
@@ -65,6 +66,7 @@ def roc_figure(distances, labels, threshold: float):
     return _with_legend(drawing, "roc")
 
 
+@styled
 def det_figure(distances, labels, threshold: float):
     """Plot the DET curve of the test pairs: both error rates on normal deviates, with operating points.
 
@@ -89,7 +91,7 @@ def det_figure(distances, labels, threshold: float):
     label = f"threshold {threshold:.3f}:\nFMR {passed:.1%}, FNMR {missed:.1%}"
     axes.plot(_deviates(passed), _deviates(missed), "o", label=label, clip_on=False)
     title = f"At the threshold {passed:.1%} of different pairs pass, {missed:.1%} of same pairs are missed"
-    axes.set_title(title.replace("%", " %"), fontsize=11)
+    drawing.suptitle(title.replace("%", " %"))
     names = [f"{100 * rate:g} %" for rate in TICKS]
     axes.set_xticks(_deviates(TICKS), names)
     axes.set_yticks(_deviates(TICKS), names)
@@ -102,6 +104,7 @@ def _deviates(rates):
     return norm.ppf(np.clip(rates, LEAST, 0.98))
 
 
+@styled
 def reliability_figure(reliability: Reliability):
     """Plot how often pairs are the same by the predicted probability, with 95 % intervals."""
     predicted, observed = reliability.predicted, reliability.observed
@@ -112,14 +115,15 @@ def reliability_figure(reliability: Reliability):
     label = "test pairs, 95 % interval\n(and how many)"
     axes.errorbar(predicted, observed, errors, fmt="o", capsize=3, label=label)
     for place, count in zip(zip(predicted, observed, strict=True), reliability.counts, strict=True):
-        axes.annotate(str(count), place, xytext=(5, -10), textcoords="offset points", fontsize=8)
+        axes.annotate(str(count), place, xytext=(5, -10), textcoords="offset points")
     error = f"calibration error {reliability.error}; by chance alone {reliability.error_by_chance:.3f}"
-    axes.set_title(f"On the line, probabilities are as they should be\n{error}", fontsize=11)
+    drawing.suptitle(f"On the line, probabilities are as they should be\n{error}")
     axes.set(xlabel='predicted probability of "same class"', ylabel="observed share of same pairs")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     return _with_legend(drawing, "reliability")
 
 
+@styled
 def history_figure(history):
     """Plot loss and validation AUC by epoch, with its 95 % interval and the epoch that was selected."""
     if not history:
@@ -127,7 +131,7 @@ def history_figure(history):
     drawing = Drawing(9, 3.4)
     selected = kept_epoch(history)
     title = f"Epoch {selected} of {len(history)} was selected: validation AUC {history[selected - 1]['valid_auc']:.3f}"
-    drawing.suptitle(title, fontsize=11)
+    drawing.suptitle(title)
     left, right = drawing.subplots(1, 2)
     left.set(xlabel="epoch", ylabel="contrastive loss")
     right.set(xlabel="epoch", ylabel="AUC")
@@ -135,55 +139,59 @@ def history_figure(history):
     aucs, errors = table["valid_auc"], table["valid_auc_error"]
     left.plot(table["train_loss"], label="training")
     left.plot(table["valid_loss"], label="validation")
-    right.plot(aucs, color="tab:orange", label="validation")
-    shade = {"color": "tab:orange", "alpha": 0.2, "label": "95 % interval"}
+    right.plot(aucs, color="C1", label="validation")
+    shade = {"color": "C1", "alpha": 0.2, "label": "95 % interval"}
     right.fill_between(table.index, aucs - errors, (aucs + errors).clip(upper=1), **shade)
     for axes in (left, right):
         axes.axvline(selected, color="grey", linestyle=":", label="selected")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # never on the curves
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # never on the curves
     return finished(drawing, "history")
 
 
 def _with_legend(drawing, name, ncols=2):
     """Finish a figure with a legend below its axes."""
-    drawing.legend(loc="outside lower center", frameon=False, ncols=ncols)
+    drawing.legend(loc="outside lower center", ncols=ncols)
     return finished(drawing, name)
 
 
+@styled
 def pairs_figure(splits: Splits, pairs: Pairs, count=4):
     """Show `count` pairs, same and different in turn, spread over all pairs: one column each, with classes."""
-    drawing = Drawing(SIDE * count, 2 * SIDE + 0.6)
+    drawing = Drawing(SIDE * count, 2 * SIDE + 0.9)
+    drawing.suptitle("Pairs that the network learns to call same (label 0) and different (label 1)")
     grid = drawing.subplots(2, count, squeeze=False)
     for column in range(count):
         label = column % 2
-        grid[0, column].set_title(f"{('same', 'different')[label]} ({label})", fontsize=9)
+        grid[0, column].set_title(("same (0)", "different (1)")[label])
         candidates = np.flatnonzero(pairs.labels == label)
         if not len(candidates):
             grid[0, column].set_axis_off()
             grid[1, column].set_axis_off()
-            grid[0, column].text(0.5, 0.5, "no such pair", ha="center", va="center", fontsize=8)
+            grid[0, column].text(0.5, 0.5, "no such pair", ha="center", va="center")
             continue
         pair = candidates[len(candidates) * column // count]
         for axes, index in zip(grid[:, column], (pairs.first[pair], pairs.second[pair]), strict=True):
             show(axes, photo(splits.folder.paths[index], splits.pixels.value_range))
-            axes.set_xlabel(named(splits.folder.classes[splits.folder.labels[index]], 18), fontsize=8)
+            axes.set_xlabel(named(splits.folder.classes[splits.folder.labels[index]], 18))
     return finished(drawing, "pairs")
 
 
+@styled
 def augmentation_figure(path, config: Config, count=4):
     """Show one training image as the network sees it: `count` random augmentations."""
     settings = config.image
     decoded = torch.from_numpy(decode(path, stored_size(settings), config.max_megapixels, settings.value_range))
     images = training_transform(settings)(decoded.expand(count, -1, -1, -1))
     drawing = Drawing(SIDE * count, SIDE + 0.4)
-    drawing.suptitle("One training image, as the network sees it in several epochs", fontsize=11)
+    drawing.suptitle("One training image, as the network sees it in several epochs")
     grid = drawing.subplots(1, count)
     for axes, image in zip(grid, to_pixels(images, settings.normalization).numpy(), strict=True):
         show(axes, image)
     return finished(drawing, "augmentation")
 
 
+@styled
 def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, columns=4, value_range=None):
     """Show groups of near-duplicates, one row each; those under several classes come first, framed.
 
@@ -209,29 +217,31 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
         for axes in grid[row, len(group) :]:
             axes.set_axis_off()
         if len(group) > columns:
-            grid[row, -1].set_title(f"and {len(group) - columns} more", fontsize=8)
+            grid[row, -1].set_title(f"and {len(group) - columns} more")
     title = f"Groups of near-duplicates: {len(groups)}"
     if len(shown) < len(groups):
         title += f", of which {len(shown)} shown"
     if wrong:
         title += f"\nframed: {len(wrong)} under several classes, so that a label is incorrect"
-    drawing.suptitle(title, fontsize=10)
+    drawing.suptitle(title)
     return finished(drawing, "duplicates")
 
 
 def _show_file(axes, path, value_range, framed):
     """Show an image with its class and file below, in a frame where its label is incorrect."""
     show(axes, photo(path, value_range))
-    axes.set_xlabel(f"{named(path.parent.name, 20)}\n{named(path.name, 20)}", fontsize=8)
+    axes.set_xlabel(f"{named(path.parent.name, 20)}\n{named(path.name, 20)}")
     if framed:
         axes.xaxis.label.set_color(WRONG)
         axes.spines[:].set(color=WRONG, linewidth=3)
 
 
+@styled
 def shortcuts_figure(shortcuts: Shortcuts):
-    """Show a row for each property: an image before and after equalizing it, its share of the score, and its own AUC.
+    """Plot what share of the score is lost once a property is equal in all images, and the AUC of the property itself.
 
-    Whiskers are 95 % intervals; squares are the shares that are lost when something else is hidden instead.
+    Whiskers are 95 % intervals; squares are the shares that are lost when something else is hidden instead. Below
+    stands an image before and after the change that costs most.
     """
     properties = shortcuts.properties
     warning = ""
@@ -239,50 +249,43 @@ def shortcuts_figure(shortcuts: Shortcuts):
         warning = f"This score may be nothing: different pairs have distances {shortcuts.score} larger than same pairs."
     if not properties:
         return nothing("No property was tried.", "shortcuts", warning)
-    drawing = Drawing(9.6, 1.1 * len(properties) + 1.4)
-    title = "How much worse the score gets once a property is equal in all images"
-    drawing.suptitle(title, fontsize=11)
-    grid = drawing.subplots(len(properties), 4, width_ratios=(1, 1, 4, 3), squeeze=False)
-    shares, aucs = _tall_axes(drawing, grid, 2), _tall_axes(drawing, grid, 3)
+    height = 0.4 * len(properties) + 1
+    drawing = Drawing(9.6, height + SIDE + 0.9)
+    drawing.suptitle("How much worse the score gets once a property is equal in all images")
+    upper, lower = drawing.subfigures(2, 1, height_ratios=(height, SIDE + 0.4))
+    shares, aucs = upper.subplots(1, 2, sharey=True, width_ratios=(4, 3))
+    _draw_intervals(shares, [shortcut.share for shortcut in properties])
+    _draw_intervals(aucs, [shortcut.auc for shortcut in properties])
     labels = []
     for row, shortcut in enumerate(properties):
-        before, after = shortcut.example
-        show(grid[row, 0], before)
-        show(grid[row, 1], after)
-        grid[row, 0].set_ylabel(shortcut.name, rotation=0, ha="right", va="center")
         if not np.isnan(shortcut.control):
-            shares.plot(shortcut.control, row, "s", color=ORANGE)
+            shares.plot(shortcut.control, row, "s", color="C1")
             labels.append(f"{shortcut.name}: {shortcut.control_name}")
     if labels:
         label = f"hidden instead ({', '.join(labels)})"
-        drawing.legend(shares.lines[-1:], [label], loc="outside lower center", frameon=False, fontsize=8)
-    _draw_intervals(shares, [shortcut.share for shortcut in properties])
-    _draw_intervals(aucs, [shortcut.auc for shortcut in properties])
-    grid[0, 0].set_title("original", fontsize=9)
-    grid[0, 1].set_title("equalized", fontsize=9)
+        upper.legend(shares.lines[-1:], [label], loc="outside lower center")
+    shares.set_yticks(range(len(properties)), [shortcut.name for shortcut in properties])
+    shares.invert_yaxis()
     shares.set_xlabel("share of the score that is lost")
     shares.axvline(0, color="grey", linestyle=":")
     aucs.set(xlabel="AUC by itself (0.5: by chance)", xlim=(0.3, 1.03))
     aucs.axvline(0.5, color="grey", linestyle=":")
+    worst = max(properties, key=lambda shortcut: shortcut.share.value)
+    titles = "original", f"{worst.name}: equal in all images"
+    for axes, image, title in zip(lower.subplots(1, 2), worst.example, titles, strict=True):
+        show(axes, image)
+        axes.set_title(title)
     return finished(drawing, "shortcuts", warning)
-
-
-def _tall_axes(drawing, grid, column):
-    """Replace a column of axes by one, with a row for each."""
-    for axes in grid[:, column]:
-        axes.remove()
-    axes = drawing.add_subplot(grid[0, 0].get_gridspec()[:, column])
-    axes.set(ylim=(len(grid) - 0.5, -0.5), yticks=[])
-    return axes
 
 
 def _draw_intervals(axes, intervals):
     """Draw an interval in each row."""
     values, low, high = np.array([(interval.value, interval.low, interval.high) for interval in intervals]).T
     errors = np.clip([values - low, high - values], 0, None)
-    axes.errorbar(values, range(len(values)), xerr=errors, fmt="o", color=BLUE, capsize=3)
+    axes.errorbar(values, range(len(values)), xerr=errors, fmt="o", color="C0", capsize=3)
 
 
+@styled
 def suspects_figure(trained: Trained, suspects: Suspects, count=3, opacity=OPACITY):
     """Show the worst suspects, `count` at most, with the maps of the pairs: what makes the images similar.
 

@@ -6,16 +6,16 @@ import math
 import re
 import textwrap
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
+from threading import RLock
 
 import cv2
 import numpy as np
 import torch
-from matplotlib import colormaps, font_manager
+from matplotlib import colormaps, font_manager, style
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
 from ..data.reading import DataError, read_image
@@ -24,6 +24,7 @@ from ..files import atomic, coded, printable, shortened
 from ..trust.faithfulness import Verdict
 from .words import SOLID, remark, sentence_of, title_of
 
+STYLE = Path(__file__).with_name("figures.mplstyle")
 # fonts of systems that write Chinese, Japanese or Korean, after Matplotlib's own
 FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei")
 FONTS += ("PingFang SC", "Hiragino Sans", "Yu Gothic", "Malgun Gothic", "Apple SD Gothic Neo", "Arial Unicode MS")
@@ -31,7 +32,6 @@ COLORMAP = "turbo"
 OPACITY = 0.6  # of a heatmap
 TITLE = 60  # characters of a line of a title
 PER_INCH = 10  # characters of an inch of text
-SMALLEST = 9  # points of text
 LINE = 0.2  # inches of a line of text
 SHOWN_PIXELS = 768  # longest side of an image in a figure
 INLINE_DPI = 72  # of figures in notebooks
@@ -43,6 +43,25 @@ STRONGEST = 0.1  # share of the pixels that a contour encloses
 GREY = "gray"  # colours of maps that are not better than chance
 LINES = 4  # of a name, at most
 NAME_LENGTH = 40  # characters of an image's name in the name of a file
+_lock = RLock()  # around Matplotlib's settings, which all threads share
+
+
+@contextmanager
+def _styled():
+    """Draw in the style of STYLE, in fonts that are installed; Matplotlib's settings are afterwards what they were."""
+    with _lock, style.context([STYLE, {"font.family": _fonts()}]):
+        yield
+
+
+def styled(draw):
+    """Decorate a function that makes a figure: it draws in the style of STYLE."""
+
+    @wraps(draw)
+    def draw_in_style(*arguments, **settings):
+        with _styled():
+            return draw(*arguments, **settings)
+
+    return draw_in_style
 
 
 class Drawing(Figure):
@@ -51,6 +70,11 @@ class Drawing(Figure):
     def __init__(self, width: float, height: float):
         """Make an empty figure of this size in inches."""
         super().__init__(figsize=(width, height), layout="constrained")
+
+    def savefig(self, *arguments, **settings):
+        """Write the figure to a file, as Matplotlib does, in the style of STYLE: tick labels are made only then."""
+        with _styled():
+            super().savefig(*arguments, **settings)
 
     def _repr_jpeg_(self):  # half as large as PNG, so that executed notebooks stay small
         """Return the figure for a cell at RETINA times its resolution, and the size that it has on the screen."""
@@ -158,8 +182,9 @@ def shown_as(explanation: Explanation) -> str:
 
 def show(axes, image):
     """Show an image without ticks."""
-    axes.imshow(image, interpolation="nearest")  # smoothing would invent detail, and triple the size of a notebook
+    axes.imshow(image)
     axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(True)
 
 
 def show_map(axes, photograph, pair: Explanation, image: int, opacity: float, kind="factual", colours=COLORMAP) -> str:
@@ -222,8 +247,8 @@ def set_texts(figure, title: str, caption: str):
     """Write a title of short lines above a figure, or a part of one, and a caption in small type below it."""
     width = int(PER_INCH * figure.bbox.width / figure.dpi)
     lines = [shortened(line, min(TITLE, width)) for line in title.splitlines()]
-    figure.suptitle(wrapped("\n".join(lines), TITLE), fontsize=11)
-    figure.supxlabel(wrapped(caption, round(1.25 * width)), fontsize=9, ma="left")
+    figure.suptitle(wrapped("\n".join(lines), TITLE))
+    figure.supxlabel(wrapped(caption, round(1.25 * width)), ma="left")
 
 
 def finished_pair(figure, pair: Explanation, kind: str, title: str, caption: str, *details: str):
@@ -257,6 +282,7 @@ def file_name(kind: str, explanation: Explanation, *details: str) -> str:
     return "_".join([*parts, digest.hexdigest()])
 
 
+@styled
 def nothing(text: str, name: str, warning="") -> Drawing:
     """Make a figure of one sentence, where there is nothing to draw."""
     text = wrapped(text, 8 * PER_INCH)
@@ -274,14 +300,8 @@ def finished(figure, name: str, warning="") -> Drawing:
     """
     if warning:
         above = wrapped(warning, int(PER_INCH * figure.get_figwidth()))
-        figure.suptitle(f"{above}\n{figure.get_suptitle()}".strip(), fontsize=10)
+        figure.suptitle(f"{above}\n{figure.get_suptitle()}".strip())
         figure.set_figheight(figure.get_figheight() + LINE * len(above.splitlines()))
-    for text in figure.findobj(Text):
-        text.set_family(_fonts())
-        text.set_fontsize(max(text.get_fontsize(), SMALLEST))
-    for axes in figure.axes:
-        if not axes.images:  # a chart, not a photograph
-            axes.spines[["top", "right"]].set_visible(False)
     figure.set_label(name)
     figure.set_dpi(INLINE_DPI)
     return figure

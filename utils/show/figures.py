@@ -35,6 +35,7 @@ from .drawing import (
     show,
     show_map,
     shown_as,
+    styled,
     wrapped,
 )
 from .words import (
@@ -61,23 +62,24 @@ VERDICT = 0.7  # inches of a verdict below a pair
 COLUMN = 30  # characters that fit a column of 2.4 inches
 BLOCK = 4  # methods side by side, at most
 ACROSS = 2  # pairs side by side in a grid
-# colours that colour-blind readers can distinguish (Okabe and Ito 2008)
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MOST_MATCHES = 6  # in one figure: colours that can be told apart
 FADED = 0.5  # how close to white all is that lies outside the regions
 CENTRED = {"ha": "center", "va": "center"}
 
 
+@styled
 def images_figure(explanation: Explanation):
     """Show both images of a pair side by side as the network sees them, with their names."""
     drawing = Drawing(7, 4.4)
     images = pixels(only_pair(explanation).images[0], explanation)
     for number, axes in enumerate(drawing.subplots(1, 2)):
         show(axes, images[number])
-        axes.set_title(named(f"image {number + 1}: {explanation.names[0][number]}", COLUMN), fontsize=9)
-        axes.set_xlabel(wrapped(shown_as(explanation), COLUMN + 8), fontsize=8)
+        axes.set_title(named(f"image {number + 1}: {explanation.names[0][number]}", COLUMN))
+        axes.set_xlabel(wrapped(shown_as(explanation), COLUMN + 8))
     return finished(drawing, file_name("images", explanation), explanation.source.warning)
 
 
+@styled
 def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS, opacity=OPACITY):
     """Show the heatmaps of an explanation: both images with their factual maps, and smaller the counterfactual ones.
 
@@ -115,6 +117,7 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     return finished(drawing, file_name(kind, explanation, explanation.method, explanation.layer), warning)
 
 
+@styled
 def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
     """Show the factual maps of several methods for one pair, the best verdict first.
 
@@ -146,14 +149,21 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
         for image, axes in enumerate((upper, lower)):
             axes.set_axis_on()
             weak = show_map(axes, images[image], verdict.explanation, image, opacity, colours=_colours(verdict))
-            axes.set_xlabel(wrapped(weak, COLUMN), fontsize=9)
+            axes.set_xlabel(wrapped(weak, COLUMN))
         title = f"{name} (default)" if name == default else name
         weight = "bold" if name == default else "normal"
-        upper.set_title(wrapped(title, COLUMN), fontsize=10, fontweight=weight)
-        word = wrapped(f"{symbol_of(verdict.word())} {verdict.word()}", COLUMN)
-        lower.set_xlabel(f"{lower.get_xlabel()}\n{word}".strip(), fontsize=9)
+        upper.set_title(wrapped(title, COLUMN), fontweight=weight)
+        lower.set_xlabel(f"{lower.get_xlabel()}\n{wrapped(_in_short(verdict), COLUMN)}".strip())
     colour_bar(drawing, ax=grid, shrink=0.5)
     return finished_pair(drawing, pair, "methods", "Factual maps of all methods, the best first", "")
+
+
+def _in_short(verdict):
+    """The word for a pair, and how much of the score the strongest pixels carry, where they carry any."""
+    word = f"{symbol_of(verdict.word())} {verdict.word()}"
+    if not is_believed(verdict):
+        return word
+    return f"{word}: {min(float(verdict.share()[0]), 1):.0%}"
 
 
 def _rank(verdict: Verdict):
@@ -164,6 +174,7 @@ def _rank(verdict: Verdict):
     return WORDS_FROM_BEST.index(verdict.word()), -float(share)
 
 
+@styled
 def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacity=OPACITY, title=""):
     """Show the pairs of an explanation, ACROSS in a row: each with its factual maps over both images.
 
@@ -188,8 +199,8 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
         images = photos(pair)
         for number, axes in enumerate(panels[index].subplots(1, 2)):
             weak = show_map(axes, images[number], pair, number, opacity, colours=_colours(verdict, index))
-            axes.set_title(wrapped(weak, COLUMN), fontsize=9)
-            axes.set_xlabel(named(pair.names[0][number], COLUMN), fontsize=9)
+            axes.set_title(wrapped(weak, COLUMN))
+            axes.set_xlabel(named(pair.names[0][number], COLUMN))
         text = details_of(pair)
         if verdict is not None:
             text += f" {judgement(verdict, index)}"
@@ -199,6 +210,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     return finished(drawing, file_name("grid", explanation[0], str(len(explanation))), warning)
 
 
+@styled
 def sanity_figure(curves: dict[str, dict[str, float]]):
     """Plot the rank correlation with the trained network's maps by the stage down to which the weights are random.
 
@@ -211,14 +223,14 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
         rounded = tuple(np.round(list(curve.values()), 2))
         names_of.setdefault(rounded, []).append(name)
     drawing = Drawing(9.6, 3.6)
-    drawing.suptitle("Maps that depend on the network change as its weights are shuffled", fontsize=11)
+    drawing.suptitle("Maps that depend on the network change as its weights are shuffled")
     axes = drawing.subplots()
     for names in names_of.values():
         curve = curves[names[0]]
         axes.plot(["none", *curve], [1, *curve.values()], "o-", label="\n".join(names))
     axes.axhline(0, color="grey", linestyle=":")
     axes.set(xlabel="weights shuffled from the top down to", ylabel="rank correlation of maps", ylim=(-0.4, 1.05))
-    drawing.legend(loc="outside right center", frameon=False, fontsize=8)
+    drawing.legend(loc="outside right center")
     return finished(drawing, "sanity")
 
 
@@ -231,7 +243,7 @@ def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
     weak = _draw_maps(body, large, images, pair, kinds[0], opacity, colours)
     for image, axes in enumerate(large):
         name = named(pair.names[0][image], COLUMN + 10)
-        axes.set_xlabel(f"{name}\n{wrapped(weak[image], COLUMN + 10)}".strip(), fontsize=9)
+        axes.set_xlabel(f"{name}\n{wrapped(weak[image], COLUMN + 10)}".strip())
     if opacity > 0:
         colour_bar(rows[0], cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
     for row, kind in zip(rows[1:], kinds[1:], strict=True):
@@ -242,12 +254,12 @@ def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
         right.set_axis_off()
         weak = _draw_maps(body, small, images, pair, kind, opacity, colours)
         for image, axes in enumerate(small):
-            axes.set_xlabel(wrapped(weak[image], COLUMN + 10), fontsize=9)
+            axes.set_xlabel(wrapped(weak[image], COLUMN + 10))
 
 
 def _draw_maps(body, pair_of_axes, images, pair, kind, opacity, colours) -> list[str]:
     """Draw the maps of a kind over both images, with their title; return the remarks on them."""
-    body.suptitle(titles_of_maps(pair)[kind], fontsize=10)
+    body.suptitle(titles_of_maps(pair)[kind])
     remarks = []
     for image, axes in enumerate(pair_of_axes):
         remarks.append(show_map(axes, images[image], pair, image, opacity, kind, colours))
@@ -269,6 +281,7 @@ def _height(images) -> float:
     return min(0.45 * WIDTH * max(_aspects(images)), TALLEST)
 
 
+@styled
 def edit_figure(edit: Edit):
     """Show both images before and after an edit, with the similarity of each pair and the nearest references, if known.
 
@@ -282,12 +295,12 @@ def edit_figure(edit: Edit):
     _show_with_nearest(grid[0], pixels(pair.images[0], pair), edit.nearest_before)
     _show_with_nearest(grid[1], pixels(edit.edited, pair), edit.nearest_after)
     for image in range(2):
-        grid[0, image].set_title(f"image {image + 1}", fontsize=10)
+        grid[0, image].set_title(f"image {image + 1}")
         _outline(grid[1, image], edit.regions[image], "white")
     if third_image:
         show(grid[0, 2], pixels(edit.donor.images[0], pair)[1])
-        grid[0, 2].set_title("source of the new pixels", fontsize=10)
-        grid[0, 2].set_xlabel(named(edit.donor.names[0][1], 46), fontsize=8)
+        grid[0, 2].set_title("source of the new pixels")
+        grid[0, 2].set_xlabel(named(edit.donor.names[0][1], 46))
         grid[1, 2].set_axis_off()
     if edit.donor is not None:
         _outline(grid[0, columns - 1], edit.donor_region, "yellow")
@@ -304,7 +317,7 @@ def _show_with_nearest(row, images, nearest):
         show(row[number], image)
         if nearest is not None:
             classes = wrapped(f"nearest training images: {in_classes(nearest[number])}", 46)
-            row[number].set_xlabel(f"{classes}\n{named(f'the very nearest: {nearest[number][0]}', 46)}", fontsize=8)
+            row[number].set_xlabel(f"{classes}\n{named(f'the very nearest: {nearest[number][0]}', 46)}")
 
 
 def _outline(axes, region, colour):
@@ -318,6 +331,7 @@ def _outline(axes, region, colour):
     axes.axis(limits)  # which the frame has widened
 
 
+@styled
 def matches_figure(matches: Matches, count=5):
     """Show the strongest mutual matches: in both images the places that match, outlined and joined by a line.
 
@@ -326,10 +340,10 @@ def matches_figure(matches: Matches, count=5):
         count: How many matches, at most; the legend says what share of the inner product each adds.
 
     Raises:
-        ValueError: There are fewer colours than matches.
+        ValueError: There are more than MOST_MATCHES.
     """
-    if count > len(COLOURS):
-        raise ValueError(f"{count} matches are too many for one figure: at most {len(COLOURS)}")
+    if count > MOST_MATCHES:
+        raise ValueError(f"{count} matches are too many for one figure: at most {MOST_MATCHES}")
     areas = matches.areas(count)
     images = photos(matches.explanation)
     drawing = Drawing(WIDTH, _height(images) + 1.5)
@@ -340,11 +354,11 @@ def matches_figure(matches: Matches, count=5):
     handles = []
     for number, area in enumerate(areas):
         line = ends[number], other_ends[number], "data", "data"
-        body.add_artist(ConnectionPatch(*line, axesA=pair[0], axesB=pair[1], color=COLOURS[number]))
+        body.add_artist(ConnectionPatch(*line, axesA=pair[0], axesB=pair[1], color=f"C{number}"))
         share = f"{area.value / matches.cosine:.0%}" if matches.cosine > 0 else f"{area.value:+.3f}"
-        handles.append(Patch(color=COLOURS[number], label=f"{number + 1}: {share}"))
+        handles.append(Patch(color=f"C{number}", label=f"{number + 1}: {share}"))
     title = "share of\nthe score" if matches.cosine > 0 else None
-    side.legend(handles=handles, loc="center", frameon=False, title=title)
+    side.legend(handles=handles, loc="center", title=title)
     text = f"At {matches.layer}, {matches.parts_in_words(areas)}."
     return finished_pair(drawing, matches.explanation, "matches", "What matches what", text, matches.layer)
 
@@ -369,11 +383,11 @@ def _show_areas(axes, image, areas) -> list[tuple[float, float]]:
     show(axes, np.where(inside, image, _faded(image)))
     middles = []
     for number, mask in enumerate(masks):
-        _outline(axes, torch.from_numpy(mask), COLOURS[number])
+        _outline(axes, torch.from_numpy(mask), f"C{number}")
         y, x = areas[number][1]
         middles.append((x * width, y * height))
-        patch = {"boxstyle": "circle", "facecolor": COLOURS[number], "edgecolor": "white"}
-        axes.text(*middles[-1], number + 1, color="white", fontsize=9, fontweight="bold", bbox=patch, **CENTRED)
+        patch = {"boxstyle": "circle", "facecolor": f"C{number}", "edgecolor": "white"}
+        axes.text(*middles[-1], number + 1, color="white", fontweight="bold", bbox=patch, **CENTRED)
     return middles
 
 
@@ -382,6 +396,7 @@ def _faded(image):
     return (image + FADED * (255.0 - image)).round().astype(np.uint8)
 
 
+@styled
 def point_figure(matches: Matches, point, opacity=OPACITY):
     """Show the region around a point of image 1, and what it matches, over image 2.
 
@@ -394,11 +409,11 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     left, right = drawing.subplots(1, 2)
     image1, image2 = photos(matches.explanation)
     _show_regions(left, image1, [matches.bounds(point)])
-    left.set_title("a region of image 1", fontsize=10)
+    left.set_title("a region of image 1")
     values = matches.matches_of(*point).clamp(min=0).cpu()
     strongest = float(values.max())
     show(right, overlay(image2, values / (strongest or 1), opacity))
-    right.set_title("what it matches in image 2", fontsize=10)
+    right.set_title("what it matches in image 2")
     right.set_xlabel(f"at most {strongest:+.3f} of {matches.cosine:.3f}")
     colour_bar(drawing, "share of the strongest match", ax=right, shrink=0.8)
     text = f"Layer: {matches.layer} (residual {matches.residual:+.1e})."
@@ -422,8 +437,7 @@ def _show_regions(axes, image, bounds):
     show(axes, faded)
     limits = axes.axis()
     for number, (top, left, bottom, right) in enumerate(boxes):
-        colour = COLOURS[number]
         corner = left - 0.5, top - 0.5  # a pixel reaches half a pixel to each side
-        frame = Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=colour, linewidth=3)
+        frame = Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=f"C{number}", linewidth=3)
         axes.add_patch(frame)
     axes.axis(limits)  # which a region at the border has widened

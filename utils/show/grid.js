@@ -1,6 +1,6 @@
 // Many pairs. `mountGrid(root, content)` fills a shadow root with them; each opens in a viewer.
 
-const TILE = 160; // pixels of a small image along its longer side
+const TILE = 360; // pixels of an image along its longer side
 
 function mountGrid(root, content) {
   if (content.pairs.length === 0) root.append(element("p", { textContent: content.nothing }));
