@@ -242,6 +242,21 @@ def test_a_tile_opens_its_viewer_and_escape_closes_it(calibrated, open_page, tmp
     assert dialog.count() == 0
 
 
+@pytest.mark.parametrize("believed", [False, True])
+def test_tiles_are_grey_where_maps_are_not_better_than_chance(calibrated, open_page, tmp_path, monkeypatch, believed):
+    splits = calibrated.load_splits()
+    explanation = calibrated.explain(*splits.files(splits.test_pairs, 1))
+    monkeypatch.setattr("utils.show.viewer.is_believed", lambda verdict: believed)
+    opened = open_page(saved(grid(explanation), tmp_path))
+    colours = opened.page.locator(".tile canvas").first.evaluate(
+        "canvas => [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data]"
+    )
+    red, green, blue, cover = np.array(colours).reshape(-1, 4).T
+    seen = cover > 100  # others are rounded
+    assert seen.any()
+    assert (np.abs(red - green)[seen].max() <= 3 and np.abs(green - blue)[seen].max() <= 3) != believed
+
+
 def test_two_points_of_the_map_are_a_pair(calibrated, open_page, tmp_path):
     images = gallery(calibrated)
     opened = open_page(saved(plane(calibrated, images, dataset_map(images.embeddings)), tmp_path), screenshot="map")

@@ -20,7 +20,8 @@ function mountGrid(root, content) {
     const scale = TILE / Math.max(image.width, image.height);
     const [width, height] = [Math.ceil(scale * image.width), Math.ceil(scale * image.height)];
     const canvas = element("canvas", { width, height });
-    const look = { colours: bytesOf(Object.values(view.colours)[0]), opacity: view.opacity, solid: view.solid };
+    const colours = method.believed ? Object.values(view.colours)[0] : view.grey; // as in the viewer
+    const look = { colours: bytesOf(colours), opacity: view.opacity, solid: view.solid };
     drawHeatmap(canvas, method.maps.factual[number], method.height, method.width, look);
     const layer = element("span", { className: "layer" }, [element("img", { src: image.source, alt: "" }), canvas]);
     const thumb = element("span", { className: "thumb" }, [layer]);
