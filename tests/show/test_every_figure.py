@@ -266,7 +266,7 @@ def test_a_map_too_weak_to_be_seen_is_said_wherever_maps_are_drawn(share, blind,
     monkeypatch.setattr(
         utils.show.folder, "_lettered", lambda text, *rest: written.append(text) or lettered(text, *rest)
     )
-    utils.show.folder._picture(explanation, explanation.factual[0].numpy(), "Maps not judged.")
+    utils.show.folder._picture(explanation, explanation.factual[0].numpy(), "Maps not judged.", "turbo")
     assert written == [remark, remark, "Maps not judged."]
 
 

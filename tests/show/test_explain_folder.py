@@ -15,8 +15,9 @@ from helpers import write_images
 from utils import DataError, explain_folder, overlay
 from utils.__main__ import main
 from utils.data.reading import read_image
-from utils.show.drawing import OPACITY
+from utils.show.drawing import COLORMAP, GREY, OPACITY
 from utils.show.folder import LETTERS, NARROWEST, _lettered, pairs_of
+from utils.trust.faithfulness import FAITHFUL, WEAK
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def test_files_hold_what_the_explanations_say(trained, pairs, tmp_path):
         assert (row["image 1"], row["image 2"]) == explanation.names[index]
         assert row["distance"] == pytest.approx(explanation.distance[index].item(), abs=1e-3)
         assert row["decision"] == explanation.decision(index)
-        assert row["map of pair"]
+        colours = COLORMAP if row["map of pair"] in (FAITHFUL, WEAK) else GREY
         with np.load(tmp_path / "out" / f"{row['files']}.npz", allow_pickle=False) as content:
             assert np.allclose(content["factual"], explanation.factual[index].numpy(), atol=2e-2)
             assert np.allclose(content["counterfactual"], explanation.counterfactual[index].numpy(), atol=2e-2)
         picture = read_image(tmp_path / "out" / f"{row['files']}.png")
         for number, (path, heatmap) in enumerate(zip(pairs[index], explanation.factual[index], strict=True)):
-            expected = overlay(read_image(path), heatmap, OPACITY)
+            expected = overlay(read_image(path), heatmap, OPACITY, colours)
             column = picture[:, number * NARROWEST : number * NARROWEST + 48].astype(int)
             misses = [np.abs(column[top : top + 40] - expected).mean() for top in range(len(column) - 39)]
             assert min(misses) < 1, number  # somewhere below the words

@@ -22,7 +22,7 @@ from ..data.reading import DataError, read_image
 from ..explanations.explanation import Explanation
 from ..files import atomic, coded, printable, shortened
 from ..trust.faithfulness import Verdict
-from .words import SOLID, remark, sentence_of, title_of
+from .words import SOLID, is_believed, remark, sentence_of, title_of
 
 STYLE = Path(__file__).with_name("figures.mplstyle")
 # fonts of systems that write Chinese, Japanese or Korean, after Matplotlib's own
@@ -205,6 +205,11 @@ def show_map(axes, photograph, pair: Explanation, image: int, opacity: float, ki
 def colour_bar(figure, label="share of the image's strongest evidence", **place):
     """Draw the scale of the colours of heatmaps."""
     figure.colorbar(ScalarMappable(cmap=COLORMAP), label=label, **place)
+
+
+def colours_of(verdict: Verdict | None, index=0) -> str:
+    """Return the name of the colour map of the maps of a pair: grey where they are not better than chance."""
+    return COLORMAP if is_believed(verdict, index) else GREY
 
 
 def check_verdict(verdict: Verdict | None, explanation: Explanation):

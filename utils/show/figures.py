@@ -16,13 +16,12 @@ from ..explanations.matches import Matches
 from ..explanations.references import in_classes
 from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, WEAK, Verdict
 from .drawing import (
-    COLORMAP,
-    GREY,
     OPACITY,
     TITLE,
     Drawing,
     check_verdict,
     colour_bar,
+    colours_of,
     file_name,
     finished,
     finished_pair,
@@ -148,7 +147,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
         upper, lower = grid[2 * block : 2 * block + 2, column]
         for image, axes in enumerate((upper, lower)):
             axes.set_axis_on()
-            weak = show_map(axes, images[image], verdict.explanation, image, opacity, colours=_colours(verdict))
+            weak = show_map(axes, images[image], verdict.explanation, image, opacity, colours=colours_of(verdict))
             axes.set_xlabel(wrapped(weak, COLUMN))
         title = f"{name} (default)" if name == default else name
         weight = "bold" if name == default else "normal"
@@ -198,7 +197,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
     for index, pair in enumerate(explanation):
         images = photos(pair)
         for number, axes in enumerate(panels[index].subplots(1, 2)):
-            weak = show_map(axes, images[number], pair, number, opacity, colours=_colours(verdict, index))
+            weak = show_map(axes, images[number], pair, number, opacity, colours=colours_of(verdict, index))
             axes.set_title(wrapped(weak, COLUMN))
             axes.set_xlabel(named(pair.names[0][number], COLUMN))
         text = details_of(pair)
@@ -236,7 +235,7 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
 
 def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
     """The maps of both images: those of the first kind large, those of the second smaller below."""
-    colours = _colours(verdict, index)
+    colours = colours_of(verdict, index)
     rows = panel.subfigures(len(kinds), 1, height_ratios=[1, SMALLER][: len(kinds)], squeeze=False)[:, 0]
     body, side = rows[0].subfigures(1, 2, width_ratios=BESIDE)
     large = body.subplots(1, 2)
@@ -264,11 +263,6 @@ def _draw_maps(body, pair_of_axes, images, pair, kind, opacity, colours) -> list
     for image, axes in enumerate(pair_of_axes):
         remarks.append(show_map(axes, images[image], pair, image, opacity, kind, colours))
     return remarks
-
-
-def _colours(verdict, index=0) -> str:
-    """The colour map of the maps of a pair: grey where they are not believed."""
-    return COLORMAP if is_believed(verdict, index) else GREY
 
 
 def _aspects(images):

@@ -23,7 +23,7 @@ from ..search.gallery import files_digest, network_digest
 from ..search.ranked import scores_table
 from ..trained import BATCH, Trained
 from ..trust.faithfulness import judge
-from .drawing import OPACITY, overlay, photos, wrapped
+from .drawing import OPACITY, colours_of, overlay, photos, wrapped
 from .words import KINDS, judgement, remark
 
 COLUMNS = ("image1", "image2")  # of a CSV file of pairs
@@ -82,8 +82,8 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
                 verdict = judge(trained.network, explanation, seed) if judged else None
                 rows = scores_table(explanation, verdict).to_dict("records")
                 for index, name in enumerate(explained):
-                    words = judgement(verdict, index)
-                    tasks.append(pool.submit(_write, folder / name, explanation[index], rows[index], words))
+                    looks = judgement(verdict, index), colours_of(verdict, index)
+                    tasks.append(pool.submit(_write, folder / name, explanation[index], rows[index], *looks))
             bar.update(len(batch))
         for task in tasks:
             task.result()  # raises what a writer raised
@@ -269,12 +269,12 @@ def _explained(trained, pairs, failed):
     return explained
 
 
-def _write(stem, pair: Explanation, row, words):
+def _write(stem, pair: Explanation, row, words, colours):
     """Write the files of a pair; the picture first, because a pair with its numbers is complete."""
     maps = {}
     for kind in KINDS:
         maps[kind] = getattr(pair, kind)[0].half().cpu().numpy()
-    picture = _picture(pair, maps["factual"], words)
+    picture = _picture(pair, maps["factual"], words, colours)
     with atomic(f"{stem}.png") as file:
         file.write(cv2.imencode(".png", picture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
     with atomic(f"{stem}.npz") as file:
@@ -286,7 +286,7 @@ def _read_row(folder, name):
         return json.loads(str(content["row"])) | {"files": name}
 
 
-def _picture(pair, maps, words):
+def _picture(pair, maps, words, colours):
     """Both images with their maps (2, h, w), words above them and below a map that is too weak to be seen."""
     images = photos(pair)
     height = min(HEIGHT, len(images[0]), len(images[1]))
@@ -296,7 +296,7 @@ def _picture(pair, maps, words):
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         side = max(width, NARROWEST)
         below = _lettered(remark(pair, number, maps[number]), side)
-        columns.append(np.vstack([_padded(overlay(small, maps[number], OPACITY), height, side), below]))
+        columns.append(np.vstack([_padded(overlay(small, maps[number], OPACITY, colours), height, side), below]))
     tallest = max(len(columns[0]), len(columns[1]))
     body = np.hstack([_padded(column, tallest, column.shape[1]) for column in columns])
     return np.vstack([_lettered(f"{pair.source.warning}\n{words}".strip(), body.shape[1]), body])
