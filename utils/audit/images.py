@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from ..data.cache import Decoder
@@ -68,11 +69,9 @@ class Audit:
 
     def small_classes(self) -> dict[str, int]:
         """Count the different images of each class that has too few of them for two in validation and in test."""
-        classes = len(self.folder.classes)
-        numbers = self.duplicates * classes + self.folder.labels
-        different = np.unique(np.delete(numbers, list(self.unreadable)))
-        counts = np.bincount(different % classes, minlength=classes)
-        return {self.folder.classes[label]: int(counts[label]) for label in np.flatnonzero(counts < SPLITTABLE)}
+        images = pd.DataFrame({"class": self.folder.labels, "picture": self.duplicates}).drop(list(self.unreadable))
+        counts = images.groupby("class")["picture"].nunique().reindex(range(len(self.folder.classes)), fill_value=0)
+        return {self.folder.classes[label]: count for label, count in counts.items() if count < SPLITTABLE}
 
     def __str__(self):
         lines = [self.folder.report()]
