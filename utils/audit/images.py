@@ -87,8 +87,7 @@ class Audit:
         yield "Cannot be read", self._files(self.unreadable), "They are left out: replace or delete them."
         yield "Narrow range", self._files(self.narrow), NARROW_CURE
         yield "Byte-identical", self._groups(groups_of_several(self.contents)), COPIES_CURE
-        groups = groups_of_several(self.duplicates)
-        similar = [group for group in groups if len(np.unique(self.contents[group])) > 1]
+        similar = contradictions(self.duplicates, self.contents)  # of different bytes
         yield "Near-duplicates", self._groups(similar), COPIES_CURE
         yield "Contradictions", self._groups(self.contradictions()), "Keep each picture in its correct class only."
         small = [f"{name} ({count})" for name, count in self.small_classes().items()]

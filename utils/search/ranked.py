@@ -132,6 +132,8 @@ def _explain_first(trained, splits, pairs, count) -> Explanation:
 
 def _files_of(splits, indices) -> list[tuple[str, str]]:
     """Return the image files of some of the test pairs."""
-    paths = splits.folder.paths
-    first, second = splits.test_pairs.first[indices], splits.test_pairs.second[indices]
-    return [(paths[image1], paths[image2]) for image1, image2 in zip(first, second, strict=True)]
+    files = []
+    for index in indices:
+        image1, image2 = splits.test_pairs.first[index], splits.test_pairs.second[index]
+        files.append((splits.folder.paths[image1], splits.folder.paths[image2]))
+    return files

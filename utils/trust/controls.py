@@ -93,7 +93,8 @@ def cascading_randomisation(
 def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str, float]]:
     """Return the curve of each method but occlusion, which is slow, on the first PROBED pairs of image files."""
     images = trained.load_pairs(*pairs[:PROBED])
-    methods = {name: method for name, method in methods.items() if name != "occlusion"}
+    methods = dict(methods)
+    methods.pop("occlusion", None)
     seed, show = trained.config.seed, trained.config.hyperparameters.verbose
     references = trained.load_references()
     return cascading_randomisation(methods, trained.network, images, trained.threshold, references, seed, show)
