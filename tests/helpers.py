@@ -36,7 +36,7 @@ CHEQUERED = (24, 30)  # height and width of the images of `different_pairs`
 def forks():
     """Where to start processes that need not import torch again, which saves ten seconds each time."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["utils.trained", "helpers"])
+    context.set_forkserver_preload(["utils.measured", "helpers"])
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell has us ignore would be ignored there too
     with patch.dict(os.environ, ENVIRONMENT):
         forkserver.ensure_running()

@@ -5,14 +5,15 @@ import pytest
 import torch
 
 from utils import load_trained
-from utils import trained as choice
+from utils import measured as choice
 from utils.config import AUTO, ExplanationSettings
 from utils.data.splits import Pairs
 from utils.explanations.methods import explain
 from utils.explanations.references import embed_references
+from utils.measured import choose_layer
 from utils.score.intervals import Interval, auc_interval
 from utils.train.runs import current_run, load_checkpoint
-from utils.trained import choose_layer
+from utils.trained import BATCH
 from utils.trust.faithfulness import insertion_deletion
 
 
@@ -35,7 +36,7 @@ def gaps_by_hand(trained, layer, steps):
 def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(calibrated):
     """Every candidate measured again, and the rule applied by hand."""
     layers = {layer: gaps_by_hand(calibrated, layer, 2) for layer in calibrated.network.layers}
-    few = {layer: gaps[: choice.BATCH].mean() for layer, gaps in layers.items()}
+    few = {layer: gaps[:BATCH].mean() for layer, gaps in layers.items()}
     for layer in sorted(few, key=few.get)[:-3]:  # the best three on few pairs are left
         del layers[layer]
         assert calibrated.measurements.gaps[f"{layer} in 2 (16 pairs)"] == pytest.approx(few[layer], abs=1e-4)

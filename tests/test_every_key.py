@@ -12,7 +12,7 @@ from PIL import Image
 
 from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, saved
 from utils import device as runtime
-from utils.config import key_names
+from utils.config import inference_pair, key_names
 from utils.data import cache
 from utils.data.batches import resident
 from utils.data.reading import DataError
@@ -22,7 +22,6 @@ from utils.device import Runtime, seed_everything, start
 from utils.network.siamese import build_network
 from utils.train.runs import current_run, load_checkpoint, run_names
 from utils.train.stopping import stopped_early
-from utils.trained import inference_pair
 
 STEADY = {}  # (what is observed, what else is set) -> what was observed with the tiny config, twice the same
 EARLIER = "the name of an earlier run"

@@ -13,7 +13,7 @@ NETWORK = BASE | {"network"}
 SCORE = NETWORK | {"data", "score"}
 TRAIN = SCORE | {"train"}
 EXPLAIN = NETWORK | {"explanations"}
-TRAINED = TRAIN | EXPLAIN | {"trust", "trained"}
+TRAINED = TRAIN | EXPLAIN | {"trained"}
 ARROWS = {
     "files": set(),
     "vision": set(),
@@ -25,10 +25,11 @@ ARROWS = {
     "trust/faithfulness": EXPLAIN,
     "score": BASE | {"data", "network"},
     "train": SCORE,
-    "trained": TRAIN | EXPLAIN | {"trust"},
+    "trained": TRAIN | EXPLAIN,
     "trust": TRAINED,
+    "measured": TRAINED | {"trust"},
     "audit": TRAINED,
-    "search": TRAINED,
+    "search": TRAINED | {"trust"},
 }
 
 

@@ -5,6 +5,7 @@ from .audit.shortcuts import find_shortcuts as find_shortcuts
 from .config import Config as Config
 from .config import ConfigError as ConfigError
 from .config import Normalization as Normalization
+from .config import inference_pair as inference_pair
 from .config import load_config as load_config
 from .data.images import scan as scan
 from .data.images import write_unreadable as write_unreadable
@@ -26,6 +27,8 @@ from .explanations.methods import explain as explain
 from .explanations.methods import methods_of as methods_of
 from .explanations.references import References as References
 from .explanations.references import embed_references as embed_references
+from .measured import calibrate as calibrate
+from .measured import write_metrics as write_metrics
 from .network.cut import Cut as Cut
 from .network.distance import Explainable as Explainable
 from .network.siamese import SiameseNetwork as SiameseNetwork
@@ -41,6 +44,7 @@ from .search.gallery import most_similar as most_similar
 from .search.ranked import most_uncertain as most_uncertain
 from .search.ranked import scores_table as scores_table
 from .search.ranked import surest as surest
+from .search.ranked import typical_pairs as typical_pairs
 from .search.ranked import worst_mistakes as worst_mistakes
 from .show.charts import augmentation_figure as augmentation_figure
 from .show.charts import det_figure as det_figure
@@ -75,11 +79,7 @@ from .train.loop import TrainingError as TrainingError
 from .train.loop import fit as fit
 from .train.runs import CheckpointError as CheckpointError
 from .trained import Trained as Trained
-from .trained import calibrate as calibrate
-from .trained import inference_pair as inference_pair
 from .trained import load_trained as load_trained
-from .trained import typical_pairs as typical_pairs
-from .trained import write_metrics as write_metrics
 from .trust.comparison import Row as Row
 from .trust.comparison import choose_pairs as choose_pairs
 from .trust.comparison import compare as compare

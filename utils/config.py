@@ -417,6 +417,21 @@ def load_config(path=None, changes=()) -> Config:
         raise ConfigError("\n".join(f"{path}: {message}" for message in messages)) from error
 
 
+def inference_pair(config: Config, default: tuple[str, str]) -> tuple[str, str]:
+    """Return the two images of `inference` in config.yml; without them, `default`.
+
+    Raises:
+        ConfigError: A file does not exist.
+    """
+    if config.inference.image1 is None:
+        return default
+    for key in ("image1", "image2"):
+        path = getattr(config.inference, key)
+        if not path.is_file():
+            raise ConfigError(f"inference.{key}: {path} does not exist: name an image file")
+    return str(config.inference.image1), str(config.inference.image2)
+
+
 def _read(path):
     try:
         if not path.is_file():

@@ -12,6 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import ClearOutputPreprocessor
 from traitlets.config import Config as ClientConfig
 
 from .config import CONFIG_FILE, CONFIG_VARIABLE, Config
@@ -73,7 +74,6 @@ def execute(path: Path):
             record_timing=False,  # timestamps would change the file in every run
             coalesce_streams=True,  # progress bars leave their last state, not every step
             store_widget_state=False,
-            resources={"metadata": {"path": os.getcwd()}},
         )
         return client.execute()
 
@@ -129,19 +129,11 @@ def _message(error: CellExecutionError):
     return str(error)
 
 
-def without_outputs(notebook):
-    """Return a notebook as it is before it is run: outputs of other images would be taken for those of one's own."""
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = []
-            cell.execution_count = None
-    return notebook
-
-
 def open_lab(notebooks: list[Path]) -> int:
-    """Open JupyterLab in the current folder with copies of notebooks in COPIES, which have no outputs.
+    """Open JupyterLab in the current folder with copies of notebooks in COPIES.
 
-    Existing copies stay as the user left them.
+    They have no outputs, which would be taken for those of one's own images. Existing copies stay as the user left
+    them.
 
     Returns:
         The exit status of JupyterLab.
@@ -149,7 +141,8 @@ def open_lab(notebooks: list[Path]) -> int:
     COPIES.mkdir(exist_ok=True)
     for path in notebooks:
         if not (COPIES / path.name).exists():
-            write(without_outputs(nbformat.read(path, as_version=4)), COPIES / path.name)
+            notebook, _ = ClearOutputPreprocessor().preprocess(nbformat.read(path, as_version=4), {})
+            write(notebook, COPIES / path.name)
     print(f"These are copies, yours to change; a copy that you delete from {COPIES}/ is copied again.")
     folders = [os.getcwd()]  # where kernels find this package
     if "PYTHONPATH" in os.environ:

@@ -1,45 +1,32 @@
-"""A trained network with all that its use needs, and what is measured once after training."""
+"""A trained network with all that its use needs."""
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from .config import AUTO, Config, ConfigError, ExplanationSettings
+from .config import AUTO, Config, ExplanationSettings
 from .data.reading import decode, stored_size
 from .data.splits import Pairs, Splits, load_splits
 from .data.transforms import evaluation_transform
 from .device import Runtime, find_runtime, progress
 from .explanations.explanation import UNTESTED, Explanation, Source, embed_explained, only_pair
-from .explanations.methods import METHODS, explain, methods_of, name_of, replace_auto
-from .explanations.references import References, embed_references
-from .files import printable, write_text
+from .explanations.methods import explain, methods_of, name_of, replace_auto
+from .explanations.references import References
+from .files import printable
 from .network.distance import distance, evaluating, paired
 from .network.siamese import SiameseNetwork
 from .network.variants import folded
-from .score.calibration import Calibration, fit_calibration
+from .score.calibration import Calibration
 from .score.decision import choose_band, images_to_decide, threshold_by_rule
-from .score.intervals import Interval, auc_interval, image_count
-from .score.metrics import Metric, Metrics, evaluate, retrieval_metrics, retrieval_rates
+from .score.intervals import Interval, image_count
 from .train import runs
-from .train.evaluation import Baseline, embed_images, pair_distances
-from .train.runs import CheckpointError
-from .trust.faithfulness import LEAST_SPAN, insertion_deletion, span_of
+from .train.evaluation import pair_distances
 
 BATCH = 16  # pairs that are explained together
-REFERENCES = 96  # training images, at least
-OF_EACH_CLASS = 5  # at least: enough to show what images of the class look like
-PAIRS = 32  # of validation
-LAYERS = 6  # at most, spread from the first to the last
-FINALISTS = 3  # layers: the best on BATCH pairs, which are compared on all PAIRS
-FIRST_STEPS = 2  # with which layers are compared
-STEPS = (1, 2, 4)  # tried at the chosen layer
-UNMEASURED = {"test_pairs", "opacity"}  # keys of `explanation` that change nothing that is measured here
-TYPICAL = 8  # pairs around the median, of which the first that can be explained is shown
 ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the rest
 RULES = {  # of the key `decision.rule`, in words
     "balanced": "the best balanced accuracy",
@@ -184,8 +171,10 @@ class Trained:
         """Load pairs of image files in batches of BATCH."""
         return [self.load_pairs(*pairs[start : start + BATCH]) for start in range(0, len(pairs), BATCH)]
 
-    def load_references(self) -> torch.Tensor:
-        """Load the reference images, (R, 3, h, w), for another network to embed."""
+    def load_references(self) -> torch.Tensor | None:
+        """Load the reference images, (R, 3, h, w), for another network to embed; None before `calibrate`."""
+        if self.measurements is None:
+            return None
         return self.load_images(*[self.config.data_path / name for name in self.measurements.names])
 
     def distances(self, splits: Splits, pairs: Pairs) -> np.ndarray:
@@ -374,220 +363,3 @@ def _network_of(weights, config, arguments):
         if not values.isfinite().all():
             raise ValueError(f"{name} is not finite")
     return network
-
-
-def save_measurements(trained: Trained, measurements: Measurements) -> Trained:
-    """Write the measurements into best.pt, whole, and return the network with them.
-
-    Raises:
-        CheckpointError: Another process trains in the folder of the runs, or the run was trained further since the
-            network was loaded.
-    """
-    path = trained.folder / runs.BEST
-    with runs.claimed(trained.folder.parent):
-        content = runs.load_checkpoint(path)
-        if len(content["history"]) != len(trained.history):
-            raise CheckpointError(f"{path} was trained further since it was loaded: load it again with load_trained.")
-        runs.save_checkpoint(path, content | {"measurements": asdict(measurements)})
-    return replace(trained, measurements=measurements)
-
-
-def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> Metrics:
-    """Compute all metrics of the test pairs and of the test images as a gallery; write results_path/metrics.json.
-
-    The file also has the run, the rule of the decision, and `seconds`: training time up to the chosen epoch.
-
-    Args:
-        trained: The network.
-        splits: Those of the training run.
-        distances: Of the test pairs, float32 (P,).
-        baseline: Of the same test pairs.
-
-    Raises:
-        CheckpointError: The network was trained on other splits.
-    """
-    pairs = splits.test_pairs
-    config = trained.config
-    images = trained.validation[0].first, trained.validation[0].second
-    if not np.array_equal(images, (splits.valid_pairs.first, splits.valid_pairs.second)):
-        raise CheckpointError(
-            f"{trained.folder} is a run with other splits: its training images may be among these test images. "
-            "Give each config its own checkpoints_path, or run notebook 01 from its beginning."
-        )
-    metrics = evaluate(distances, pairs, trained.threshold, trained.band, trained.probabilities(distances), config.seed)
-    embeddings = embed_images(trained.network, splits.pixels, splits.test, config, trained.runtime)
-    retrieval = retrieval_metrics(retrieval_rates(embeddings, splits.folder.labels[splits.test]))
-    if baseline.auc is not None:
-        retrieval += (Metric("frozen_auc", baseline.auc, "AUC of the pretrained backbone without training"),)
-    facts = metrics.facts | {
-        "decision": config.decision.model_dump(),
-        "seconds": round(sum(epoch["seconds"] for epoch in trained.history), 1),
-        "run": trained.folder.name,
-    }
-    metrics = Metrics(metrics.metrics + retrieval, facts)
-    write_text(config.results_path / "metrics.json", json.dumps(metrics.as_dict(), indent=2) + "\n")
-    return metrics
-
-
-def inference_pair(config: Config, default: tuple[str, str]) -> tuple[str, str]:
-    """Return the two images of `inference` in config.yml; without them, `default`.
-
-    Raises:
-        ConfigError: A file does not exist.
-    """
-    if config.inference.image1 is None:
-        return default
-    for key in ("image1", "image2"):
-        path = getattr(config.inference, key)
-        if not path.is_file():
-            raise ConfigError(f"inference.{key}: {path} does not exist: name an image file")
-    return str(config.inference.image1), str(config.inference.image2)
-
-
-def typical_pairs(trained: Trained, splits: Splits):
-    """Return the image files of a test pair decided "same" and of one decided "different".
-
-    Each is near the median distance of those decided so, of the correct ones if there are any: of the TYPICAL pairs
-    nearest to it, the first whose score depends on what is hidden, so that there is something to explain. If there are
-    none decided so, the nearest pair is returned, which is printed.
-    """
-    distances = trained.distances(splits, splits.test_pairs)
-    same = _typical_pair(trained, splits, distances, "same")
-    different = _typical_pair(trained, splits, distances, "different")
-    return same, different
-
-
-def _typical_pair(trained, splits, distances, word):
-    pairs = splits.test_pairs
-    low, high = trained.band or (trained.threshold, trained.threshold)
-    if word == "same":
-        label, candidates, nearest = 0, np.flatnonzero(distances <= low), distances.argmin()
-    else:
-        label, candidates, nearest = 1, np.flatnonzero(distances > high), distances.argmax()
-    if not len(candidates):
-        print(f'No test pair is decided "{word}": the nearest pair is shown instead. Has the network learnt enough?')
-        candidates = np.array([nearest])
-    correct = candidates[pairs.labels[candidates] == label]
-    if len(correct):
-        candidates = correct
-    by_distance = candidates[np.argsort(distances[candidates])]
-    from_median = np.abs(np.arange(len(by_distance)) - len(by_distance) // 2)
-    typical = by_distance[np.argsort(from_median, kind="stable")][:TYPICAL]
-    files = []
-    for index in typical:
-        files.append((splits.folder.paths[pairs.first[index]], splits.folder.paths[pairs.second[index]]))
-    explanation = trained.explain(*files, method="gradcam", layer="last")  # any method: its span is asked
-    explained = span_of(trained.network, explanation).decisive >= LEAST_SPAN
-    return files[int(explained.float().argmax())]  # the first of all where none is explained
-
-
-def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
-    """Measure what explanations and probabilities need, save it in best.pt, and return the network with it.
-
-    References are training images; layer and steps of `auto` are those of `choose_layer`;
-    probabilities are fitted on the validation pairs; the test AUC comes with its interval.
-
-    Args:
-        trained: The network; one that was calibrated with these settings is returned unchanged.
-        splits: Those of the training run.
-        distances: Of the test pairs, float32 (P,).
-    """
-    settings = trained.config.explanation.model_dump(exclude=UNMEASURED)
-    settings["threshold"] = trained.threshold  # maps explain decisions
-    if trained.measurements is not None and trained.measurements.settings == settings:
-        return trained
-    files = [Path(splits.folder.paths[index]) for index in _reference_images(splits)]
-    names = tuple(file.relative_to(splits.folder.root).as_posix() for file in files)
-    references = embed_references(trained.network, trained.load_images(*files), names)
-    layer, steps, gaps = choose_layer(trained, splits, references)
-    seed = trained.config.seed
-    valid_pairs, valid_distances = trained.validation
-    measurements = Measurements(
-        settings,
-        layer,
-        steps,
-        gaps,
-        names,
-        references.embeddings.cpu(),
-        auc_interval(distances, splits.test_pairs, seed),
-        fit_calibration(valid_distances, valid_pairs, seed),
-    )
-    return save_measurements(trained, measurements)
-
-
-def choose_layer(trained: Trained, splits: Splits, references: References) -> tuple[str, int, dict[str, float]]:
-    """Choose the layer and the number of steps to explain at.
-
-    The gap, insertion minus deletion towards the decision, is measured on at most PAIRS validation pairs. Layers are
-    compared with FIRST_STEPS, at first on BATCH pairs, the FINALISTS on all. Of these, the finest that reaches ENOUGH
-    of the best is chosen; of STEPS there, the fewest. What config.yml names is not searched.
-
-    Returns:
-        The layer, the steps, and the mean gap of each choice that was tried.
-    """
-    settings = trained.config.explanation
-    given = replace_auto(settings)
-    layers = [given.layer]
-    if settings.layer == AUTO:
-        layers = _spread(trained.network.layers, LAYERS)
-    numbers = [given.steps]
-    if settings.steps == AUTO and METHODS[settings.method].takes_steps:
-        numbers = STEPS
-    if settings.method == "occlusion" or len(layers) == len(numbers) == 1:
-        return given.layer, given.steps, {}
-    batches = trained.load_batches(splits.files(splits.valid_pairs, PAIRS, trained.config.seed))
-    first_steps = numbers[0]
-    if len(numbers) > 1:
-        first_steps = FIRST_STEPS
-    show = trained.config.hyperparameters.verbose
-    gaps = {}
-
-    def gap(layer, steps, few=False):
-        name = f"{layer} in {steps}"
-        part = batches
-        if few:
-            name += f" ({len(batches[0])} pairs)"
-            part = batches[:1]
-        if name not in gaps:
-            gaps[name] = _mean_gap(trained, part, references, layer, steps)
-        return gaps[name]
-
-    if len(layers) > FINALISTS and len(batches) > 1:
-        first_gaps = {layer: gap(layer, first_steps, few=True) for layer in progress(layers, "Layers", show)}
-        best = sorted(layers, key=first_gaps.get)[-FINALISTS:]
-        layers = [layer for layer in layers if layer in best]
-    layer = _first_good({layer: gap(layer, first_steps) for layer in progress(layers, "Layers", show)})
-    steps = _first_good({steps: gap(layer, steps) for steps in progress(numbers, "Steps", show)})
-    return layer, steps, gaps
-
-
-def _mean_gap(trained, batches, references, layer, steps) -> float:
-    """Return insertion minus deletion, averaged over all pairs."""
-    settings = replace_auto(trained.config.explanation, layer, steps).model_dump()
-    gaps = []
-    for images in batches:
-        explanation = explain(trained.network, images, trained.threshold, references, **settings)
-        gaps.append(insertion_deletion(trained.network, explanation).decisive.cpu())
-    return float(torch.cat(gaps).mean())
-
-
-def _first_good(gaps: dict):
-    """Return the first name whose gap reaches ENOUGH of the best; the best itself if that is below 0."""
-    best = max(gaps.values())
-    return next(name for name, gap in gaps.items() if gap >= min(ENOUGH * best, best))
-
-
-def _reference_images(splits) -> list[int]:
-    """Choose training images: REFERENCES or OF_EACH_CLASS, spread over each class."""
-    labels = splits.folder.labels[splits.train]
-    each = max(OF_EACH_CLASS, math.ceil(REFERENCES / len(np.unique(labels))))
-    chosen = []
-    for label in np.unique(labels):
-        chosen += _spread(splits.train[labels == label], each)
-    return chosen
-
-
-def _spread(values, count) -> list:
-    """Return at most `count` of the values, the first and the last included."""
-    places = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)
-    return np.asarray(values)[places].tolist()

@@ -120,12 +120,6 @@ def model_arguments(name: str) -> dict:
     return _read_arguments(name)
 
 
-@cache  # without network an attempt takes half a minute
-def hub_arguments(name: str) -> dict:
-    """Return the arguments in config.json of a model of the hub; as `model_arguments`."""
-    return _read_arguments(name)
-
-
 def _read_arguments(name):
     try:
         arguments = timm.models.resolve_model_input_args(name)
@@ -143,6 +137,9 @@ def _read_arguments(name):
     if channels != 3:
         raise ValueError(f"backbone_model: {name} is refused: it takes images of {channels} channels, not 3.")
     return arguments
+
+
+hub_arguments = cache(_read_arguments)  # without network an attempt takes half a minute
 
 
 def _unreadable(name, error):

@@ -112,3 +112,13 @@ def test_what_is_known_of_no_pair_has_no_column(trained, tmp_path):
     assert "correct" not in table
     assert "class 1" not in table
     assert "probability" not in table
+
+
+def test_equal_images_of_a_network_with_a_threshold_of_0_lie_on_it(known, monkeypatch):
+    trained, splits, distances = known
+    farthest = distances.argmax()
+    equal = distances.copy()
+    equal[farthest] = 0
+    monkeypatch.setattr(type(trained), "distances", lambda *_: equal)
+    explanation = most_uncertain(replace(trained, threshold=0.0), splits, 1)
+    assert explanation.source.paths[0] == files_of(splits, farthest)

@@ -11,7 +11,7 @@ from utils import figure, images_figure, methods_figure, overlay, sanity_figure,
 from utils.data.reading import read_image
 from utils.explanations.explanation import Explanation, Source
 from utils.show.drawing import COLORMAP, file_name, photos
-from utils.trust.faithfulness import CHANCE, FAITHFUL, WEAK, Chance, Effect, Verdict
+from utils.trust.faithfulness import CHANCE, FAITHFUL, WEAK, Effect, Verdict
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -44,9 +44,9 @@ def explanation_of(evidence, paths=None, **source):
 def verdict_on(explanation, gap=0.4):
     count = len(explanation)
     random_maps = Effect(*torch.zeros(3, 20, count), explanation.different)
-    chance = Chance(random_maps, Effect(*torch.zeros(3, count), explanation.different))
+    centre = Effect(*torch.zeros(3, count), explanation.different)
     gaps, spans = (Effect(*torch.full((3, count), value), explanation.different) for value in (gap, 0.5))
-    return Verdict(explanation, gaps, spans, chance)
+    return Verdict(explanation, gaps, spans, random_maps, centre)
 
 
 def texts(drawn_figure):

@@ -11,19 +11,20 @@ from helpers import forked, write_images
 from test_config import PAPER_CONFIG
 
 from utils import __main__, load_config, load_splits, load_trained, write_metrics
-from utils import trained as loaded
-from utils.config import ConfigError
+from utils.config import ConfigError, inference_pair
 from utils.data.cache import PixelCache
 from utils.device import start
 from utils.network.distance import distance
 from utils.network.siamese import build_network
 from utils.score.intervals import Interval
+from utils.search import ranked
+from utils.search.ranked import typical_pairs
 from utils.train import loop
 from utils.train.evaluation import Baseline, pair_distances
 from utils.train.loop import WARM_UP, TrainingError, build_optimizer, fit, set_rates
 from utils.train.runs import changed_since, current_run, load_checkpoint
 from utils.train.stopping import kept_epoch
-from utils.trained import Trained, inference_pair, typical_pairs
+from utils.trained import Trained
 from utils.trust.faithfulness import Effect
 
 
@@ -343,7 +344,7 @@ def test_a_typical_pair_can_be_explained(trained, monkeypatch):
         explained.append(explanation)
         return Effect(*spans[:, : len(explanation)], explanation.different)
 
-    monkeypatch.setattr(loaded, "span_of", span)
+    monkeypatch.setattr(ranked, "span_of", span)
     passed_over, _ = typical_pairs(trained, splits)
     assert passed_over == explained[0].source.paths[2]
     spans[:] = 0

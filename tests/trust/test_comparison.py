@@ -106,7 +106,7 @@ def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypat
         "copies": copies(explanation).mean(),
         "partner_same": partner_same,
         "partner": partner,
-        "stable": np.mean([agreement for agreement, kept in steady if kept]),
+        "stable": np.nanmean(list(steady)),
         "completeness_error": (explanation.completeness[:, 0] - explanation.completeness[:, 1]).abs().mean(),
     }
     for name, value in expected.items():

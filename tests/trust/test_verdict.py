@@ -15,7 +15,6 @@ from utils.trust.faithfulness import (
     LEAST_SPAN,
     PARTS,
     RANDOM_MAPS,
-    Chance,
     Effect,
     Verdict,
     explain_at_random,
@@ -87,7 +86,7 @@ def test_chance_against_one_random_map_after_another():
     network = Chequered()
     images, right = different_pairs(2)
     explanation = explanation_of(network, images, right)
-    chance = measure_chance(network, explanation, seed=5)
+    random_maps, centre_prior = measure_chance(network, explanation, seed=5)
     maps = [explain_at_random(network, images, 0.5, seed=5 + draw).towards_different for draw in range(DRAWS)]
     maps += [1 - drawn for drawn in maps]  # the same places in the opposite order; ties at a border are broken again
     for row, first in enumerate(maps):
@@ -95,11 +94,11 @@ def test_chance_against_one_random_map_after_another():
             combined = explanation_of(network, images, torch.stack([first[:, 0], second[:, 1]], dim=1))
             gap = insertion_deletion(network, combined)
             for part in PARTS:
-                measured = chance.random.of(part)[row * RANDOM_MAPS + column]
+                measured = random_maps.of(part)[row * RANDOM_MAPS + column]
                 torch.testing.assert_close(measured, gap.of(part), atol=1e-3, rtol=0)
     centre = insertion_deletion(network, explain_by_centre(network, images, 0.5))
     for part in PARTS:
-        torch.testing.assert_close(chance.centre.of(part), centre.of(part))
+        torch.testing.assert_close(centre_prior.of(part), centre.of(part))
 
 
 def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
@@ -114,7 +113,7 @@ def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
     assert together[1].explanation.same_as(explanation[1])
     assert together[1].sentence() == together.sentence(1)
     alone = judge(network, explanation[1])  # random maps are those of the pair, whatever stands beside it
-    torch.testing.assert_close(alone.chance.random.both, together[1].chance.random.both)
+    torch.testing.assert_close(alone.random.both, together[1].random.both)
 
 
 def test_several_explanations_are_judged_as_one_by_one():
@@ -161,9 +160,9 @@ def test_what_the_rank_by_itself_proves():
     nothing = torch.zeros(count, 2, 1, 1)
     explanation = Explanation(torch.zeros(count, 2, 3, 1, 1), torch.full((count,), 0.1), 0.5, nothing, nothing)
     span = Effect(*torch.full((3, count), LEAST_SPAN), decided)  # so small that the share is no hurdle
-    chance = Chance(random_maps, Effect(*torch.full((3, count), -10.0), decided))
+    centre = Effect(*torch.full((3, count), -10.0), decided)
     gap = Effect(torch.zeros(count), *own, decided)
-    verdict = Verdict(explanation, gap, span, chance)
+    verdict = Verdict(explanation, gap, span, random_maps, centre)
     for part, all_beaten, weak_or_better in (
         ("pair", 1 / 20, 1 / 5),
         ("image 1", 1 / 8, 1 / 4),
@@ -185,8 +184,8 @@ def verdict_of(gap, beaten, centre=0.0, span=1.0, different=True):
     spans = Effect(*torch.full((3, 1), span), decided)
     random = torch.full((10, 1), gap + 1)
     random[:beaten] = gap - 1
-    chance = Chance(Effect(random, random, random, decided), Effect(*torch.full((3, 1), centre), decided))
-    return Verdict(explanation, gaps, spans, chance)
+    random_maps = Effect(random, random, random, decided)
+    return Verdict(explanation, gaps, spans, random_maps, Effect(*torch.full((3, 1), centre), decided))
 
 
 def test_words_by_random_maps_centre_share_and_span():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from ..data.cache import Decoder
@@ -68,11 +69,9 @@ class Audit:
 
     def small_classes(self) -> dict[str, int]:
         """Count the different images of each class that has too few of them for two in validation and in test."""
-        classes = len(self.folder.classes)
-        numbers = self.duplicates * classes + self.folder.labels
-        different = np.unique(np.delete(numbers, list(self.unreadable)))
-        counts = np.bincount(different % classes, minlength=classes)
-        return {self.folder.classes[label]: int(counts[label]) for label in np.flatnonzero(counts < SPLITTABLE)}
+        images = pd.DataFrame({"class": self.folder.labels, "picture": self.duplicates}).drop(list(self.unreadable))
+        counts = images.groupby("class")["picture"].nunique().reindex(range(len(self.folder.classes)), fill_value=0)
+        return {self.folder.classes[label]: count for label, count in counts.items() if count < SPLITTABLE}
 
     def __str__(self):
         lines = [self.folder.report()]
@@ -88,8 +87,7 @@ class Audit:
         yield "Cannot be read", self._files(self.unreadable), "They are left out: replace or delete them."
         yield "Narrow range", self._files(self.narrow), NARROW_CURE
         yield "Byte-identical", self._groups(groups_of_several(self.contents)), COPIES_CURE
-        groups = groups_of_several(self.duplicates)
-        similar = [group for group in groups if len(np.unique(self.contents[group])) > 1]
+        similar = contradictions(self.duplicates, self.contents)  # of different bytes
         yield "Near-duplicates", self._groups(similar), COPIES_CURE
         yield "Contradictions", self._groups(self.contradictions()), "Keep each picture in its correct class only."
         small = [f"{name} ({count})" for name, count in self.small_classes().items()]

@@ -156,7 +156,6 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
     training = np.sort(random.permutation(splits.train)[:IMAGES])
     images = load_property_images(trained, splits, chosen, training)
     pairs = draw_pairs(np.arange(len(chosen)), splits.folder.labels[chosen], PARTNERS, random)
-    once = np.ones(len(pairs))
 
     def distances(pixels):
         embeddings = embed_images(trained.network, pixels, np.arange(len(pixels)), trained.config, trained.runtime)
@@ -171,7 +170,7 @@ def find_shortcuts(trained: Trained, splits: Splits, count=IMAGES, seed=0) -> Sh
         if score.low > 0:  # a share of what may be 0 would be any number
             share = share_of_score(before, distances(item.equalized), pairs, seed)
             if item.control is not None:
-                control = 1 - _score(distances(item.control), pairs, once) / score.value
+                control = share_of_score(before, distances(item.control), pairs, seed).value
         auc = auc_of_values(item.values, pairs, seed)
         changes = np.abs(images.pixels.astype(np.int16) - item.equalized).mean(axis=(1, 2, 3))
         most = changes.argmax()  # the image in which the change is seen best
@@ -236,7 +235,7 @@ def properties_of(images: PropertyImages) -> list[Property]:
 def border_and_middle(size) -> tuple[np.ndarray, np.ndarray]:
     """Return where the border is, and a rectangle of the same area in the middle: bool (h, w) each."""
     height, width = size
-    edge = max(1, round(EDGE * min(size)))
+    edge = round(EDGE * min(size))
     border = np.ones(size, bool)
     border[edge : height - edge, edge : width - edge] = False
     side = np.sqrt(border.mean())
@@ -299,8 +298,6 @@ def share_of_score(before, after, pairs: Pairs, seed=0) -> Interval:
 def auc_of_values(values, pairs: Pairs, seed) -> Interval:
     """Measure the AUC of separating pairs by the difference of values, float (N, V)."""
     differences = np.linalg.norm(values[pairs.first] - values[pairs.second], axis=1)
-    if not differences.any():
-        return Interval(0.5, 0.5, 0.5)
     return auc_interval(differences, pairs, seed, AUC_DRAWS)
 
 

@@ -92,16 +92,17 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
         root = splits.folder.root
         paths = [splits.folder.paths[index] for index in splits.test]
     if isinstance(trained, FromFiles):
-        images = _embed_one_by_one(trained, root, paths)
+        embeddings, unreadable = _embed_one_by_one(trained, paths)
     elif trained.config.cache_path is None:
-        images = _embed(trained, root, paths)
+        embeddings, unreadable = _embed(trained, paths)
     else:
         name = f"{files_digest([root.resolve(), *paths])}_{network_digest(trained)}.npz"
-        images = _from_cache(trained, root, paths, trained.config.cache_path / "embeddings" / name)
-    if not images.paths:
-        cause = f"none of its {len(paths)} images can be decoded; the first: {images.unreadable[paths[0]]}"
+        embeddings, unreadable = _from_cache(trained, paths, trained.config.cache_path / "embeddings" / name)
+    readable = tuple(path for path in paths if path not in unreadable)
+    if not readable:
+        cause = f"none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}"
         raise DataError(f"{root}: {cause}. Replace them, or name another folder.")
-    return images
+    return Gallery(root, readable, embeddings, unreadable)
 
 
 def most_similar(
@@ -224,27 +225,24 @@ def _images_of(root) -> list[str]:
     return paths
 
 
-def _from_cache(trained, root, paths, file) -> Gallery:
-    """Read the gallery from its file; where that is missing or damaged, compute it and write the file."""
+def _from_cache(trained, paths, file) -> tuple[np.ndarray, dict[str, str]]:
+    """Read what `_embed` returns from its file; where that is missing or damaged, compute it and write the file."""
     try:
         with open(file, "rb") as opened, np.load(opened) as stored:
-            names = stored["names"].tolist()
-            unreadable = dict(stored["unreadable"].tolist())
-            return Gallery(root, tuple(str(root / name) for name in names), stored["embeddings"], unreadable)
+            return stored["embeddings"], dict(stored["unreadable"].tolist())
     except Exception:  # of damaged files NumPy raises a dozen kinds
-        images = _embed(trained, root, paths)
-    unreadable = np.array(list(images.unreadable.items()), str).reshape(-1, 2)
+        embeddings, unreadable = _embed(trained, paths)
     try:
         with atomic(file) as opened:
-            np.savez(opened, names=np.array(images.names, str), embeddings=images.embeddings, unreadable=unreadable)
+            np.savez(opened, embeddings=embeddings, unreadable=np.array(list(unreadable.items()), str).reshape(-1, 2))
     except OSError as error:
         warnings.warn(f"cache_path: {error} Embeddings are computed again each time.", RuntimeWarning, stacklevel=3)
-    return images
+    return embeddings, unreadable
 
 
 @torch.no_grad()
-def _embed(trained, root, paths) -> Gallery:
-    """Embed all image files that can be decoded."""
+def _embed(trained, paths) -> tuple[np.ndarray, dict[str, str]]:
+    """Embed all image files that can be decoded; return the embeddings, and the others with the cause."""
     config = trained.config
     transform = evaluation_transform(config.image)
     size = stored_size(config.image)
@@ -255,21 +253,15 @@ def _embed(trained, root, paths) -> Gallery:
         for pixels in decoder.blocks(config.hyperparameters.verbose):
             images = trained.runtime.place(transform(torch.from_numpy(pixels)))
             blocks.append(trained.network(images).float().cpu())
-    readable = []
     unreadable = {}
-    for index, path in enumerate(paths):
-        if index in decoder.unreadable:
-            unreadable[path] = decoder.unreadable[index]
-        else:
-            readable.append(path)
-    embeddings = np.delete(torch.cat(blocks).numpy(), list(decoder.unreadable), axis=0)
-    return Gallery(root, tuple(readable), embeddings, unreadable)
+    for index in sorted(decoder.unreadable):
+        unreadable[paths[index]] = decoder.unreadable[index]
+    return np.delete(torch.cat(blocks).numpy(), list(decoder.unreadable), axis=0), unreadable
 
 
 @torch.no_grad()
-def _embed_one_by_one(files: FromFiles, root, paths) -> Gallery:
-    """Embed all image files that `load` can decode, which may be of several sizes."""
-    readable = []
+def _embed_one_by_one(files: FromFiles, paths) -> tuple[np.ndarray, dict[str, str]]:
+    """Embed all image files that `load` can decode, which may be of several sizes; return what `_embed` does."""
     embeddings = []
     unreadable = {}
     with evaluating(files.network):
@@ -279,6 +271,5 @@ def _embed_one_by_one(files: FromFiles, root, paths) -> Gallery:
             except DataError as error:
                 unreadable[path] = str(error)
                 continue
-            readable.append(path)
             embeddings.append(files.network(image)[0].float().cpu().numpy())
-    return Gallery(root, tuple(readable), np.array(embeddings), unreadable)
+    return np.array(embeddings), unreadable

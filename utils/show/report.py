@@ -15,8 +15,8 @@ from ..data.splits import Splits
 from ..explanations.matches import decompose
 from ..score.calibration import reliability
 from ..score.metrics import Metrics
-from ..search.ranked import worst_mistakes
-from ..trained import Trained, typical_pairs
+from ..search.ranked import typical_pairs, worst_mistakes
+from ..trained import Trained
 from ..trust.comparison import Row, table
 from ..trust.faithfulness import judge
 from .charts import distances_figure, history_figure, reliability_figure, roc_figure, shortcuts_figure

@@ -152,7 +152,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         some_partners = {kind: beside[:count] for kind, beside in partners.items()}
         columns["partner_same"], columns["partner"] = partner_agreement(method, trained, some_partners)
         steady = stability(method, network, images, trained.threshold, trained.config.image, trained.references)
-        columns["stable"] = float(pd.DataFrame(steady.values())[0].mean())  # NaN is left out
+        columns["stable"] = pd.Series(steady).mean()  # NaN is left out
         row = Row(
             dataset=trained.config.data_path.name,
             network=trained.config.backbone_model + (", pretrained" if trained.config.pretrained else ""),
@@ -244,7 +244,7 @@ def _measure(network, explanation, span, chance, different, masks) -> pd.DataFra
         "gap_decisive": gap.decisive,
         "span": span.decisive,
     }
-    for name, embeddings in (("inserted", masked.inserted), ("deleted", masked.deleted)):
+    for name, embeddings in zip(("inserted", "deleted"), masked, strict=True):
         decisions = distance(*embeddings.unbind(2)) > explanation.threshold  # (S, B)
         columns[name] = (decisions.cpu() == different).float().mean(dim=0)
     if masks is not None:
@@ -256,7 +256,7 @@ def _measure(network, explanation, span, chance, different, masks) -> pd.DataFra
         columns["completeness_error"] = (total - change).abs()
     measured = pd.DataFrame({name: values.cpu().double() for name, values in columns.items()})
     measured["copies"] = copies(explanation).reshape(-1, 2).mean(axis=1)
-    verdict = Verdict(explanation, gap, span, chance)
+    verdict = Verdict(explanation, gap, span, *chance)
     measured["faithful"] = np.array(verdict.words()) == FAITHFUL
     words = np.array([verdict.words("image 1"), verdict.words("image 2")])
     measured["faithful_each"] = (words == FAITHFUL).mean(axis=0)

@@ -61,20 +61,6 @@ class Effect:
         return Effect(self.both[..., part], self.image1[..., part], self.image2[..., part], self.different[part])
 
 
-@dataclass(frozen=True, eq=False)
-class Masked:
-    """Embeddings (S, B, 2, D) of B pairs of images, at each of S shares of pixels."""
-
-    inserted: torch.Tensor
-    """With these pixels shown."""
-    deleted: torch.Tensor
-    """With these pixels hidden."""
-
-    def reversed(self) -> "Masked":
-        """Return those of the opposite ranking: its strongest tenth is what nine deleted tenths leave."""
-        return Masked(self.deleted.flip(0), self.inserted.flip(0))
-
-
 @torch.no_grad()
 def insertion_deletion(network: Explainable, explanation: Explanation, hide=blurred) -> Effect:
     """Return insertion minus deletion for pairs, the gap.
@@ -109,15 +95,25 @@ def span_of(network: Explainable, explanation: Explanation, hide=blurred) -> Eff
 
 
 @torch.no_grad()
-def embed_evidence(network: Explainable, explanation: Explanation, hide=blurred) -> tuple[Masked, torch.Tensor]:
-    """Embed the explained images with their evidence shown and hidden, and unchanged: (B, 2, D)."""
+def embed_evidence(network: Explainable, explanation: Explanation, hide=blurred) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embed the explained images with their evidence shown and hidden, as `embed_masked`, and unchanged, (B, 2, D)."""
     with evaluating(network):
         untouched = embed_explained(network, explanation)
         return embed_masked(network, explanation.images, explanation.ranking, hide), untouched
 
 
-def embed_masked(network: Explainable, images, ranking, hide=blurred) -> Masked:
-    """Embed images (B, 2, C, H, W) with the strongest pixels of a ranking (B, 2, H, W) shown, and hidden."""
+def embed_masked(network: Explainable, images, ranking, hide=blurred) -> torch.Tensor:
+    """Embed images with their strongest pixels shown, and hidden, at each of S shares of pixels.
+
+    Args:
+        network: That embeds them.
+        images: (B, 2, C, H, W).
+        ranking: Of their pixels, (B, 2, H, W).
+        hide: A function of images to what hidden pixels show.
+
+    Returns:
+        (2, S, B, 2, D): inserted and deleted.
+    """
     hidden = hide(images)
     ranks = ranks_of(ranking)  # (B, 2, H, W), 0 for the strongest
     pixels = images.shape[-2] * images.shape[-1]
@@ -127,13 +123,13 @@ def embed_masked(network: Explainable, images, ranking, hide=blurred) -> Masked:
         strongest = (ranks < share * pixels)[:, :, None]  # (B, 2, 1, H, W)
         inserted.append(embed_pairs(network, torch.where(strongest, images, hidden)))
         deleted.append(embed_pairs(network, torch.where(strongest, hidden, images)))
-    return Masked(torch.stack(inserted), torch.stack(deleted))
+    return torch.stack([torch.stack(inserted), torch.stack(deleted)])
 
 
-def gap_of(masked: Masked, untouched, different) -> Effect:
-    """Return the gap from embeddings: of masked images, and of the unchanged images (B, 2, D)."""
-    gained = support(masked.inserted, untouched, different) - support(masked.deleted, untouched, different)
-    return Effect(*gained.mean(dim=1), different)
+def gap_of(masked, untouched, different) -> Effect:
+    """Return the gap from embeddings: of masked images (2, S, B, 2, D), and of the unchanged images (B, 2, D)."""
+    inserted, deleted = support(masked, untouched, different).unbind(1)  # (3, S, B)
+    return Effect(*(inserted - deleted).mean(dim=1), different)
 
 
 def support(changed, untouched, different) -> torch.Tensor:
@@ -155,19 +151,6 @@ def support(changed, untouched, different) -> torch.Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Chance:
-    """Gaps of B pairs by maps that ignore the network."""
-
-    random: Effect
-    """Of R random maps, float32 (R, B)."""
-    centre: Effect
-    """Of the centre prior, float32 (B,)."""
-
-    def __getitem__(self, index: int | slice) -> "Chance":
-        return Chance(self.random[index], self.centre[index])
-
-
-@dataclass(frozen=True, eq=False)
 class Verdict:
     """Whether the factual maps of an explanation of B pairs are faithful. `verdict[3]` is that on one pair."""
 
@@ -176,14 +159,17 @@ class Verdict:
     """Insertion minus deletion."""
     span: Effect
     """The largest change that hiding could make."""
-    chance: Chance
-    """The gaps of maps that ignore the network."""
+    random: Effect
+    """The gaps of R random maps, float32 (R, B)."""
+    centre: Effect
+    """The gaps of the centre prior."""
 
     def __len__(self):
         return len(self.explanation)
 
     def __getitem__(self, index: int | slice) -> "Verdict":
-        return Verdict(self.explanation[index], self.gap[index], self.span[index], self.chance[index])
+        explanation, gap, span = self.explanation[index], self.gap[index], self.span[index]
+        return Verdict(explanation, gap, span, self.random[index], self.centre[index])
 
     def share(self, part="pair") -> torch.Tensor:
         """Return the gap as a share of the span, float32 (B,); NaN where the span is below LEAST_SPAN."""
@@ -212,7 +198,7 @@ class Verdict:
             return HARDLY
         if gap <= 0 or beaten < LEAST_BEATEN * count:
             return CHANCE
-        if share < LEAST_SHARE or beaten < count or gap <= self.chance.centre.of(part)[index]:
+        if share < LEAST_SHARE or beaten < count or gap <= self.centre.of(part)[index]:
             return WEAK
         return FAITHFUL
 
@@ -244,7 +230,7 @@ class Verdict:
 
     def _beaten(self, index, part) -> tuple[int, int]:
         """How many random maps have a smaller gap, and how many there are."""
-        random = self.chance.random.of(part)[:, index]
+        random = self.random.of(part)[:, index]
         return int((random < self.gap.of(part)[index]).sum()), len(random)
 
 
@@ -255,7 +241,7 @@ def judge(network: Explainable, explanation: Explanation, seed=0) -> Verdict:
     """
     gap = insertion_deletion(network, explanation)
     span = span_of(network, explanation)
-    return Verdict(explanation, gap, span, measure_chance(network, explanation, seed))
+    return Verdict(explanation, gap, span, *measure_chance(network, explanation, seed))
 
 
 def judge_all(network: Explainable, explanations: dict[str, Explanation], seed=0) -> dict[str, Verdict]:
@@ -271,13 +257,13 @@ def judge_all(network: Explainable, explanations: dict[str, Explanation], seed=0
     for name, explanation in progress(explanations.items(), "Verdicts"):
         if explanation.threshold != first.threshold or not torch.equal(explanation.images, first.images):
             raise ValueError("these explanations are of different pairs: judge them one by one")
-        verdicts[name] = Verdict(explanation, insertion_deletion(network, explanation), span, chance)
+        verdicts[name] = Verdict(explanation, insertion_deletion(network, explanation), span, *chance)
     return verdicts
 
 
 @torch.no_grad()
-def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> Chance:
-    """Measure the gaps of random maps and of the centre prior on the pairs of an explanation.
+def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> tuple[Effect, Effect]:
+    """Measure the gaps of maps that ignore the network: random maps, (R, B), and the centre prior, (B,).
 
     Random maps of image 1 and of image 2 are embedded once; each combination of two is a random map of the pair.
     """
@@ -289,14 +275,15 @@ def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> Ch
         for draw in progress(range(DRAWS), "Random maps"):
             masked.append(embed_masked(network, images, _random_maps(images, seed + draw)[0]))
     for draw in range(DRAWS):
-        masked.append(masked[draw].reversed())
+        masked.append(masked[draw].flip(0, 1))  # of the opposite map: nine deleted tenths leave its strongest tenth
     gaps = []
     for first in masked:
         for second in masked:
-            gap = gap_of(_combine(first, second), untouched, explanation.different)
+            combined = torch.stack([first[..., 0, :], second[..., 1, :]], dim=-2)
+            gap = gap_of(combined, untouched, explanation.different)
             gaps.append(torch.stack([gap.both, gap.image1, gap.image2]))
     random = Effect(*torch.stack(gaps, dim=1), explanation.different)
-    return Chance(random, gap_of(centre, untouched, explanation.different))
+    return random, gap_of(centre, untouched, explanation.different)
 
 
 def explain_at_random(network: Explainable, images, threshold: float, references=None, seed=UNLIKELY) -> Explanation:
@@ -309,12 +296,6 @@ def explain_by_centre(network: Explainable, images, threshold: float, references
     """Return maps of the centre prior, which is highest in the middle of any image."""
     maps = _centre_map(images)
     return Explanation(images, distances_of(network, images), threshold, maps, maps, method="centre prior")
-
-
-def _combine(first: Masked, second: Masked) -> Masked:
-    """Image 1 of the first with image 2 of the second."""
-    inserted = torch.stack([first.inserted[:, :, 0], second.inserted[:, :, 1]], dim=2)
-    return Masked(inserted, torch.stack([first.deleted[:, :, 0], second.deleted[:, :, 1]], dim=2))
 
 
 def _random_maps(images, seed) -> torch.Tensor:
