@@ -62,7 +62,6 @@ def at_layer(formula, task: Task) -> Explanation:
     images = task.images.flatten(0, 1)
     with evaluating(task.network), torch.enable_grad():
         activations, vectors = task.network.features_and_vectors(images, task.layer)  # (2B, C, h, w), (2B, D)
-        task.check_places(activations)
         distances = distance(*paired(unit(vectors)).unbind(1))  # (B,)
         (gradients,) = torch.autograd.grad(distances.sum(), activations)
     distances = distances.detach()
@@ -93,7 +92,6 @@ def along_path(formula, target, task: Task) -> Explanation:
     images = task.images.flatten(0, 1)  # (2B, C, H, W)
     with evaluating(network):
         features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
-        task.check_places(features)
         starts, ends = features.chunk(2)  # (2B, C, h, w)
         vectors_at_start, vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
         quantity = target(task, vectors)

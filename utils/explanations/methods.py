@@ -76,7 +76,7 @@ def explain(
     """
     settings = replace_auto(ExplanationSettings().changed(**settings))
     method = METHODS[settings.method]
-    if not hasattr(network, "embed_features"):
+    if not hasattr(network, "project_features"):
         kind = type(network).__name__
         raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
     images = pairs_for(network, images)

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from ..config import LAST
-from ..files import ExplanationError
 from ..network.distance import Explainable
 from .explanation import Explanation
 from .references import References
@@ -32,21 +31,6 @@ class Task:
     def different(self, distances) -> torch.Tensor:
         """Return the decisions on pairs of these distances (B,): bool (B,), True for "different"."""
         return distances > self.threshold if self.decisions is None else self.decisions
-
-    def check_places(self, features):
-        """Raise ExplanationError where feature maps (N, C, h, w) have only one place: maps would be 1.0 everywhere."""
-        if features.shape[-2:].numel() > 1:
-            return
-        larger = []
-        for name in self.network.layers:
-            if self.network.features(self.images.flatten(0, 1)[:1], name).shape[-2:].numel() > 1:
-                larger.append(name)
-        height, width = self.images.shape[-2:]
-        cure = f"name one of {', '.join(larger)}" if larger else "pass larger images"
-        raise ExplanationError(
-            f"layer {self.layer!r} gives maps of 1 x 1 for images of {height} x {width}, without places to compare: "
-            f"{cure}"
-        )
 
 
 def explained(images, distances, threshold: float, different, same, completeness=None) -> Explanation:

@@ -47,18 +47,17 @@ def backbone_arguments(name: str) -> dict:
         raise ConfigError(str(error)) from error
 
 
-def build_backbone(name: str, image_size, arguments: dict | None = None) -> nn.Module:
+def build_backbone(name: str, image_size, arguments: dict) -> nn.Module:
     """Build a timm model of random weights without its classifier.
 
     Args:
         name: Of the model, as timm has it.
         image_size: Height and width of the images.
-        arguments: As `backbone_arguments` returns them, which it does by default.
+        arguments: As `backbone_arguments` returns them.
 
     Raises:
-        ConfigError: The model cannot take images of this size, or its config.json cannot be read.
+        ConfigError: The model cannot take images of this size.
     """
-    arguments = arguments or backbone_arguments(name)
     config = weights_config(name, arguments)
     settings = {}
     if config.fixed_input_size:
@@ -261,7 +260,6 @@ def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
     images = example_of(image_size).to(next(backbone.parameters()))
     outputs, last = _outputs(backbone, images)
     layers = {}
-    stride = None
     for info in backbone.feature_info:
         name = path = info["module"]
         stride = info["reduction"]
@@ -273,7 +271,7 @@ def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
             layers[name] = _named(path, layout, outputs[path], stride)
     try:
         with evaluating(backbone):
-            layout = layout_of(last, backbone, images) or measure_layout(backbone.forward_features, images)
+            layout = layout_of(last, backbone, images) or measure_layout(backbone.forward_features, images[:1])
     except PlacesError as error:
         raise ConfigError(
             f"backbone_model: {type(backbone).__name__} is refused: it gives no feature map for images of {image_size}"
@@ -324,22 +322,3 @@ def _outputs(backbone, images):
         if gradient is None:
             weight.requires_grad_(False)
     return outputs, last
-
-
-def stages_of(backbone: nn.Module, layers: dict[str, NamedLayer]) -> dict[str, list[nn.Module]]:
-    """Return the modules of a backbone that lead to each layer from the one before it, in the order of their making.
-
-    A module stands without its children, which are listed themselves.
-    """
-    paths, modules = zip(*backbone.named_modules(), strict=True)
-    stages = {}
-    start = 0
-    for name, layer in layers.items():
-        end = start
-        for place in range(start, len(paths)):
-            if f"{paths[place]}.".startswith(f"{layer.path}."):
-                end = place + 1
-        stages[name] = list(modules[start:end])
-        start = end
-    stages[name] += modules[start:]
-    return stages

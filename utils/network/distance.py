@@ -40,9 +40,6 @@ class Explainable(Protocol):
     def project_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
         """Return the vectors (N, D) of a feature map (N, channels, h, w) at a layer, of any length."""
 
-    def embed_features(self, features: torch.Tensor, layer: str = LAST) -> torch.Tensor:
-        """Return the embeddings of a feature map, float (N, D), of length 1."""
-
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
     """Scale vectors over the last dimension to length 1; NaN where the length is 0, or too small or large to compute.
@@ -97,7 +94,8 @@ def evaluating(network: nn.Module):
             _inside[module] += 1
     try:
         network.eval()
-        with _outside_inference_mode():
+        recording = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(recording):
             yield network
     finally:
         with _lock:
@@ -115,12 +113,3 @@ def copy_of(network: nn.Module, shared=()) -> nn.Module:
         for module, twin in zip(network.modules(), copied.modules(), strict=True):
             twin.training = _before.get(module, module.training)
     return copied
-
-
-@contextmanager
-def _outside_inference_mode():
-    if not torch.is_inference_mode_enabled():
-        yield
-        return
-    with torch.inference_mode(False), torch.no_grad():
-        yield
