@@ -11,9 +11,8 @@ import copy
 import torch
 
 from utils.explanations.explanation import Explanation
-from utils.explanations.task import explained
-from utils.network.distance import distance, distances_of, embed_pairs, evaluating, paired, unit
-from utils.network.inputs import blurred
+from utils.explanations.maps import explained
+from utils.network.distance import blurred, distance, distances_of, embed_pairs, evaluating, paired, unit
 
 MASKS = 150  # CorrRISE: random masks of each image
 PATCHES = 3  # hidden by each mask

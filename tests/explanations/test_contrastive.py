@@ -7,8 +7,7 @@ from helpers import network_and_images
 from utils.config import ConfigError
 from utils.explanations.methods import explain
 from utils.explanations.references import References, embed_references
-from utils.network.distance import distances_of
-from utils.network.inputs import blurred
+from utils.network.distance import blurred, distances_of
 
 
 def references_of(network, images):

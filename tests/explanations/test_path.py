@@ -6,8 +6,7 @@ from helpers import ToOther, network_and_images
 
 from utils.config import ConfigError
 from utils.explanations.methods import explain
-from utils.network.distance import distance, unit
-from utils.network.inputs import blurred
+from utils.network.distance import blurred, distance, unit
 
 
 def enlarged(maps, size=(48, 64)):

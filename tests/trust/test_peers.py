@@ -12,8 +12,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from utils.network.cut import Cut
-from utils.network.distance import distance, distances_of, unit
-from utils.network.inputs import blurred
+from utils.network.distance import blurred, distance, distances_of, unit
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 import peers

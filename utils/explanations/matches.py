@@ -9,8 +9,7 @@ from scipy.ndimage import label
 
 from ..config import LAST
 from ..device import deterministic_or_refused, progress
-from ..network.distance import Explainable, evaluating
-from ..network.inputs import blurred
+from ..network.distance import Explainable, blurred, evaluating
 from .explanation import Explanation, embed_explained, only_pair
 
 EXACT = 5e-3  # of the length of the vectors: rounding of the parts, TF32 and bfloat16 included
