@@ -85,7 +85,7 @@ def images_for(network: nn.Module, images) -> torch.Tensor:
 
 def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     """Return device and type of the network's first floating parameter; None where it has none."""
-    for parameter in _parameters(network):
+    for parameter in network.parameters():
         if parameter.is_floating_point():
             return parameter.device, parameter.dtype
     return None
@@ -183,18 +183,13 @@ def copy_of(network: nn.Module, shared=()) -> nn.Module:
     return copied
 
 
-def _parameters(network):
-    for module in network.modules():
-        yield from module.parameters(recurse=False)
-
-
 def _tensor_for(network, images):
     """Turn images in any container into one tensor of floats; a tensor stays as it is."""
     place = place_of(network)
     if not isinstance(images, torch.Tensor):
         return _converted(images, *(place or (torch.device("cpu"), torch.float32)))
     _check_floats(images.dtype, images.is_floating_point())
-    devices = {parameter.device for parameter in _parameters(network)}  # a large network may lie on several
+    devices = {parameter.device for parameter in network.parameters()}  # a large network may lie on several
     if place and images.device not in devices:
         raise ExplanationError(
             f'images are on {images.device} and the network is on {place[0]}: pass images.to("{place[0]}")'
@@ -221,8 +216,7 @@ def _converted(images, device, dtype):
         if images.dtype.kind in "OUS":  # of other arrays, or of names of files
             return _converted(list(images), device, dtype)
         _check_floats(images.dtype, images.dtype.kind == "f")
-        precision = np.float64 if dtype == torch.float64 else np.float32
-        images = torch.tensor(np.ascontiguousarray(images, precision))
+        images = torch.tensor(np.ascontiguousarray(images, np.float64))
     if isinstance(images, torch.Tensor):
         _check_floats(images.dtype, images.is_floating_point())
         return images.detach().to(device, dtype)

@@ -277,6 +277,10 @@ def _print_notices(config):
 
 def _parameters(modules) -> tuple[int, int]:
     """Return how many parameters these modules have themselves, and how many of them are trained."""
-    parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
-    trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
-    return sum(parameter.numel() for parameter in parameters), sum(trained)
+    count = trained = 0
+    for module in modules:
+        for parameter in module.parameters(recurse=False):
+            count += parameter.numel()
+            if parameter.requires_grad:
+                trained += parameter.numel()
+    return count, trained
