@@ -159,13 +159,11 @@ class Cut(nn.Module):
         try:
             gradient = self._gradient(features, reading)
         except (RuntimeError, ValueError) as error:
-            cause = str(error).partition("\n")[0]
-            raise ValueError(f"{self._place} has no gradient behind it that torch can compute: {cause}") from error
-        if gradient is None:
+            cause = str(error).partition("\n")[0].rstrip(".")
             raise ValueError(
-                f"{self._place} has no gradient behind it: the module stops it there (torch.no_grad, inference_mode, "
-                "detach, reentrant checkpointing, rounding). Name a layer behind that place, or take it out"
-            )
+                f"{self._place} has no gradient behind it that torch can compute: {cause}. Name a layer behind what "
+                "stops it (torch.no_grad, inference_mode, detach, checkpointing, rounding), or take that out"
+            ) from error
         if not reading.layout.without_placeless(gradient).norm() * features.norm() > SLOPE:
             raise ValueError(
                 f"no place of {self._place} counts for the embedding: it depends on nothing of it, or only on tokens "
@@ -174,20 +172,17 @@ class Cut(nn.Module):
 
     @torch.enable_grad()
     def _gradient(self, features, reading):
-        """Return the gradient of some direction of the embeddings at a map; None where the module stops it.
+        """Return the gradient of some direction of the embeddings at a map.
 
         Raises:
+            RuntimeError: Torch records none.
             ValueError: The layer runs again meanwhile: what it gives then is not what was put in.
         """
 
         def refuse(module, inputs, output):
-            raise ValueError(
-                "gradient checkpointing runs the layer again. Turn it off, or name a layer behind what it runs again"
-            )
+            raise ValueError("gradient checkpointing runs the layer again, so turn it off")
 
         embeddings = unit(self._layers.resume(reading, features.requires_grad_()))
-        if not embeddings.requires_grad:
-            return None
         value = embeddings.flatten() @ torch.linspace(-1, 1, embeddings.numel()).to(embeddings)
         with (
             self._layers.hooked(self.layer, refuse),
