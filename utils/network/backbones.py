@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..config import LAST, ConfigError, local_folder
 from ..files import check_archive
 from ..vision import create_backbone, model_arguments, timm, weights_config, weights_name
-from .distance import evaluating
-from .hooks import example_of, watched
+from .distance import evaluating, example_of
+from .hooks import watched
 from .places import Layout, PlacesError, likely_layout, measure_layout
 
 UNUSED_BUFFER = "num_batches_tracked"  # many published weights lack it, and nothing here reads it

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from ..config import LAST
-from .distance import evaluating, unit
-from .hooks import example_of
+from .distance import evaluating, example_of, unit
 from .layers import FailsError, Layers, Reading
 from .places import changed, close
 

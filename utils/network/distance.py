@@ -91,6 +91,14 @@ def place_of(network: nn.Module) -> tuple[torch.device, torch.dtype] | None:
     return None
 
 
+def example_of(image_size, count=2, channels=3) -> torch.Tensor:
+    """Return images of noise (count, channels, height, width) on the CPU, the same each time, to try a module with."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(count, channels, *image_size, generator=generator, device="cpu")
+    colours = torch.randn(count, channels, 1, 1, generator=generator, device="cpu")
+    return noise + colours
+
+
 def blurred(images: torch.Tensor) -> torch.Tensor:
     """Blur images (B, ..., C, H, W) by a Gaussian with a twelfth of each side as sigma, cut off at two sigma.
 

@@ -11,8 +11,7 @@ from ..device import FIRST
 from ..files import ExplanationError
 from ..vision import backbone_name, normalization_of, restriction_of
 from .backbones import backbone_arguments, build_backbone, layout_of, load_weights, named_layers
-from .distance import evaluating, unit
-from .hooks import example_of
+from .distance import evaluating, example_of, unit
 from .layers import Layers, Reading
 
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
