@@ -14,15 +14,7 @@ from torchvision import models
 
 from utils.config import ConfigError
 from utils.network import backbones
-from utils.network.backbones import (
-    LITE0,
-    PACKAGE,
-    PACKAGE_CURE,
-    PACKAGE_FILE,
-    backbone_arguments,
-    build_backbone,
-    load_weights,
-)
+from utils.network.backbones import LITE0, PACKAGE, PACKAGE_CURE, PACKAGE_FILE, build_backbone, load_weights
 from utils.network.siamese import SiameseNetwork, build_network
 
 
@@ -62,9 +54,8 @@ def test_weights_that_cannot_be_fetched(make_config, hub):
         build_network(make_config({"pretrained": True}))
     assert "Download https://huggingface.co/timm/resnet18.tv_in1k/resolve/main/model.safetensors" in str(caught.value)
     assert "set `pretrained` to the path of that file" in str(caught.value)
-    backbone = build_backbone("efficientnetv2_s", (64, 64), backbone_arguments("efficientnetv2_s"))
     with pytest.raises(ConfigError, match="timm has no weights for efficientnetv2_s"):
-        load_weights(backbone, "efficientnetv2_s", True)
+        load_weights(build_backbone("efficientnetv2_s", (64, 64)), "efficientnetv2_s", True)
 
 
 REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks in each stage of EfficientNet-lite0

@@ -47,17 +47,18 @@ def backbone_arguments(name: str) -> dict:
         raise ConfigError(str(error)) from error
 
 
-def build_backbone(name: str, image_size, arguments: dict) -> nn.Module:
+def build_backbone(name: str, image_size, arguments: dict | None = None) -> nn.Module:
     """Build a timm model of random weights without its classifier.
 
     Args:
         name: Of the model, as timm has it.
         image_size: Height and width of the images.
-        arguments: As `backbone_arguments` returns them.
+        arguments: As `backbone_arguments` returns them, which it does by default.
 
     Raises:
-        ConfigError: The model cannot take images of this size.
+        ConfigError: The model cannot take images of this size, or its config.json cannot be read.
     """
+    arguments = arguments or backbone_arguments(name)
     config = weights_config(name, arguments)
     settings = {}
     if config.fixed_input_size:
