@@ -34,9 +34,9 @@ class Cut(nn.Module):
 
     Raises:
         ValueError: The message says what the module lacks. At once for a layer that it does not have. When the first
-            images go through, for a module that fails on them, returns no embeddings or others at each call, for a
-            layer that runs more or less than once, whose output is no map in the places of the image, behind which
-            there is no gradient, or which other layers go around.
+            images of a size go through, for a module that fails on them, returns no embeddings or others at each call,
+            for a layer that runs more or less than once, whose output is no map in the places of the image, behind
+            which there is no gradient, or which other layers go around.
     """
 
     def __init__(self, module: nn.Module, layer: str | nn.Module, forward: Callable | None = None):
