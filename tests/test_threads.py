@@ -54,7 +54,7 @@ from utils import (
 )
 from utils.audit.labels import judge_labels
 from utils.config import ExplanationSettings
-from utils.network.distance import copy_of, distances_of, evaluating
+from utils.network.distance import copy_of, distances_of, evaluating, unit
 from utils.network.hooks import hooked
 from utils.network.variants import dilated, folded, fully_random, randomised
 from utils.show.drawing import nothing
@@ -336,12 +336,12 @@ def test_many_sizes_come_and_go_and_a_map_may_be_read_in_another_thread():
     expected = network(images)
     with ThreadPoolExecutor(1) as pool:
         maps = pool.submit(network.features, images).result()
-    assert torch.allclose(network.embed_features(maps), expected, atol=1e-6)
+    assert torch.allclose(unit(network.project_features(maps)), expected, atol=1e-6)
 
     def one_after_the_other(start):
         for side in range(start, start + 80, 4):
             images = torch.randn(1, 3, side, side)
-            assert torch.allclose(network.embed_features(network.features(images)), network(images), atol=1e-6)
+            assert torch.allclose(unit(network.project_features(network.features(images))), network(images), atol=1e-6)
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(one_after_the_other, range(16, 32, 4)))
@@ -424,7 +424,7 @@ def test_modes_of_gradients_are_of_each_thread():
 
     def inside(mode):
         with mode():
-            network.embed_features(network.features(images[0]))
+            unit(network.project_features(network.features(images[0])))
             assert not torch.is_grad_enabled()
             result = explain(network, images, 0.5)
             assert torch.is_inference_mode_enabled() == (mode is torch.inference_mode)

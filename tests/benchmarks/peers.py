@@ -11,9 +11,8 @@ import copy
 import torch
 
 from utils.explanations.explanation import Explanation
-from utils.explanations.task import explained
-from utils.network.distance import distance, distances_of, embed_pairs, evaluating, paired
-from utils.network.inputs import blurred
+from utils.explanations.maps import explained
+from utils.network.distance import blurred, distance, distances_of, embed_pairs, evaluating, paired, unit
 
 MASKS = 150  # CorrRISE: random masks of each image
 PATCHES = 3  # hidden by each mask
@@ -36,7 +35,7 @@ def paper_repository(network, images, threshold, references=None) -> Explanation
             features2 = network.features(images[:, 1])
         with torch.enable_grad():
             features1.requires_grad_()
-            distances = distance(network.embed_features(features1), network.embed_features(features2))
+            distances = distance(unit(network.project_features(features1)), unit(network.project_features(features2)))
             (gradients,) = torch.autograd.grad(distances.sum(), features1)
     weights = gradients.float().mean(dim=(2, 3), keepdim=True)
     features = torch.stack([features1, features2]).detach().float()  # (2, B, C, h, w)
@@ -145,7 +144,7 @@ def pair_x(network, images, threshold, references=None, layer=None) -> Explanati
             features = network.features(images.flatten(0, 1), layer)  # (2B, C, h, w)
         with torch.enable_grad():
             features.requires_grad_()
-            embeddings = paired(network.embed_features(features, layer))  # (B, 2, D)
+            embeddings = paired(unit(network.project_features(features, layer)))  # (B, 2, D)
             cosines = (embeddings[:, 0] * embeddings[:, 1]).sum(dim=1)
             (gradients,) = torch.autograd.grad(cosines.sum(), features)
     embeddings = embeddings.detach()
@@ -176,14 +175,14 @@ def integrated_jacobians(network, images, threshold, references=None, layer=None
         with torch.no_grad():
             ends = network.features(flat, layer)  # (2B, C, h, w)
             starts = network.features(blurred(flat), layer)
-            embeddings = paired(network.embed_features(ends, layer))  # (B, 2, D)
-            changes = embeddings - paired(network.embed_features(starts, layer))
+            embeddings = paired(unit(network.project_features(ends, layer)))  # (B, 2, D)
+            changes = embeddings - paired(unit(network.project_features(starts, layer)))
             partners = changes.flip(1).flatten(0, 1)  # (2B, D), of the other image
         gradients = torch.zeros_like(ends, dtype=embeddings.dtype)
         for step in range(STEPS):
             with torch.enable_grad():
                 between = torch.lerp(starts, ends, (step + 0.5) / STEPS).requires_grad_()
-                products = network.embed_features(between, layer) * partners
+                products = unit(network.project_features(between, layer)) * partners
                 (gradient,) = torch.autograd.grad(products.sum(), between)
             gradients += gradient / STEPS
     same = paired(((ends - starts) * gradients).sum(dim=1))  # (B, 2, h, w)

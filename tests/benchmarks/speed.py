@@ -17,7 +17,7 @@ from utils.data.splits import Pairs, load_splits
 from utils.device import Runtime, start
 from utils.explanations.methods import PAPER as GRADCAM
 from utils.explanations.methods import explain
-from utils.network.distance import distance
+from utils.network.distance import distance, unit
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.network.variants import folded
 from utils.train.evaluation import pair_distances
@@ -55,7 +55,7 @@ class ToPartner(torch.nn.Module):
 
     def forward(self, image):
         features = self.map(self.network.features(image))
-        return distance(self.network.embed_features(features), self.partner)[:, None]
+        return distance(unit(self.network.project_features(features)), self.partner)[:, None]
 
 
 def gradcam_maps(network, images, partners, signs) -> torch.Tensor:

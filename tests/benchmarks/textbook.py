@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from utils.network.distance import distance
+from utils.network.distance import distance, unit
 from utils.train.losses import ContrastiveLoss
 from utils.vision import functional  # first: it lets torchvision import beside any build of torch
 
@@ -86,7 +86,9 @@ def explain(network, image1, image2):
         features2 = network.features(image2)
         features1.retain_grad()
         features2.retain_grad()
-        score = sign * distance(network.embed_features(features1), network.embed_features(features2)).sum()
+        score = (
+            sign * distance(unit(network.project_features(features1)), unit(network.project_features(features2))).sum()
+        )
         score.backward()
         for image, features in ((image1, features1), (image2, features2)):
             with torch.no_grad():

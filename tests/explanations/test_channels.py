@@ -17,7 +17,7 @@ from utils.explanations.methods import METHODS, explain
 from utils.explanations.references import embed_references
 from utils.files import ExplanationError
 from utils.network.cut import Cut
-from utils.network.inputs import mean_colour
+from utils.network.distance import mean_colour
 from utils.network.siamese import SiameseNetwork
 from utils.trust.faithfulness import insertion_deletion, judge
 

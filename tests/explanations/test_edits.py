@@ -8,8 +8,7 @@ from helpers import Chequered, Coloured, explanation_of, patterned
 
 from utils.explanations.edits import AREAS, smallest_edit
 from utils.explanations.references import References, in_classes
-from utils.network.distance import distance, similarity
-from utils.network.inputs import blurred
+from utils.network.distance import blurred, distance, similarity
 from utils.trust.faithfulness import explain_at_random
 
 SIZE = (24, 24)

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from helpers import network_and_images
 
 from utils.explanations.explanation import Explanation, Source, only_pair
+from utils.explanations.maps import explained
 from utils.explanations.methods import explain
-from utils.explanations.task import explained
 from utils.files import ExplanationError
 from utils.score.calibration import Calibration
 

@@ -5,7 +5,7 @@ from helpers import ToOther, network_and_images
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 
 from utils.config import ConfigError
-from utils.explanations.gradient import gradcam, gradcam_plus_plus, hirescam, layercam
+from utils.explanations.maps import gradcam, gradcam_plus_plus, hirescam, layercam
 from utils.explanations.methods import explain as explain_by
 
 FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}

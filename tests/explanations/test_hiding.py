@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from helpers import board
 
-from utils.network.inputs import blurred, mean_colour
+from utils.network.distance import blurred, mean_colour
 
 
 def test_the_board_is_wiped_out_by_blurring():

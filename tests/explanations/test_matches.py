@@ -9,7 +9,7 @@ from utils.explanations.explanation import Explanation
 from utils.explanations.matches import Match, Matches, decompose
 from utils.explanations.methods import explain
 from utils.network.cut import Cut
-from utils.network.inputs import blurred
+from utils.network.distance import blurred
 
 
 class Squared(nn.Module):

@@ -10,11 +10,19 @@ from matplotlib.text import Text
 from utils import figure
 from utils.config import ConfigError, ExplanationSettings, Normalization
 from utils.explanations.explanation import Source
-from utils.explanations.gradient import along_path, at_layer, contrast, gradcam, hirescam, layercam, to_other
+from utils.explanations.maps import (
+    Task,
+    along_path,
+    at_layer,
+    contrast,
+    gradcam,
+    hirescam,
+    layercam,
+    occlusion,
+    to_other,
+)
 from utils.explanations.methods import METHODS, PAPER, explain, methods_of, name_of, replace_auto
-from utils.explanations.occlusion import occlusion
 from utils.explanations.references import References
-from utils.explanations.task import Task
 from utils.files import ExplanationError
 from utils.network.cut import Cut
 from utils.network.distance import distances_of

@@ -2,10 +2,8 @@ import torch
 from captum.attr import Occlusion
 from helpers import Chequered, ToOther, network_and_images, patterned
 
-from utils.explanations.occlusion import GRID, occlusion
-from utils.explanations.task import Task
-from utils.network.distance import distance
-from utils.network.inputs import blurred
+from utils.explanations.maps import GRID, Task, occlusion
+from utils.network.distance import blurred, distance
 
 
 def test_against_windows_one_at_a_time():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from plain_network import CHANNELS, HEIGHT, WIDTH, PlainNetwork, TinyNetwork, as_map, distance_between, gradient, places
 
-from utils.explanations.gradient import gradcam, gradcam_plus_plus, hirescam, layercam
+from utils.explanations.maps import gradcam, gradcam_plus_plus, hirescam, layercam
 from utils.explanations.methods import explain
 from utils.network.cut import Cut
 

@@ -8,12 +8,10 @@ from torch import nn
 
 from utils.explanations.edits import AREAS, smallest_edit
 from utils.explanations.explanation import Explanation
-from utils.explanations.occlusion import occlusion
+from utils.explanations.maps import Task, occlusion
 from utils.explanations.references import References
-from utils.explanations.task import Task
 from utils.network.cut import Cut
-from utils.network.distance import distances_of
-from utils.network.inputs import blurred, mean_colour
+from utils.network.distance import blurred, distances_of, mean_colour
 from utils.trust.faithfulness import insertion_deletion, span_of
 
 

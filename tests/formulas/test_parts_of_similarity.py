@@ -22,7 +22,7 @@ from plain_network import (
 from utils.explanations.matches import Matches, decompose
 from utils.explanations.methods import explain
 from utils.network.cut import Cut
-from utils.network.inputs import blurred
+from utils.network.distance import blurred
 
 
 def parts_of(plain, start, end, steps):

@@ -24,7 +24,7 @@ from plain_network import (
 from utils.explanations.methods import explain
 from utils.explanations.references import References
 from utils.network.cut import Cut
-from utils.network.inputs import blurred
+from utils.network.distance import blurred
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from torchvision import models
 from utils import Cut, decompose, explain, judge, smallest_edit
 from utils.config import ConfigError
 from utils.explanations.methods import METHODS
+from utils.network.distance import unit
 from utils.network.siamese import SiameseNetwork
 
 
@@ -61,8 +62,8 @@ def test_the_embedding_is_the_output_at_length_1(form):
     torch.testing.assert_close(network(images), expected)
     features = network.features(images)
     torch.testing.assert_close(features, module.map(images))
-    torch.testing.assert_close(network.embed_features(features), expected)
-    torch.testing.assert_close(network.embed_features(features.repeat(3, 1, 1, 1)), expected.repeat(3, 1))
+    torch.testing.assert_close(unit(network.project_features(features)), expected)
+    torch.testing.assert_close(unit(network.project_features(features.repeat(3, 1, 1, 1))), expected.repeat(3, 1))
 
 
 @pytest.mark.parametrize("method", sorted(set(METHODS) - {"contrastive"}))  # whose vectors are of any length
@@ -93,7 +94,7 @@ def test_gradients_against_finite_differences():
                 for sign in (1, -1):
                     moved = features.clone()
                     moved[0, channel, y, x] += sign * step
-                    one, two = network.embed_features(moved).detach()
+                    one, two = unit(network.project_features(moved)).detach()
                     values.append((one - two).norm().item())
                 slope = (values[0] - values[1]) / (2 * step)
                 scores[y, x] += slope * features[0, channel, y, x]

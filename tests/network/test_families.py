@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import decompose, explain
 from utils.config import ConfigError
-from utils.network.distance import distance, evaluating
+from utils.network.distance import distance, evaluating, unit
 from utils.network.siamese import SiameseNetwork
 from utils.network.variants import folded
 from utils.train.runs import load_checkpoint, save_checkpoint
@@ -112,7 +112,9 @@ def test_every_layer_is_a_map_from_which_the_network_goes_on(network, images):
         features = network.features(images, layer)
         rows, columns = features.shape[2:]
         assert rows * width == columns * height
-        torch.testing.assert_close(network.embed_features(features, layer), network(images), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            unit(network.project_features(features, layer)), network(images), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_every_layer_is_explained(network, images):
@@ -130,10 +132,10 @@ def test_gradients_at_each_layer_against_finite_differences(network, images):
             features = exact.features(images.double(), layer)
             direction = torch.randn_like(features) * features.std() * (features != 0)  # a ReLU stands at 0
         features.requires_grad_()
-        (gradient,) = torch.autograd.grad(distance(*exact.embed_features(features, layer)), features)
+        (gradient,) = torch.autograd.grad(distance(*unit(exact.project_features(features, layer))), features)
         with torch.no_grad():
-            ahead = distance(*exact.embed_features(features + step * direction, layer))
-            behind = distance(*exact.embed_features(features - step * direction, layer))
+            ahead = distance(*unit(exact.project_features(features + step * direction, layer)))
+            behind = distance(*unit(exact.project_features(features - step * direction, layer)))
         expected = (ahead - behind) / (2 * step)
         slope = (gradient * direction).sum()
         torch.testing.assert_close(slope, expected, rtol=1e-3, atol=1e-6)

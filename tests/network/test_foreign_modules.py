@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from utils import Cut, explain
-from utils.network.distance import distances_of
+from utils.network.distance import distances_of, unit
 from utils.network.places import measure_layout
 
 
@@ -172,7 +172,7 @@ def rounded(vectors):
     ],
 )
 def test_no_gradient_behind_the_layer(module):
-    with pytest.raises(ValueError, match=r"'map' of .* has no gradient behind it: the module stops it there"):
+    with pytest.raises(ValueError, match=r"'map' of .* has no gradient behind it .*not require grad.*\(torch.no_grad"):
         explain(Cut(module.eval(), "map"), pair(), 0.5)
 
 
@@ -227,7 +227,7 @@ def test_checkpointing_is_right_or_refused():
     assert_explained(Checkpointed(False, "head").eval(), pair(), Plain())
     with pytest.raises(ValueError, match="has no gradient behind it"):
         explain(Cut(Checkpointed(False, "all").eval(), "map"), pair(), 0.5)
-    for around, message in (("head", "that torch can compute: .*heckpoint"), ("all", "the module stops it there")):
+    for around, message in (("head", "that torch can compute: .*heckpoint"), ("all", "not require grad")):
         with (
             pytest.warns(UserWarning, match="None of the inputs have requires_grad"),
             pytest.raises(ValueError, match=f"has no gradient behind it.*{message}"),
@@ -477,7 +477,7 @@ def test_other_sizes_of_images_are_read_like_the_first():
         found = explain(network, images, 0.5, method="hirescam")
         torch.testing.assert_close(found.evidence[0], plain_evidence(module, images), atol=1e-6, rtol=1e-3)
     small, large = (network.features(torch.rand(2, 3, side, side)) for side in (40, 64))
-    assert network.embed_features(small).shape == network.embed_features(large).shape == (2, 4)
+    assert unit(network.project_features(small)).shape == unit(network.project_features(large)).shape == (2, 4)
 
 
 @pytest.mark.parametrize("seed", [6, 15, 27, 31])

@@ -12,8 +12,7 @@ from utils.explanations.methods import explain
 from utils.explanations.references import References, embed_references
 from utils.files import ExplanationError
 from utils.network.cut import Cut
-from utils.network.distance import distances_of
-from utils.network.inputs import images_for, pairs_for
+from utils.network.distance import distances_of, images_for, pairs_for
 
 SHAPE = (4, 2, 3, 24, 30)
 

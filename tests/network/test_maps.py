@@ -77,16 +77,6 @@ def test_all_layouts_that_a_shape_allows():
     assert likely_layout(torch.randn(2, 48, 48, 48), (192, 192), channels_last).channels_last
 
 
-def test_layouts_of_other_sizes_are_of_the_same_kind():
-    small, large = (
-        {layout.kind for layout in possible_layouts((2, side * side + 2, 96), (16 * side, 16 * side))}
-        for side in (4, 10)
-    )
-    in_front = {(0, True, 2, 2), (0, True, 1, 2), (0, True, 0, 2)}  # of two tokens without a place
-    assert small & large == in_front
-    assert Layout((2, 2), True, (4, 2, 3, 0), (1,)).kind != Layout((2, 2), True, (4, 2, 0, 3), (1,)).kind
-
-
 @pytest.mark.parametrize("shape", [(2, 10), (2, 64, 7, 768), (2, 999, 90), (2, 3, 224, 7), (2, 3, 4, 7, 7)])
 def test_what_is_no_map(shape):
     assert likely_layout(torch.zeros(shape), (224, 224)) is None

@@ -15,7 +15,7 @@ def test_embedding_is_linear_in_the_features_up_to_its_length():
     pooled = torch.stack([features[:, :, i, j] for i in range(2) for j in range(5)]).mean(dim=0)
     vectors = pooled @ network.embedding.weight.T + network.embedding.bias
     expected = vectors / vectors.pow(2).sum(dim=1, keepdim=True).sqrt()
-    torch.testing.assert_close(network.embed_features(features), expected)
+    torch.testing.assert_close(unit(network.project_features(features)), expected)
 
 
 def test_forward_is_the_distance_of_the_embeddings(device):
@@ -106,7 +106,7 @@ def test_layers_by_stride_by_timms_names_and_by_those_of_the_paper():
             assert torch.equal(network.features(images, name), network.features(images, same))
         inner = network.features(images, "layer3.0")
         assert inner.shape == (2, 192, 4, 6)
-        torch.testing.assert_close(network.embed_features(inner, "layer3.0"), network(images))
+        torch.testing.assert_close(unit(network.project_features(inner, "layer3.0")), network(images))
 
 
 @pytest.mark.parametrize(

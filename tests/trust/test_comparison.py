@@ -11,8 +11,7 @@ import torch
 from utils import trained as trained_module
 from utils.data.splits import pairs_of_files
 from utils.explanations.methods import explain
-from utils.network.distance import distances_of
-from utils.network.inputs import blurred, mean_colour
+from utils.network.distance import blurred, distances_of, mean_colour
 from utils.score.intervals import Interval, mean_interval
 from utils.trust import comparison
 from utils.trust.comparison import choose_pairs, compare, methods_table, table, write_table

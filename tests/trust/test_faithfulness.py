@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers import CHEQUERED, Chequered, different_pairs, explanation_of
 
-from utils.network.inputs import blurred, mean_colour
+from utils.network.distance import blurred, mean_colour
 from utils.trust.faithfulness import SHARES, Effect, insertion_deletion, span_of
 
 

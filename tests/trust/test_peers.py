@@ -12,8 +12,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 from utils.network.cut import Cut
-from utils.network.distance import distance, distances_of
-from utils.network.inputs import blurred
+from utils.network.distance import blurred, distance, distances_of, unit
 
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 import peers
@@ -111,8 +110,8 @@ def test_they_explain_where_gradients_are_off(peer):
 def test_the_papers_repository_takes_image_1s_gradient_for_both_whatever_the_decision():
     network, images = tiny_and_images(count=1)
     maps = [network.features(image).detach() for image in images[0, :, None]]
-    other = network.embed_features(maps[1])
-    gradient = jacobian(lambda features: distance(network.embed_features(features), other), maps[0])[0]
+    other = unit(network.project_features(maps[1]))
+    gradient = jacobian(lambda features: distance(unit(network.project_features(features)), other), maps[0])[0]
     for threshold, name in ((0, "towards_different"), (2, "towards_same")):
         explanation = peers.paper_repository(network, images, threshold)
         for image, features in enumerate(maps):
@@ -227,8 +226,8 @@ def test_pair_x_against_matches_one_at_a_time(monkeypatch):
     features = [network.features(image).detach() for image in images[0, :, None]]  # (1, 4, 4, 5) each
     relevances = []
     for image in range(2):
-        other = network.embed_features(features[1 - image])[0].detach()
-        cosine = jacobian(lambda part, other=other: network.embed_features(part)[0] @ other, features[image])
+        other = unit(network.project_features(features[1 - image]))[0].detach()
+        cosine = jacobian(lambda part, other=other: unit(network.project_features(part))[0] @ other, features[image])
         relevances.append((features[image] * cosine).abs().sum(dim=1).flatten())
     one, two = (part[0].flatten(1).T for part in features)
     result = []
@@ -279,7 +278,7 @@ def test_integrated_jacobians_against_the_sum_over_pairs_of_places(monkeypatch):
         total = torch.zeros_like(end).expand(6, -1, -1, -1).clone()
         for step in range(40):
             between = start + (end - start) * (step + 0.5) / 40
-            total += jacobian(lambda features: network.embed_features(features)[0], between)[:, 0] / 40
+            total += jacobian(lambda features: unit(network.project_features(features))[0], between)[:, 0] / 40
         parts.append(total * (end - start)[0])  # (6, 4, 4, 5): what each place adds to each channel of the embedding
     places1, places2 = (part.sum(dim=1).flatten(1) for part in parts)  # (6, 20)
     pairs = places1.T @ places2  # (20, 20), of a place of image 1 with a place of image 2
@@ -287,7 +286,8 @@ def test_integrated_jacobians_against_the_sum_over_pairs_of_places(monkeypatch):
     expected = F.interpolate(same, size=(8, 10), mode="bilinear")
     assert (result + expected).norm() < 1e-3 * expected.norm()
     shares = [
-        network.embed_features(end) - network.embed_features(start) for start, end in zip(starts, ends, strict=True)
+        unit(network.project_features(end)) - unit(network.project_features(start))
+        for start, end in zip(starts, ends, strict=True)
     ]
     assert float(pairs.sum()) == pytest.approx(float((shares[0] * shares[1]).sum()), rel=1e-3)
 

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ..device import progress
-from ..network.distance import Explainable, distance, embed_pairs, evaluating, similarity
-from ..network.inputs import blurred
+from ..network.distance import Explainable, blurred, distance, embed_pairs, evaluating, similarity
 from .explanation import Explanation, embed_explained, only_pair, ranks_of
 from .references import References, in_classes, most_frequent_class
 

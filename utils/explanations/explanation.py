@@ -233,13 +233,6 @@ class Explanation:
         text = f"{self.source.warning} {text}{self._actual(index)}."
         return printable(text.lstrip())
 
-    def sum_of_parts(self, index=0) -> str:
-        """Return what the evidence of all places adds up to, beside the change that it should add up to, in words."""
-        if self.completeness is None:
-            return ""
-        total, change = self.completeness[index].tolist()
-        return f"all places add up to {total:+.3f} of a change of {change:+.3f}"
-
     def cause_of_blank(self, index=0, image=0) -> str:
         """Return why a map of an image (0 or 1) holds nothing, in words."""
         if self.evidence[index, image].any():

@@ -1,6 +1,7 @@
 """What matches what: the inner product of two embeddings as a sum over pairs of places, one in each image."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -8,10 +9,8 @@ from scipy.ndimage import label
 
 from ..config import LAST
 from ..device import deterministic_or_refused, progress
-from ..network.distance import Explainable, evaluating
-from ..network.inputs import blurred
+from ..network.distance import Explainable, blurred, evaluating
 from .explanation import Explanation, embed_explained, only_pair
-from .task import Task
 
 EXACT = 5e-3  # of the length of the vectors: rounding of the parts, TF32 and bfloat16 included
 LARGEST = 56  # places along the longer side: the pairs of 56 x 56 places take 40 MB, those of 224 x 224 take 10 GB
@@ -91,7 +90,7 @@ class Matches:
 
         Each place has the value of the region around it; at the border, regions are cut off.
         """
-        return self._regions()[self._index((y, x))]
+        return self._regions[self._index((y, x))]
 
     def mutual(self, count=5) -> list[Match]:
         """Find up to `count` matches, strongest first: each of two regions is the strongest match of the other.
@@ -100,7 +99,7 @@ class Matches:
         is returned; further ones only while they add FAINT of the strongest, and more than 0.
         """
         height, width = self.bias1.shape
-        values = self._regions().clone()  # (h, w, h, w)
+        values = self._regions.clone()  # (h, w, h, w)
         matches = []
         for _ in range(count):
             flat = values.argmax()
@@ -122,7 +121,7 @@ class Matches:
         with it, and nearer to it than to the place of another match; in image 2 likewise. So no pair of places counts
         twice.
         """
-        values = self._regions()
+        values = self._regions
         matches = self.mutual(count)
         places1 = [self._index(match.place1) for match in matches]
         places2 = [self._index(match.place2) for match in matches]
@@ -151,6 +150,7 @@ class Matches:
     def _biases(self):
         return _total(self.bias1) + _total(self.bias2) + self.bias
 
+    @cached_property
     def _regions(self):
         """The sums of `places` over both regions, by the middles of the regions: (h, w, h, w)."""
         height, width = self.bias1.shape
@@ -195,13 +195,11 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     with evaluating(network):
         with torch.no_grad():
             embed_explained(network, explanation)
-            ends = network.features(images, layer)  # (2, C, h, w)
-            Task(network, explanation.images, explanation.threshold, layer=layer).check_places(ends)
+            ends, vectors = network.features_and_vectors(images, layer)  # (2, C, h, w), (2, D)
             starts = torch.zeros_like(ends)
             if steps > 1:
                 starts = network.features(blurred(images), layer)
             biases = network.project_features(starts, layer)  # (2, D)
-            vectors = network.project_features(ends, layer)
         with deterministic_or_refused():
             parts = _integrated(network, starts, ends, vectors, layer, steps)
     name = network.layers[-1] if layer == LAST else layer

@@ -1,6 +1,6 @@
 """From pairs of images to their explanation, by the method that `explanation.method` in config.yml names.
 
-To add a method: write its formula in `gradient.py`, or any function from a `Task` to an `Explanation`; add a row to
+To add a method: write its formula in `maps.py`, or any function from a `Task` to an `Explanation`; add a row to
 METHODS, its name to `Method` in config.py, and a line to the comment in config.yml and to the table in README.md.
 """
 
@@ -14,13 +14,11 @@ import torch
 from ..config import AUTO, LAST, ExplanationSettings, Normalization
 from ..device import deterministic_or_refused
 from ..files import ExplanationError
-from ..network.distance import Explainable, distances_of
-from ..network.inputs import pairs_for
-from . import gradient
+from ..network.distance import Explainable, distances_of, pairs_for
+from . import maps
 from .explanation import UNKNOWN, Explanation, Source, check_shown
-from .occlusion import occlusion
+from .maps import Task
 from .references import References
-from .task import Task
 
 PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
 STEPS = 4  # where `steps: auto` was never measured
@@ -38,14 +36,14 @@ class Method:
 
 
 METHODS = {
-    "gradcam": Method(partial(gradient.at_layer, gradient.gradcam)),
-    "gradcam++": Method(partial(gradient.at_layer, gradient.gradcam_plus_plus)),
-    "layercam": Method(partial(gradient.at_layer, gradient.layercam)),
-    "hirescam": Method(partial(gradient.at_layer, gradient.hirescam)),
-    "integrated": Method(partial(gradient.along_path, gradient.hirescam, gradient.to_other), takes_steps=True),
-    "path_layercam": Method(partial(gradient.along_path, gradient.layercam, gradient.to_other), takes_steps=True),
-    "contrastive": Method(partial(gradient.along_path, gradient.hirescam, gradient.contrast), takes_steps=True),
-    "occlusion": Method(occlusion, reads_layer=False),
+    "gradcam": Method(partial(maps.at_layer, maps.gradcam)),
+    "gradcam++": Method(partial(maps.at_layer, maps.gradcam_plus_plus)),
+    "layercam": Method(partial(maps.at_layer, maps.layercam)),
+    "hirescam": Method(partial(maps.at_layer, maps.hirescam)),
+    "integrated": Method(partial(maps.along_path, maps.hirescam, maps.to_other), takes_steps=True),
+    "path_layercam": Method(partial(maps.along_path, maps.layercam, maps.to_other), takes_steps=True),
+    "contrastive": Method(partial(maps.along_path, maps.hirescam, maps.contrast), takes_steps=True),
+    "occlusion": Method(maps.occlusion, reads_layer=False),
 }
 
 
@@ -76,7 +74,7 @@ def explain(
     """
     settings = replace_auto(ExplanationSettings().changed(**settings))
     method = METHODS[settings.method]
-    if not hasattr(network, "embed_features"):
+    if not hasattr(network, "project_features"):
         kind = type(network).__name__
         raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
     images = pairs_for(network, images)

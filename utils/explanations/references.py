@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..files import ExplanationError
-from ..network.distance import Explainable, distance, evaluating
-from ..network.inputs import images_for
+from ..network.distance import Explainable, distance, evaluating, images_for
 
 BATCH = 32  # images
 

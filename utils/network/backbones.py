@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..config import LAST, ConfigError, local_folder
 from ..files import check_archive
 from ..vision import create_backbone, model_arguments, timm, weights_config, weights_name
-from .distance import evaluating
-from .hooks import example_of, watched
+from .distance import evaluating, example_of
+from .hooks import watched
 from .places import Layout, PlacesError, likely_layout, measure_layout
 
 UNUSED_BUFFER = "num_batches_tracked"  # many published weights lack it, and nothing here reads it
@@ -261,7 +261,6 @@ def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
     images = example_of(image_size).to(next(backbone.parameters()))
     outputs, last = _outputs(backbone, images)
     layers = {}
-    stride = None
     for info in backbone.feature_info:
         name = path = info["module"]
         stride = info["reduction"]
@@ -273,7 +272,7 @@ def named_layers(backbone: nn.Module, image_size) -> dict[str, NamedLayer]:
             layers[name] = _named(path, layout, outputs[path], stride)
     try:
         with evaluating(backbone):
-            layout = layout_of(last, backbone, images) or measure_layout(backbone.forward_features, images)
+            layout = layout_of(last, backbone, images) or measure_layout(backbone.forward_features, images[:1])
     except PlacesError as error:
         raise ConfigError(
             f"backbone_model: {type(backbone).__name__} is refused: it gives no feature map for images of {image_size}"
@@ -324,22 +323,3 @@ def _outputs(backbone, images):
         if gradient is None:
             weight.requires_grad_(False)
     return outputs, last
-
-
-def stages_of(backbone: nn.Module, layers: dict[str, NamedLayer]) -> dict[str, list[nn.Module]]:
-    """Return the modules of a backbone that lead to each layer from the one before it, in the order of their making.
-
-    A module stands without its children, which are listed themselves.
-    """
-    paths, modules = zip(*backbone.named_modules(), strict=True)
-    stages = {}
-    start = 0
-    for name, layer in layers.items():
-        end = start
-        for place in range(start, len(paths)):
-            if f"{paths[place]}.".startswith(f"{layer.path}."):
-                end = place + 1
-        stages[name] = list(modules[start:end])
-        start = end
-    stages[name] += modules[start:]
-    return stages

@@ -1,16 +1,15 @@
 """Any torch module, cut at one of its layers, so that its pairs of images can be explained."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from threading import Lock, get_ident
 
 import torch
 from torch import nn
 
 from ..config import LAST
-from .distance import evaluating, unit
+from .distance import evaluating, example_of, unit
 from .layers import FailsError, Layers, Reading
-from .places import changed, close, possible_layouts, with_contrast
+from .places import changed, close
 
 SLOPE = 1e-4  # of the embedding along the whole feature map: less is rounding
 SIZES = 128  # of images and of maps, that are remembered
@@ -22,9 +21,9 @@ class Cut(nn.Module):
 
     The output of the layer may be a map (N, C, h, w) or (N, h, w, C), or a sequence with its images first or second and
     its places in any order, with tokens that have no place (class token, registers) anywhere. Which it is, is measured:
-    when the first images go through, bands of the first of them are changed, and the output of the layer shows where
-    its places stand. Hooks are there for one call and one thread only; weights, gradients, modes and hooks of the
-    module do not change.
+    when the first images of a size go through, bands of the first of them are changed, and the output of the layer
+    shows where its places stand. Hooks are there for one call and one thread only; weights, gradients, modes and hooks
+    of the module do not change.
 
     Args:
         module: From images, float (N, C, H, W), to a tensor of embeddings (N, D), or a tuple, dict or object with no
@@ -35,9 +34,9 @@ class Cut(nn.Module):
 
     Raises:
         ValueError: The message says what the module lacks. At once for a layer that it does not have. When the first
-            images go through, for a module that fails on them, returns no embeddings or others at each call, for a
-            layer that runs more or less than once, whose output is no map in the places of the image, behind which
-            there is no gradient, or which other layers go around.
+            images of a size go through, for a module that fails on them, returns no embeddings or others at each call,
+            for a layer that runs more or less than once, whose output is no map in the places of the image, behind
+            which there is no gradient, or which other layers go around.
     """
 
     def __init__(self, module: nn.Module, layer: str | nn.Module, forward: Callable | None = None):
@@ -94,10 +93,6 @@ class Cut(nn.Module):
             raise ValueError("call features(images) first: it sets the size of the images")
         return self._layers.resume(reading, features)
 
-    def embed_features(self, features, layer=LAST):
-        """Return the embeddings of a feature map (N, channels, h, w) at the layer, float (N, D), of length 1."""
-        return unit(self.project_features(features, layer))
-
     @property
     def _place(self):
         return f"layer {self.layer!r} of {self._layers.kind}"
@@ -132,31 +127,21 @@ class Cut(nn.Module):
             self._readings = readings
 
     def _reading(self, images, layer) -> Reading:
-        """Return how maps of images of this size are read: measured for the first, of the same kind for other sizes."""
+        """Return how maps of images of this size are read; measured when the first of them go through."""
         self._check_name(layer)
         kind = (images.shape[1:], images.dtype, images.device)
         reading = self._readings.get(kind)
         if reading is None:
-            reading = self._as_other_sizes(images[:1]) or self._measured(images[:1])
+            reading = self._measured(images[:1])
             self._remember(kind, reading)
         return reading
-
-    @torch.no_grad()
-    def _as_other_sizes(self, image) -> Reading | None:
-        for known in self._readings.values():
-            output = self._layers.output(self.layer, image)
-            for layout in possible_layouts(output.shape, image.shape[2:], known.layout.batch):
-                if layout.kind == known.layout.kind and layout.grid != (1, 1):
-                    return replace(known, layout=layout, image=image.clone())
-            return None  # all are of one kind
-        return None
 
     def _measured(self, image) -> Reading:
         with evaluating(self):
             with torch.no_grad():
                 self(image)  # fails on what the module does not accept, before anything is changed
             try:
-                reading = self._layers.measure(self.layer, with_contrast(image).clone())
+                reading = self._layers.measure(self.layer, _with_contrast(image).clone())
             except FailsError as error:
                 raise ValueError(
                     f"{self._place} cannot be measured: {self._layers.kind} takes the image, but fails on copies with "
@@ -173,13 +158,11 @@ class Cut(nn.Module):
         try:
             gradient = self._gradient(features, reading)
         except (RuntimeError, ValueError) as error:
-            cause = str(error).partition("\n")[0]
-            raise ValueError(f"{self._place} has no gradient behind it that torch can compute: {cause}") from error
-        if gradient is None:
+            cause = str(error).partition("\n")[0].rstrip(".")
             raise ValueError(
-                f"{self._place} has no gradient behind it: the module stops it there (torch.no_grad, inference_mode, "
-                "detach, reentrant checkpointing, rounding). Name a layer behind that place, or take it out"
-            )
+                f"{self._place} has no gradient behind it that torch can compute: {cause}. Name a layer behind what "
+                "stops it (torch.no_grad, inference_mode, detach, checkpointing, rounding), or take that out"
+            ) from error
         if not reading.layout.without_placeless(gradient).norm() * features.norm() > SLOPE:
             raise ValueError(
                 f"no place of {self._place} counts for the embedding: it depends on nothing of it, or only on tokens "
@@ -188,20 +171,17 @@ class Cut(nn.Module):
 
     @torch.enable_grad()
     def _gradient(self, features, reading):
-        """Return the gradient of some direction of the embeddings at a map; None where the module stops it.
+        """Return the gradient of some direction of the embeddings at a map.
 
         Raises:
+            RuntimeError: Torch records none.
             ValueError: The layer runs again meanwhile: what it gives then is not what was put in.
         """
 
         def refuse(module, inputs, output):
-            raise ValueError(
-                "gradient checkpointing runs the layer again. Turn it off, or name a layer behind what it runs again"
-            )
+            raise ValueError("gradient checkpointing runs the layer again, so turn it off")
 
         embeddings = unit(self._layers.resume(reading, features.requires_grad_()))
-        if not embeddings.requires_grad:
-            return None
         value = embeddings.flatten() @ torch.linspace(-1, 1, embeddings.numel()).to(embeddings)
         with (
             self._layers.hooked(self.layer, refuse),
@@ -209,6 +189,13 @@ class Cut(nn.Module):
         ):  # hooks act in one thread
             (gradient,) = torch.autograd.grad(value, features, allow_unused=True, materialize_grads=True)
         return gradient
+
+
+def _with_contrast(image) -> torch.Tensor:
+    """Return the image (1, C, H, W), or noise where it is of one colour or there is none, (0, C, H, W)."""
+    if len(image) and image.min() < image.max():
+        return image
+    return example_of(image.shape[2:], 1, image.shape[1]).to(image)
 
 
 def vectors_in(output, count: int, kind: str) -> torch.Tensor:

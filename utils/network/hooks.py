@@ -5,7 +5,6 @@ import threading
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-import torch
 from torch import nn
 
 _lock = threading.Lock()  # torch numbers hooks without one: two of one number would be one
@@ -53,11 +52,3 @@ def copy_without_hooks(module: nn.Module, shared=()) -> nn.Module:
             for number in _set & part._forward_hooks.keys():
                 del part._forward_hooks[number]
     return copied
-
-
-def example_of(image_size, count=2, channels=3) -> torch.Tensor:
-    """Return images of noise (count, channels, height, width) on the CPU, the same each time, to try a module with."""
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(count, channels, *image_size, generator=generator, device="cpu")
-    colours = torch.randn(count, channels, 1, 1, generator=generator, device="cpu")
-    return noise + colours

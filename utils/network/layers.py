@@ -7,9 +7,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from .distance import unit
+from .distance import place_of, unit
 from .hooks import hooked, watched
-from .inputs import place_of
 from .places import Layout, PlacesError, changed, close, likely_layout, measure_layout
 
 NAMED = 12  # layers, the last ones, in an error

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .hooks import example_of
-
 PADDING = 2  # cells that a map may have more along one side than its proportions ask for
 PLACELESS = 16  # tokens without a place, at most: class token, registers
 COARSER = {torch.bfloat16: 0.1, torch.float16: 0.02}  # tolerance of the largest value; 1e-3 in other precisions
@@ -69,16 +67,6 @@ class Layout:
     def without_placeless(self, features: torch.Tensor) -> torch.Tensor:
         """Return a map (N, C, h, w) without the channels of tokens that have no place."""
         return features[:, : features.shape[1] // (1 + len(self.placeless))]
-
-    @property
-    def kind(self) -> tuple:
-        """What the layouts of other sizes of images share with it; nothing, where tokens are in an unusual order."""
-        if self.tokens is None:
-            return self.batch, self.channels_last
-        first = self.tokens[0]
-        if self.tokens != tuple(range(first, first + len(self.tokens))):
-            return self.batch, self.channels_last, self.tokens
-        return self.batch, self.channels_last, first, len(self.placeless)
 
 
 def possible_layouts(shape, image_size, batch=0) -> list[Layout]:
@@ -177,21 +165,19 @@ class Agreement:
 
 
 @torch.no_grad()
-def measure_layout(read, images) -> Layout:
+def measure_layout(read, image) -> Layout:
     """Measure how the output of a layer is to be read as a feature map.
 
     Bands of an image are changed, and what changes in the output with each of them shows where its places stand.
 
     Args:
         read: Function from images (N, C, H, W) to the output of the layer.
-        images: Float (N, C, H, W) that the network takes. The first one is changed, within its own range of values;
-            noise replaces an image of one colour.
+        image: Float (1, C, H, W) that the network takes, not of one colour. It is changed, within its own values.
 
     Raises:
         PlacesError: The output is no tensor, differs from one call to the next, mixes the images of a batch, has no
             shape of a map, a single place, or places that do not answer to their parts of the image.
     """
-    image = with_contrast(images[:1])
     batch = _batch_axis(read, image)
     output = read(image)
     size = " x ".join(map(str, image.shape[2:]))
@@ -229,13 +215,6 @@ def measure_layout(read, images) -> Layout:
         f"{shape}, but its places do not answer to their parts of the image (correlation {order:.2f}, where 1 is in "
         "order): they are shuffled, turned or mixed"
     )
-
-
-def with_contrast(image) -> torch.Tensor:
-    """Return the image (1, C, H, W), or noise where it is of one colour or there is none, (0, C, H, W)."""
-    if len(image) and image.min() < image.max():
-        return image
-    return example_of(image.shape[2:], 1, image.shape[1]).to(image)
 
 
 def _noise_like(image, seed):

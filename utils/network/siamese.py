@@ -8,10 +8,10 @@ from torch import nn
 
 from ..config import AUTO, LAST, Config, ConfigError
 from ..device import FIRST
+from ..files import ExplanationError
 from ..vision import backbone_name, normalization_of, restriction_of
-from .backbones import backbone_arguments, build_backbone, layout_of, load_weights, named_layers, stages_of
-from .distance import evaluating, unit
-from .hooks import example_of
+from .backbones import backbone_arguments, build_backbone, layout_of, load_weights, named_layers
+from .distance import evaluating, example_of, unit
 from .layers import Layers, Reading
 
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
@@ -93,9 +93,15 @@ class SiameseNetwork(nn.Module):
         return self._layers.read(self._reading(name), images)
 
     def features_and_vectors(self, images, layer=LAST):
-        """Return the same, and the vectors (N, embedding_size), of any length; gradients flow from them to the map."""
+        """Return the same, and the vectors (N, embedding_size), of any length; gradients flow from them to the map.
+
+        Raises:
+            ExplanationError: The map of these images has only one place: heatmaps would be 1.0 everywhere.
+        """
         with torch.no_grad():
             features = self.features(images, layer)
+            if features.shape[-2:].numel() == 1:
+                raise self._without_places(images, layer)
         features.requires_grad_(torch.is_grad_enabled())
         return features, self.project_features(features, layer)
 
@@ -109,17 +115,27 @@ class SiameseNetwork(nn.Module):
             return self._project(features)
         return self._layers.resume(self._reading(name), features)
 
-    def embed_features(self, features, layer=LAST):
-        """Return the embeddings of a feature map (N, C, h, w) at a layer: float32 (N, embedding_size), of length 1."""
-        return unit(self.project_features(features, layer))
-
     def forward(self, images):
         """Return the embeddings of images (N, 3, H, W), float32 (N, embedding_size), of length 1."""
-        return self.embed_features(self.features(images))
+        return unit(self.project_features(self.features(images)))
 
     def stages(self) -> dict[str, list[nn.Module]]:
-        """Return the modules of the backbone between each layer and the one before it; none holds its children."""
-        return stages_of(self.backbone, self._named)
+        """Return the modules of the backbone that lead to each layer from the one before it, without their children.
+
+        They stand in the order of their making; children are listed themselves.
+        """
+        paths, modules = zip(*self.backbone.named_modules(), strict=True)
+        stages = {}
+        start = 0
+        for name, layer in self._named.items():
+            end = start
+            for place in range(start, len(paths)):
+                if f"{paths[place]}.".startswith(f"{layer.path}."):
+                    end = place + 1
+            stages[name] = list(modules[start:end])
+            start = end
+        stages[name] += modules[start:]
+        return stages
 
     def freeze(self, training: str):
         """Exclude part of the backbone from training: "frozen" all of it, "last" all but the last quarter of its stages
@@ -154,6 +170,17 @@ class SiameseNetwork(nn.Module):
         rows.append(("embedding", str(self.embedding_size), *_parameters(self.embedding.modules())))
         rows.append(("all", "", *_parameters(self.modules())))
         return pd.DataFrame(rows, columns=["stage", "output", "parameters", "trained"]).set_index("stage")
+
+    def _without_places(self, images, layer) -> ExplanationError:
+        larger = []
+        for name in self.layers:
+            if self.features(images[:1], name).shape[-2:].numel() > 1:
+                larger.append(name)
+        height, width = images.shape[-2:]
+        cure = f"name one of {', '.join(larger)}" if larger else "pass larger images"
+        return ExplanationError(
+            f"layer {layer!r} gives maps of 1 x 1 for images of {height} x {width}, without places to compare: {cure}"
+        )
 
     def _run(self, images):
         weight = next(self.backbone.parameters())
@@ -249,6 +276,10 @@ def _print_notices(config):
 
 def _parameters(modules) -> tuple[int, int]:
     """Return how many parameters these modules have themselves, and how many of them are trained."""
-    parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
-    trained = [parameter.numel() for parameter in parameters if parameter.requires_grad]
-    return sum(parameter.numel() for parameter in parameters), sum(trained)
+    count = trained = 0
+    for module in modules:
+        for parameter in module.parameters(recurse=False):
+            count += parameter.numel()
+            if parameter.requires_grad:
+                trained += parameter.numel()
+    return count, trained

@@ -9,8 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..config import ConfigError
 from ..vision import create_backbone, timm
-from .distance import copy_of
-from .hooks import example_of, watched
+from .distance import copy_of, example_of
+from .hooks import watched
 from .places import close
 from .siamese import SiameseNetwork
 

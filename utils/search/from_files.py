@@ -13,8 +13,7 @@ from ..explanations.explanation import UNKNOWN, Explanation, Source
 from ..explanations.methods import explain, replace_auto
 from ..explanations.references import References
 from ..files import ExplanationError
-from ..network.distance import Explainable, paired
-from ..network.inputs import images_for, place_of
+from ..network.distance import Explainable, images_for, paired, place_of
 from ..trained import files_of
 
 FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images

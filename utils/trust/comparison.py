@@ -12,8 +12,7 @@ from ..data.sample import load_masks
 from ..data.splits import Splits, pairs_of_files
 from ..device import progress
 from ..files import write_text
-from ..network.distance import distance
-from ..network.inputs import mean_colour
+from ..network.distance import distance, mean_colour
 from ..score.intervals import Interval, mean_interval
 from ..trained import Trained
 from .controls import PROBED, choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability

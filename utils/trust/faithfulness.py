@@ -8,8 +8,7 @@ import torch.nn.functional as F
 
 from ..device import progress
 from ..explanations.explanation import Explanation, embed_explained, pairs_of, ranks_of
-from ..network.distance import Explainable, distance, distances_of, embed_pairs, evaluating, similarity
-from ..network.inputs import blurred
+from ..network.distance import Explainable, blurred, distance, distances_of, embed_pairs, evaluating, similarity
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels, strongest first; symmetric, or the gap of chance would not be 0
 DRAWS = 3  # random maps drawn for each image

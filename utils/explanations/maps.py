@@ -1,17 +1,62 @@
-"""Maps from the feature map of a layer and the gradient of a target at it: Grad-CAM and its kin.
+"""Maps of evidence: what a method is asked, and the methods.
 
-A method is a formula, the feature maps at which gradients are taken (`at_layer` or `along_path`), and a target.
-A formula takes activations and gradients, float (N, C, h, w), to a map (N, h, w) of what raises the target; with the
-opposite gradients it maps what lowers it.
+Most explain by the gradient of a target at the feature map of a layer. Such a method is a formula, the feature maps at
+which gradients are taken (`at_layer` or `along_path`), and a target. A formula takes activations and gradients, float
+(N, C, h, w), to a map (N, h, w) of what raises the target; with the opposite gradients it maps what lowers it.
 """
 
-import torch
+from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
+
+from ..config import LAST
 from ..files import ExplanationError
-from ..network.distance import distance, evaluating, paired, unit
-from ..network.inputs import blurred
+from ..network.distance import Explainable, blurred, distance, embed_pairs, evaluating, paired, unit
 from .explanation import Explanation
-from .task import Task, explained
+from .references import References
+
+GRID = 7  # windows of occlusion along each side
+WINDOW = 0.3  # of each side
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Everything that a method may use. A method is a function of a Task that returns an Explanation."""
+
+    network: Explainable
+    images: torch.Tensor
+    """Float (B, 2, C, H, W), as the network takes them."""
+    threshold: float
+    """Distance up to which a pair is decided "same"."""
+    references: References | None = None
+    layer: str = LAST
+    """The layer whose feature map is read."""
+    steps: int = 1
+    """Steps of an integral along a path."""
+    decisions: torch.Tensor | None = None
+    """Bool (B,), True for "different", where another network than this one decides."""
+
+    def different(self, distances) -> torch.Tensor:
+        """Return the decisions on pairs of these distances (B,): bool (B,), True for "different"."""
+        return distances > self.threshold if self.decisions is None else self.decisions
+
+
+def explained(images, distances, threshold: float, different, same, completeness=None) -> Explanation:
+    """Make an Explanation of coarse maps, enlarged to the size of the images; what is negative counts as 0.
+
+    Args:
+        images: (B, 2, C, H, W).
+        distances: (B,).
+        threshold: Distance up to which a pair is decided "same".
+        different: Evidence towards "different", (B, 2, h, w).
+        same: Evidence towards "same", (B, 2, h, w).
+        completeness: (B, 2), as an Explanation has it.
+    """
+    size = images.shape[-2:]
+    different = F.interpolate(different, size=size, mode="bilinear", align_corners=False).clamp(min=0)
+    same = F.interpolate(same, size=size, mode="bilinear", align_corners=False).clamp(min=0)
+    return Explanation(images, distances, threshold, different, same, completeness=completeness)
 
 
 def gradcam(activations, gradients):
@@ -62,7 +107,6 @@ def at_layer(formula, task: Task) -> Explanation:
     images = task.images.flatten(0, 1)
     with evaluating(task.network), torch.enable_grad():
         activations, vectors = task.network.features_and_vectors(images, task.layer)  # (2B, C, h, w), (2B, D)
-        task.check_places(activations)
         distances = distance(*paired(unit(vectors)).unbind(1))  # (B,)
         (gradients,) = torch.autograd.grad(distances.sum(), activations)
     distances = distances.detach()
@@ -93,7 +137,6 @@ def along_path(formula, target, task: Task) -> Explanation:
     images = task.images.flatten(0, 1)  # (2B, C, H, W)
     with evaluating(network):
         features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
-        task.check_places(features)
         starts, ends = features.chunk(2)  # (2B, C, h, w)
         vectors_at_start, vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
         quantity = target(task, vectors)
@@ -155,3 +198,36 @@ def contrast(task: Task, vectors):
         return (between * direction).sum(dim=2) / lengths
 
     return quantity
+
+
+@torch.no_grad()
+def occlusion(task: Task) -> Explanation:
+    """Explain by what blurring windows on a 7x7 grid takes from the distance, the other image as it is.
+
+    The windows of a row lie evenly from border to border and overlap. The evidence of a pixel is the mean over its
+    windows. A pair takes 98 passes of the network.
+
+    Source: after Zeiler and Fergus 2014, Visualizing Convolutional Networks, section 4.2.
+    """
+    images = task.images
+    height, width = images.shape[-2:]
+    tall, wide = round(WINDOW * height), round(WINDOW * width)
+    hidden = blurred(images)
+    with evaluating(task.network):
+        embeddings = embed_pairs(task.network, images)  # (B, 2, D)
+        partners = embeddings.flip(1)
+        distances = distance(*embeddings.unbind(1))  # (B,)
+        evidence = distances.new_zeros(len(images), 2, height, width)
+        windows = distances.new_zeros(height, width)  # how many each pixel lies in
+        for row in range(GRID):
+            for column in range(GRID):
+                top = round(row * (height - tall) / (GRID - 1))
+                left = round(column * (width - wide) / (GRID - 1))
+                window = (..., slice(top, top + tall), slice(left, left + wide))
+                changed = images.clone()
+                changed[window] = hidden[window]
+                without = distance(embed_pairs(task.network, changed), partners)  # (B, 2): in image 1, in image 2
+                evidence[window] += (distances[:, None] - without)[:, :, None, None]
+                windows[window] += 1
+    evidence = evidence / windows.clamp(min=1)
+    return explained(images, distances, task.threshold, evidence, -evidence)
