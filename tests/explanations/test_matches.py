@@ -172,7 +172,7 @@ def test_regions_of_small_maps_are_places():
     assert found.bounds((0.99, 0.8)) == (0.5, 0.75, 1, 1)
     assert found.mutual(100) == [Match((0.75, 0.875), (0.25, 0.375), 0.5), Match((0.75, 0.125), (0.75, 0.625), 0.25)]
     assert "similarity 0.800" in str(found)
-    assert "residual" in str(found)
+    assert "error of the sum" in str(found)
 
 
 def test_there_is_one_match_at_least():

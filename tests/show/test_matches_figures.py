@@ -93,7 +93,7 @@ def test_both_figures_say_what_is_shown_and_of_what(paths):
             "rose/0.png",
             "tall/1.png",
             "layer3",
-            "residual +0.150" if kind == "matches" else "residual +1.5e-01",
+            "error of the sum +0.150" if kind == "matches" else "error of the sum +1.5e-01",
         ):
             assert part in words
         assert shown.get_label().startswith(kind)
@@ -113,13 +113,14 @@ def test_what_is_shown_is_said_as_a_share_of_the_whole():
     (legend,) = shown.subfigs[1].legends
     listed = [int(text.get_text().split(": ")[1].rstrip("%")) for text in legend.get_texts()]
     found = re.search(
-        r"of 0\.900 the .*strongest mutual match(es add| adds) (?P<shown>\S+) \((?P<share>\d+)%\), all other pairs "
-        r"of places (?P<others>\S+), the biases (?P<biases>\S+), residual (?P<residual>\S+?)\.(?= Image)",
+        r"embeddings 0\.900: the .*strongest mutual match(es)? (?P<shown>\S+) \((?P<share>\d+)%\), all other pairs of "
+        r"places (?P<others>\S+) \(.*biases, which have no place (?P<biases>\S+) .*error of the sum (?P<error>\S+)",
         told,
     )
-    parts = [float(found[name]) for name in ("shown", "others", "biases", "residual")]
+    parts = [float(found[name]) for name in ("shown", "others", "biases", "error")]
     assert sum(parts) == pytest.approx(0.9, abs=0.003)
     assert parts[0] + parts[1] == pytest.approx(sum(places.flatten().tolist()), abs=0.002)
+    assert f"What matches what: {found['share']}% of the inner product" in told
     assert float(found["share"]) == pytest.approx(sum(listed), abs=len(listed))
     assert "%" not in replace(matches, cosine=-0.3).parts_in_words(matches.mutual())  # no share of what is negative
 

@@ -139,13 +139,23 @@ class Matches:
 
     def parts_in_words(self, shown: list[Match] | list[Area]) -> str:
         """Return what some matches and all other parts add to the inner product, in words."""
-        together = sum(match.value for match in shown)
-        share = f" ({together / self.cosine:.0%})" if self.cosine > 0 else ""
-        matches = "strongest mutual match adds" if len(shown) == 1 else f"{len(shown)} strongest mutual matches add"
-        return (
-            f"of {self.cosine:.3f} the {matches} {together:+.3f}{share}, all other pairs of places "
-            f"{_total(self.places) - together:+.3f}, the biases {self._biases():+.3f}, residual {self.residual:+.3f}"
-        )
+        together = self.sum_of(shown)
+        matches = "strongest mutual match" if len(shown) == 1 else f"{len(shown)} strongest mutual matches"
+        parts = {
+            f"the {matches}": together,
+            "all other pairs of places": _total(self.places) - together,
+            "biases, which have no place": self._biases(),
+            "error of the sum": self.residual,
+        }
+        words = []
+        for name, value in parts.items():
+            share = f" ({value / self.cosine:.0%})" if self.cosine > 0 else ""
+            words.append(f"{name} {value:+.3f}{share}")
+        return f"inner product of the embeddings {self.cosine:.3f}: {', '.join(words)}"
+
+    def sum_of(self, shown: list[Match] | list[Area]) -> float:
+        """Return what some matches together add to the inner product."""
+        return sum(match.value for match in shown)
 
     def _biases(self):
         return _total(self.bias1) + _total(self.bias2) + self.bias
@@ -164,7 +174,7 @@ class Matches:
 
     def __str__(self):
         return (
-            f"inner product {self.cosine:.4f} (similarity {self.explanation.similarity[0]:.3f}) at {self.layer}\n"
+            f"similarity {self.explanation.similarity[0]:.3f}, matches at {self.layer}\n"
             f"{self.parts_in_words(self.mutual())}"
         )
 

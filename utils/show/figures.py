@@ -351,10 +351,13 @@ def matches_figure(matches: Matches, count=5):
         body.add_artist(ConnectionPatch(*line, axesA=pair[0], axesB=pair[1], color=f"C{number}"))
         share = f"{area.value / matches.cosine:.0%}" if matches.cosine > 0 else f"{area.value:+.3f}"
         handles.append(Patch(color=f"C{number}", label=f"{number + 1}: {share}"))
-    title = "share of\nthe score" if matches.cosine > 0 else None
-    side.legend(handles=handles, loc="center", title=title)
+    title, unit = "What matches what", None
+    if matches.cosine > 0:
+        title = f"What matches what: {matches.sum_of(areas) / matches.cosine:.0%} of the inner product"
+        unit = "share of the\ninner product"
+    side.legend(handles=handles, loc="center", title=unit)
     text = f"At {matches.layer}, {matches.parts_in_words(areas)}."
-    return finished_pair(drawing, matches.explanation, "matches", "What matches what", text, matches.layer)
+    return finished_pair(drawing, matches.explanation, "matches", title, text, matches.layer)
 
 
 def _show_areas(axes, image, areas) -> list[tuple[float, float]]:
@@ -410,7 +413,7 @@ def point_figure(matches: Matches, point, opacity=OPACITY):
     right.set_title("what it matches in image 2")
     right.set_xlabel(f"at most {strongest:+.3f} of {matches.cosine:.3f}")
     colour_bar(drawing, "share of the strongest match", ax=right, shrink=0.8)
-    text = f"Layer: {matches.layer} (residual {matches.residual:+.1e})."
+    text = f"Layer: {matches.layer} (error of the sum {matches.residual:+.1e})."
     title = "What the outlined region matches"
     return finished_pair(drawing, matches.explanation, "point", title, text, matches.layer)
 

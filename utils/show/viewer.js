@@ -311,8 +311,8 @@ function mountViewer(root, content) {
       const { layer, places, residual, cosine } = content.matches;
       return (
         `Shown: the strongest match of each place at ${layer}. All pairs of places add ${signed(places)} to the inner ` +
-        `product of both embeddings, ${cosine.toFixed(4)}; the biases add ${signed(cosine - places - residual)}, ` +
-        `the residual is ${signed(residual)}.`
+        `product of both embeddings, ${cosine.toFixed(4)}; the biases, which have no place, add ${signed(cosine - places - residual)}, ` +
+        `the error of the sum is ${signed(residual)}.`
       );
     }
     const verdict = state.kind === "factual" || !method.verdicts ? method.verdict : "Verdicts are on the factual maps.";
