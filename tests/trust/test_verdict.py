@@ -197,6 +197,7 @@ def test_words_by_random_maps_centre_share_and_span():
     small = verdict_of(0.02, 10, span=LEAST_SPAN - 0.001)
     assert small.word() == HARDLY
     assert HARDLY in small.sentence()
+    assert "carry no more than the others (-0.100 of 1.000)" in verdict_of(-0.1, 10).sentence()
     assert np.isnan(small.share().item())
 
 

@@ -221,11 +221,13 @@ class Verdict:
         word = self.word(index, part)
         gap, span = self.gap.of(part)[index], self.span.of(part)[index]
         share = self.share(part)[index]
+        numbers = f"({gap:+.3f} of {span:.3f})"
         if torch.isnan(share):
-            return f"{word} ({gap:+.3f} of {span:.3f})"
+            return f"{word} {numbers}"
+        if gap <= 0:
+            return f"{word}: the strongest pixels carry no more than the others {numbers}"
         carried = "all" if share >= 1 else f"{share:.0%}"
-        carried += f" of what hiding {hidden} would change ({gap:+.3f} of {span:.3f})"
-        return f"{word}: the strongest pixels carry {carried}"
+        return f"{word}: the strongest pixels carry {carried} of what hiding {hidden} would change {numbers}"
 
     def _beaten(self, index, part) -> tuple[int, int]:
         """How many random maps have a smaller gap, and how many there are."""
