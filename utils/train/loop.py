@@ -12,9 +12,8 @@ import torch
 from torch import optim
 
 from ..config import Config, ConfigError
-from ..data.batches import deliver, draw_epoch, resident
+from ..data.batches import deliver, draw_epoch, resident, training_transform
 from ..data.splits import Splits, load_splits
-from ..data.transforms import training_transform
 from ..device import (
     Runtime,
     copy_statistics,
