@@ -6,14 +6,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import refusing, write_images
+from helpers import pixels_of, refusing, write_images
 from PIL import Image
 
 from utils.data import cache
 from utils.data import images as listing
 from utils.data.batches import ResidentPixels, draw_epoch
-from utils.data.cache import open_pixels
-from utils.data.images import scan, write_unreadable
+from utils.data.images import check_readable, scan, write_unreadable
 from utils.data.reading import DataError, decode
 from utils.data.splits import load_splits
 
@@ -63,7 +62,9 @@ def tried(monkeypatch):
 
 
 def opened(data, cache_path, setting="skip"):
-    return open_pixels(scan(data), SIZE, cache_path, show_progress=False, unreadable=setting)
+    pixels = pixels_of(data, SIZE, cache_path)
+    check_readable(scan(data), pixels.unreadable, setting)
+    return pixels
 
 
 def below(data, path):
