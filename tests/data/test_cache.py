@@ -16,7 +16,7 @@ from helpers import forked, pixels_of, write_images
 from PIL import Image
 
 from utils.data import cache
-from utils.data.batches import ResidentPixels, deliver, resident
+from utils.data.batches import deliver, resident
 from utils.data.cache import Decoder, PixelCache
 from utils.data.images import scan
 from utils.data.reading import DataError, decode, read_image
@@ -296,10 +296,11 @@ def test_large_jpegs_at_reduced_scale_are_nearly_exact(tmp_path):
     assert np.abs(reduced - full).max() <= 4
 
 
-def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device):
+def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device, monkeypatch):
     pixels, batches = opened(data, tmp_path), [np.array(part) for part in ([3, 1], [0], [9, 8, 7], [2], [5, 5])]
     runtime = Runtime(device, torch.float32)
-    for source in (pixels, ResidentPixels(pixels, device)):
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: pixels.stored.pixels.nbytes)
+    for source in (pixels, resident(pixels, runtime, 1.0)):
         parts = list(deliver(source, iter(batches), runtime))
         assert all(part.device.type == device.type for part in parts)
         for part, batch in zip(parts, batches, strict=True):
@@ -310,7 +311,7 @@ def test_pixels_stay_on_the_device_where_they_fit(data, tmp_path, monkeypatch):
     pixels, runtime = opened(data, tmp_path), Runtime(torch.device("cpu"), torch.float32)
     assert resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory of its own
     monkeypatch.setattr(Runtime, "free_memory", lambda self: 2 * 10 * 32 * 40 * 3)
-    assert isinstance(resident(pixels, runtime, 0.5), ResidentPixels)
+    assert isinstance(resident(pixels, runtime, 0.5), torch.Tensor)
     assert resident(pixels, runtime, 0.49) is pixels
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 
 from utils.data import cache
 from utils.data import images as listing
-from utils.data.batches import ResidentPixels, draw_epoch
+from utils.data.batches import draw_epoch, resident
 from utils.data.images import check_readable, scan, write_unreadable
 from utils.data.reading import DataError, decode
 from utils.data.splits import load_splits
+from utils.device import Runtime
 
 SIZE = (32, 40)
 CAUSES = {"a/cut.jpg": "truncated", "b/empty.jpg": "is empty", "b/text.jpg": "is no image"}
@@ -95,10 +96,11 @@ def test_an_unreadable_image_is_never_handed_out(data, cache_path):
                 pixels[np.array([0, index])]
 
 
-def test_pixels_on_the_device_leave_them_out(data, cache_path):
+def test_pixels_on_the_device_leave_them_out(data, cache_path, monkeypatch):
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: 23 * 32 * 40 * 3)
     pixels = opened(data, cache_path)
     good = np.setdiff1d(np.arange(23), list(pixels.unreadable))
-    kept = ResidentPixels(pixels, torch.device("cpu"))
+    kept = resident(pixels, Runtime(torch.device("cpu"), torch.float32), 1.0)
     assert len(good) == 20
     np.testing.assert_array_equal(kept[good].numpy(), pixels[good])
 

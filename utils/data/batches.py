@@ -87,26 +87,20 @@ def _turns(counts, hand, random):
     return turn[dealt]
 
 
-class ResidentPixels:
-    """All pixels as one tensor on the device: rows are picked there, and no batch is copied."""
+def resident(pixels: Decoder, runtime: Runtime, memory_share: float) -> Decoder | torch.Tensor:
+    """Copy the pixels to the GPU, if they take at most `memory_share` of its free memory; else return them.
 
-    def __init__(self, pixels: Decoder, device):
-        self.rows = torch.empty(len(pixels), *pixels.size, 3, dtype=torch.uint8, device=device)
-        readable = np.setdiff1d(np.arange(len(pixels)), list(pixels.unreadable))
-        for start in range(0, len(readable), BLOCK):
-            part = readable[start : start + BLOCK]
-            self.rows[part] = torch.from_numpy(pixels[part]).to(device)
-
-    def __getitem__(self, indices) -> torch.Tensor:
-        """indices int64 (B,) to pixels uint8 (B, h, w, 3) on the device."""
-        return self.rows[torch.from_numpy(indices).to(self.rows.device)]
-
-
-def resident(pixels: Decoder, runtime: Runtime, memory_share: float):
-    """Copy the pixels to the GPU, if they take at most `memory_share` of its free memory; else return them."""
-    if len(pixels) * np.prod((*pixels.size, 3)) > memory_share * runtime.free_memory():
+    The copy is a tensor, uint8 (N, h, w, 3): rows are picked there, and no batch is copied.
+    """
+    shape = (len(pixels), *pixels.size, 3)
+    if math.prod(shape) > memory_share * runtime.free_memory():
         return pixels
-    return ResidentPixels(pixels, runtime.device)
+    rows = torch.empty(shape, dtype=torch.uint8, device=runtime.device)
+    readable = np.setdiff1d(np.arange(len(pixels)), list(pixels.unreadable))
+    for start in range(0, len(readable), BLOCK):
+        part = readable[start : start + BLOCK]
+        rows[part] = torch.from_numpy(pixels[part]).to(runtime.device)
+    return rows
 
 
 def deliver(pixels, batches, runtime: Runtime):

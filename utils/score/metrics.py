@@ -45,7 +45,9 @@ class Metric:
     @property
     def shown(self) -> str:
         """The value and its interval in words."""
-        return "cannot be estimated" if math.isnan(self.interval.value) else str(self.interval)
+        if math.isnan(self.interval.value):
+            return "cannot be estimated"
+        return str(self.interval)
 
 
 @dataclass(frozen=True)

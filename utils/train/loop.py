@@ -205,8 +205,7 @@ def train_epoch(model, optimizer, scaler, splits: Splits, config: Config, runtim
         before = losses[max(len(losses) - 2, 0)]  # of the step before: a GPU goes on computing meanwhile
         bar.set_postfix(loss=f"{check_finite(before.item(), number):.4f}", refresh=False)
     copy_statistics(model)
-    sizes = [len(batch) for batch in batches]
-    mean = np.average(torch.stack(losses).tolist(), weights=sizes)
+    mean = np.average(torch.stack(losses).tolist(), weights=list(map(len, batches)))
     return check_finite(float(mean), number)
 
 
