@@ -16,6 +16,8 @@ import yaml
 from PIL import Image
 from torch import nn
 
+from utils.data.cache import Decoder, open_pixels
+from utils.data.images import scan
 from utils.data.reading import DataError
 from utils.explanations.explanation import Explanation, Source
 from utils.network.distance import distances_of
@@ -55,6 +57,12 @@ def torchrun(processes, logs) -> list[str]:
     """Its command line up to what the processes run. Without a place for its logs, it leaves a temporary folder."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return [*launcher, "--log-dir", str(logs), "--nproc-per-node", str(processes)]
+
+
+def pixels_of(root, size, cache_path=None) -> Decoder:
+    """Open the pixels of a folder of images in one size."""
+    folder = scan(root)
+    return open_pixels(folder, Decoder(folder.paths, size), cache_path, show=False)
 
 
 class Chequered(nn.Module):

@@ -14,10 +14,9 @@ from utils import choose_pairs, explain, figure, fit, history_figure, load_split
 from utils import device as runtime
 from utils.config import inference_pair, key_names
 from utils.data import cache
-from utils.data.batches import resident
+from utils.data.batches import evaluation_transform, resident, training_transform
 from utils.data.reading import DataError
 from utils.data.splits import load_images
-from utils.data.transforms import evaluation_transform, training_transform
 from utils.device import Runtime, seed_everything, start
 from utils.network.siamese import build_network
 from utils.train.runs import current_run, load_checkpoint, run_names

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from .config import AUTO, Config, ExplanationSettings
+from .data.batches import evaluation_transform
 from .data.reading import decode, stored_size
 from .data.splits import Pairs, Splits, load_splits
-from .data.transforms import evaluation_transform
 from .device import Runtime, find_runtime, progress
 from .explanations.explanation import UNTESTED, Explanation, Source, embed_explained, only_pair
 from .explanations.methods import explain, methods_of, name_of, replace_auto

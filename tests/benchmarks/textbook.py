@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from utils.network.distance import distance, unit
-from utils.train.losses import ContrastiveLoss
+from utils.train.losses import contrastive_loss
 from utils.vision import functional  # first: it lets torchvision import beside any build of torch
 
 # isort: split
@@ -57,9 +57,8 @@ def batches(pairs, paths, apply):
 def train(network, optimizer, pairs, paths, settings, margin=1.0):
     """Train on all pairs once, with a step of the optimizer after each batch."""
     network.train()
-    criterion = ContrastiveLoss(margin)
     for images1, images2, labels in batches(pairs, paths, transform(settings, training=True)):
-        loss = criterion(distance(network(images1), network(images2)), labels)
+        loss = contrastive_loss(distance(network(images1), network(images2)), labels, margin).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)

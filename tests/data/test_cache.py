@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import forked, write_images
+from helpers import forked, pixels_of, write_images
 from PIL import Image
 
 from utils.data import cache
-from utils.data.batches import ResidentPixels, deliver, resident
-from utils.data.cache import Decoder, PixelCache, open_pixels
+from utils.data.batches import deliver, resident
+from utils.data.cache import Decoder, PixelCache
 from utils.data.images import scan
 from utils.data.reading import DataError, decode, read_image
 from utils.device import Runtime
@@ -33,7 +33,7 @@ def data(tmp_path):
 
 
 def opened(data, tmp_path, size=SIZE):
-    return open_pixels(scan(data), size, tmp_path / "cache", show_progress=False)
+    return pixels_of(data, size, tmp_path / "cache")
 
 
 def rows(pixels):
@@ -99,11 +99,11 @@ def hashed(data):
 @pytest.mark.parametrize("cached", [True, False])
 def test_the_content_of_each_file_is_known_without_another_look(data, tmp_path, monkeypatch, cached):
     folder = tmp_path / "cache" if cached else None
-    first = open_pixels(scan(data), SIZE, folder, show_progress=False)
+    first = pixels_of(data, SIZE, folder)
     assert first.digests == hashed(data)
     (data / "a" / "2.png").write_bytes(b"damaged")
     write_images(data / "b", 1, (48, 56), seed=6)
-    pixels = open_pixels(scan(data), SIZE, folder, show_progress=False)  # with a cache, 8 rows are taken over
+    pixels = pixels_of(data, SIZE, folder)  # with a cache, 8 rows are taken over
     expected = hashed(data)
     expected[2] = ""
     assert pixels.digests == expected
@@ -121,7 +121,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_unreadable(data, tmp_path, mo
         return "digest"
 
     monkeypatch.setattr(cache, "content_digest", gone)
-    pixels = open_pixels(scan(data), SIZE, tmp_path / "cache" if cached else None, show_progress=False)
+    pixels = pixels_of(data, SIZE, tmp_path / "cache" if cached else None)
     assert pixels.unreadable == {4: "No such file or directory", 9: "No such file or directory"}
 
 
@@ -213,7 +213,7 @@ def _build(data, folder, pipe):
 
     cache.decode = slow
     cache.BLOCK = 2
-    pipe.send(type(open_pixels(scan(data), SIZE, folder, show_progress=False)).__name__)
+    pipe.send(type(pixels_of(data, SIZE, folder)).__name__)
 
 
 def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counted):
@@ -252,7 +252,7 @@ def _limited(data, folder, limit, pipe):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pixels = open_pixels(scan(data), SIZE, folder, show_progress=False)
+        pixels = pixels_of(data, SIZE, folder)
     pipe.send((type(pixels).__name__, [str(warning.message) for warning in caught], rows(pixels), os.listdir(folder)))
 
 
@@ -277,7 +277,7 @@ def test_a_folder_that_cannot_be_written_falls_back_with_one_warning(data, tmp_p
 
 
 def test_no_cache_path_decodes_without_a_word(data, tmp_path):
-    pixels = open_pixels(scan(data), SIZE, None, show_progress=False)
+    pixels = pixels_of(data, SIZE)
     assert type(pixels) is Decoder
     np.testing.assert_array_equal(rows(pixels), decoded(data))
 
@@ -296,10 +296,11 @@ def test_large_jpegs_at_reduced_scale_are_nearly_exact(tmp_path):
     assert np.abs(reduced - full).max() <= 4
 
 
-def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device):
+def test_batches_arrive_in_order_and_on_the_device(data, tmp_path, device, monkeypatch):
     pixels, batches = opened(data, tmp_path), [np.array(part) for part in ([3, 1], [0], [9, 8, 7], [2], [5, 5])]
     runtime = Runtime(device, torch.float32)
-    for source in (pixels, ResidentPixels(pixels, device)):
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: pixels.stored.pixels.nbytes)
+    for source in (pixels, resident(pixels, runtime, 1.0)):
         parts = list(deliver(source, iter(batches), runtime))
         assert all(part.device.type == device.type for part in parts)
         for part, batch in zip(parts, batches, strict=True):
@@ -310,12 +311,12 @@ def test_pixels_stay_on_the_device_where_they_fit(data, tmp_path, monkeypatch):
     pixels, runtime = opened(data, tmp_path), Runtime(torch.device("cpu"), torch.float32)
     assert resident(pixels, runtime, 1.0) is pixels  # the CPU has no memory of its own
     monkeypatch.setattr(Runtime, "free_memory", lambda self: 2 * 10 * 32 * 40 * 3)
-    assert isinstance(resident(pixels, runtime, 0.5), ResidentPixels)
+    assert isinstance(resident(pixels, runtime, 0.5), torch.Tensor)
     assert resident(pixels, runtime, 0.49) is pixels
 
 
 def test_an_error_while_reading_ahead_reaches_the_caller(data, tmp_path):
-    pixels = open_pixels(scan(data), SIZE, None, show_progress=False)
+    pixels = pixels_of(data, SIZE)
     (data / "a" / "2.png").write_text("no longer an image")
     batches = [np.array([0]), np.array([2]), np.array([1])]
     with pytest.raises(DataError, match=r"2\.png"):

@@ -4,13 +4,14 @@ from functools import cache
 
 import numpy as np
 import pytest
+from helpers import pixels_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from utils.data import duplicates
 from utils.data.butterflies import SPECIES, draw
-from utils.data.cache import Decoder, open_pixels
+from utils.data.cache import Decoder
 from utils.data.duplicates import contradictions, groups_of_several, joined, near_duplicates, pairs_within
 from utils.data.images import scan
 from utils.data.splits import load_splits
@@ -49,8 +50,7 @@ def written(folder, images):
 
 
 def opened(folder, cache=None):
-    scanned = scan(folder)
-    return scanned, open_pixels(scanned, SIZE, cache, show_progress=False)
+    return scan(folder), pixels_of(folder, SIZE, cache)
 
 
 def groups_found(folder, pixels, radius=6):

@@ -5,11 +5,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers import write_images
+from helpers import pixels_of, write_images
 from PIL import Image
 from pillow_heif import HeifImageFile
 
-from utils.data.cache import open_pixels
 from utils.data.images import scan
 from utils.data.reading import DataError, read_header, read_image
 
@@ -218,7 +217,7 @@ def test_byte_identical_files_share_a_content(tmp_path):
     for name in ("empty1.png", "empty2.png"):
         (tmp_path / "a" / name).write_bytes(b"")
     folder = scan(tmp_path)
-    pixels = open_pixels(folder, (32, 32), None, show_progress=False)
+    pixels = pixels_of(tmp_path, (32, 32))
     contents = pixels.contents()
     for index1, path1 in enumerate(folder.paths):
         first = index1

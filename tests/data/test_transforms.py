@@ -5,8 +5,8 @@ import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import rotate
 
+from utils.data.batches import evaluation_transform, to_pixels, training_transform
 from utils.data.reading import stored_size
-from utils.data.transforms import evaluation_transform, to_pixels, training_transform
 from utils.device import seed_everything
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)

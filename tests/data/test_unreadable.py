@@ -6,16 +6,16 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import refusing, write_images
+from helpers import pixels_of, refusing, write_images
 from PIL import Image
 
 from utils.data import cache
 from utils.data import images as listing
-from utils.data.batches import ResidentPixels, draw_epoch
-from utils.data.cache import open_pixels
-from utils.data.images import scan, write_unreadable
+from utils.data.batches import draw_epoch, resident
+from utils.data.images import check_readable, scan, write_unreadable
 from utils.data.reading import DataError, decode
 from utils.data.splits import load_splits
+from utils.device import Runtime
 
 SIZE = (32, 40)
 CAUSES = {"a/cut.jpg": "truncated", "b/empty.jpg": "is empty", "b/text.jpg": "is no image"}
@@ -63,7 +63,9 @@ def tried(monkeypatch):
 
 
 def opened(data, cache_path, setting="skip"):
-    return open_pixels(scan(data), SIZE, cache_path, show_progress=False, unreadable=setting)
+    pixels = pixels_of(data, SIZE, cache_path)
+    check_readable(scan(data), pixels.unreadable, setting)
+    return pixels
 
 
 def below(data, path):
@@ -94,10 +96,11 @@ def test_an_unreadable_image_is_never_handed_out(data, cache_path):
                 pixels[np.array([0, index])]
 
 
-def test_pixels_on_the_device_leave_them_out(data, cache_path):
+def test_pixels_on_the_device_leave_them_out(data, cache_path, monkeypatch):
+    monkeypatch.setattr(Runtime, "free_memory", lambda self: 23 * 32 * 40 * 3)
     pixels = opened(data, cache_path)
     good = np.setdiff1d(np.arange(23), list(pixels.unreadable))
-    kept = ResidentPixels(pixels, torch.device("cpu"))
+    kept = resident(pixels, Runtime(torch.device("cpu"), torch.float32), 1.0)
     assert len(good) == 20
     np.testing.assert_array_equal(kept[good].numpy(), pixels[good])
 

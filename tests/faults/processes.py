@@ -26,10 +26,9 @@ from faults.commands import (
     started,
 )
 from faults.outcomes import HANG, REFUSED, RIGHT, TRACEBACK, UNCLEAR, WRONG, Outcome, judged, refusal
-from helpers import write_images
+from helpers import pixels_of, write_images
 
 from utils import CheckpointError, load_trained, scan
-from utils.data.cache import open_pixels
 from utils.data.reading import decode, stored_size
 
 STOPS = {  # signal and phase, and what each has once brought to light; the start is a cold one
@@ -182,7 +181,7 @@ def wrong_pixels(config) -> str:
     images = scan(config.data_path)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        pixels = open_pixels(images, size, config.cache_path, show_progress=False)[np.arange(len(images.paths))]
+        pixels = pixels_of(config.data_path, size, config.cache_path)[np.arange(len(images.paths))]
     if caught:
         return str(caught[0].message)
     for path, found in zip(images.paths, pixels, strict=True):

@@ -29,11 +29,11 @@ from faults.damage import (
     saved_bytes,
 )
 from faults.outcomes import KINDS, MEMORY, REFUSED, RIGHT, TRACEBACK, UNCLEAR, WRONG, Outcome, attempt
+from helpers import pixels_of
 from PIL import Image
 from safetensors.torch import save
 
 from utils import build_network, fit, gallery, load_trained, scan
-from utils.data.cache import open_pixels
 from utils.data.duplicates import hashes_of
 from utils.data.reading import decode
 from utils.device import start
@@ -138,7 +138,7 @@ def damaged_caches(project, random, tries, folder):
         name, how = kind
         (file,) = cache.glob(STORED[name])
         if while_open:
-            pixels = open_pixels(scan(images), SIZE, cache, show_progress=False)
+            pixels = pixels_of(images, SIZE, cache)
             file.unlink()
             if how == "replaced":
                 file.write_bytes(random.bytes(100))
@@ -156,7 +156,7 @@ def damaged_caches(project, random, tries, folder):
 def _read_stored(trained, images, cache) -> list:
     """Read all that a cache holds of images: pixels, hashes, embeddings and names."""
     config = trained.config.model_copy(update={"cache_path": cache})
-    pixels = open_pixels(scan(images), SIZE, cache, show_progress=False)
+    pixels = pixels_of(images, SIZE, cache)
     found = gallery(replace(trained, config=config), images)
     values = _all_pixels(pixels)
     if cache is None:

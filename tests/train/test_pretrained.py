@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from utils import fit, frozen_baseline, history_figure, load_splits, load_trained, write_metrics
 from utils.config import ConfigError
-from utils.data.transforms import evaluation_transform
+from utils.data.batches import evaluation_transform
 from utils.device import find_runtime
 from utils.network.siamese import SiameseNetwork, build_network
 from utils.score.decision import choose_threshold

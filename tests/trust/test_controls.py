@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from helpers import by_pillow, network_and_images
 from scipy.stats import spearmanr
 
+from utils.data.batches import to_pixels
 from utils.data.reading import through_jpeg
-from utils.data.transforms import to_pixels
 from utils.explanations.explanation import Explanation
 from utils.explanations.methods import explain
 from utils.network.distance import distances_of

@@ -1,4 +1,4 @@
-"""Batches: which images train together, and their pixels on the way to the device."""
+"""Batches: which images train together, their pixels on the way to the device, and what the network gets of them."""
 
 import math
 from collections import deque
@@ -6,9 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
+from kornia import augmentation as K
+from torch import nn
 
-from ..config import Config
+from ..config import Config, ImageSettings, Normalization
 from ..device import Runtime
+from ..vision import functional as V
 from .cache import Decoder
 from .splits import Splits, draw_pairs
 
@@ -84,26 +87,20 @@ def _turns(counts, hand, random):
     return turn[dealt]
 
 
-class ResidentPixels:
-    """All pixels as one tensor on the device: rows are picked there, and no batch is copied."""
+def resident(pixels: Decoder, runtime: Runtime, memory_share: float) -> Decoder | torch.Tensor:
+    """Copy the pixels to the GPU, if they take at most `memory_share` of its free memory; else return them.
 
-    def __init__(self, pixels: Decoder, device):
-        self.rows = torch.empty(len(pixels), *pixels.size, 3, dtype=torch.uint8, device=device)
-        readable = np.setdiff1d(np.arange(len(pixels)), list(pixels.unreadable))
-        for start in range(0, len(readable), BLOCK):
-            part = readable[start : start + BLOCK]
-            self.rows[part] = torch.from_numpy(pixels[part]).to(device)
-
-    def __getitem__(self, indices) -> torch.Tensor:
-        """indices int64 (B,) to pixels uint8 (B, h, w, 3) on the device."""
-        return self.rows[torch.from_numpy(indices).to(self.rows.device)]
-
-
-def resident(pixels: Decoder, runtime: Runtime, memory_share: float):
-    """Copy the pixels to the GPU, if they take at most `memory_share` of its free memory; else return them."""
-    if len(pixels) * np.prod((*pixels.size, 3)) > memory_share * runtime.free_memory():
+    The copy is a tensor, uint8 (N, h, w, 3): rows are picked there, and no batch is copied.
+    """
+    shape = (len(pixels), *pixels.size, 3)
+    if math.prod(shape) > memory_share * runtime.free_memory():
         return pixels
-    return ResidentPixels(pixels, runtime.device)
+    rows = torch.empty(shape, dtype=torch.uint8, device=runtime.device)
+    readable = np.setdiff1d(np.arange(len(pixels)), list(pixels.unreadable))
+    for start in range(0, len(readable), BLOCK):
+        part = readable[start : start + BLOCK]
+        rows[part] = torch.from_numpy(pixels[part]).to(runtime.device)
+    return rows
 
 
 def deliver(pixels, batches, runtime: Runtime):
@@ -123,3 +120,57 @@ def deliver(pixels, batches, runtime: Runtime):
                 yield waiting.popleft().result().to(runtime.device, non_blocking=True)
         while waiting:
             yield waiting.popleft().result().to(runtime.device, non_blocking=True)
+
+
+def training_transform(settings: ImageSettings) -> nn.Module:
+    """Augment as `image` in config.yml says, each image differently: uint8 (B, H, W, 3) to float32 (B, 3, h, w).
+
+    Random numbers come from torch's CPU generator, whatever the device of the pixels.
+    """
+    crop = settings.RandomCropScale
+    colours = settings.brightness, settings.contrast, settings.saturation, settings.hue
+    steps = [_Floats(settings.Channels)]
+    if crop < 1:
+        steps.append(K.RandomResizedCrop(settings.size, (crop, 1.0), p=1.0, cropping_mode="resample"))
+    if settings.HorizontalFlip:
+        steps.append(K.RandomHorizontalFlip(settings.HorizontalFlip))
+    if settings.VerticalFlip:
+        steps.append(K.RandomVerticalFlip(settings.VerticalFlip))
+    if any(colours):
+        steps.append(K.ColorJitter(*colours, p=1.0))
+    steps.append(K.Normalize(settings.normalization.mean, settings.normalization.std))
+    if settings.RandomRotationDegrees:  # after the normalisation: corners turned in are 0, the average colour
+        steps.append(K.RandomRotation(float(settings.RandomRotationDegrees), p=1.0))
+    return nn.Sequential(*steps)
+
+
+def evaluation_transform(settings: ImageSettings) -> nn.Module:
+    """Resize to `image.size` and normalise, nothing random: uint8 (B, H, W, 3) to float32 (B, 3, h, w)."""
+    normalize = K.Normalize(settings.normalization.mean, settings.normalization.std)
+    return nn.Sequential(_Floats(settings.Channels, settings.size), normalize)
+
+
+def to_pixels(images: torch.Tensor, normalization: Normalization) -> torch.Tensor:
+    """Undo the normalisation, for figures: float (..., 3, h, w) to uint8 (..., h, w, 3)."""
+    mean = torch.tensor(normalization.mean, device=images.device)[:, None, None]
+    std = torch.tensor(normalization.std, device=images.device)[:, None, None]
+    values = (images * std + mean).clamp(0, 1)
+    return (values * 255).round().to(torch.uint8).movedim(-3, -1)
+
+
+class _Floats(nn.Module):
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in [0, 1]; resized to `size`, and grey for one channel."""
+
+    def __init__(self, channels, size=None):
+        super().__init__()
+        self.channels = channels
+        self.size = size
+
+    def forward(self, pixels):
+        images = pixels.movedim(-1, 1)
+        if self.size:
+            images = V.resize(images, self.size, antialias=True)
+        images = V.to_dtype(images, torch.float32, scale=True)
+        if self.channels == 1:
+            images = V.rgb_to_grayscale(images, num_output_channels=3)
+        return images

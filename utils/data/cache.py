@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from ..device import progress
 from ..files import atomic, write_text
-from .images import ImageFolder, check_readable, content_digest
+from .images import ImageFolder, content_digest
 from .reading import MEGAPIXELS, DataError, decode
 
 BLOCK = 64  # images decoded before the next write
@@ -97,6 +97,7 @@ class Decoder:
                 block = np.stack(list(self.pool.map(row, indices)))
                 bar.update(len(block))
                 yield block
+        self.unreadable = dict(sorted(self.unreadable.items()))  # threads add them in any order
 
     def attempt(self, index) -> np.ndarray | None:
         """Decode one image, uint8 (h, w, 3), and note its digest; or note in `unreadable` why it cannot be decoded."""
@@ -155,41 +156,29 @@ class PixelCache(Decoder):
         return self.stored.pixels[indices]
 
 
-def open_pixels(
-    folder: ImageFolder,
-    size,
-    cache_path: Path | None,
-    workers=0,
-    show_progress=True,
-    unreadable="skip",
-    max_megapixels=MEGAPIXELS,
-    value_range=None,
-) -> Decoder:
-    """Open the pixels of all images of a folder, in one size.
+def open_pixels(folder: ImageFolder, decoder: Decoder, cache_path: Path | None, show: bool) -> Decoder:
+    """Open the pixels of all images of a folder.
 
     They come from the cache below `cache_path`, to which missing images are added. Without `cache_path`, or where it
     cannot be written (one RuntimeWarning), they are decoded whenever they are needed. Which images cannot be decoded,
     and why, is in `unreadable` of the result.
 
-    Raises:
-        DataError: As `check_readable` does.
+    Args:
+        folder: The folder.
+        decoder: Of its images.
+        cache_path: The folder of caches, or None.
+        show: Draw a progress bar.
     """
-    pixels = None
-    decoder = Decoder(folder.paths, size, workers, max_megapixels, value_range)
     if cache_path is not None:
         file = cache_path / f"{_name(folder, decoder)}.json"
         try:
-            pixels = _from_cache(decoder, file, keys_of(folder), show_progress)
+            return _from_cache(decoder, file, keys_of(folder), show)
         except OSError as error:
             text = f"cache_path: {file} cannot be written ({error}): images are decoded again for every batch."
             warnings.warn(text, RuntimeWarning, stacklevel=2)
-    if pixels is None:
-        pixels = decoder
-        for _ in decoder.blocks(show_progress):
-            pass  # unreadable images are known now, not in the middle of an epoch
-    pixels.unreadable = dict(sorted(pixels.unreadable.items()))  # threads add them in any order
-    check_readable(folder, pixels.unreadable, unreadable)
-    return pixels
+    for _ in decoder.blocks(show):
+        pass  # unreadable images are known now, not in the middle of an epoch
+    return decoder
 
 
 def keys_of(folder: ImageFolder) -> list[str]:

@@ -204,17 +204,15 @@ def _join_same_pictures(groups, pixels, first, second, mirrored):
     for start in range(0, len(first), PAIRS):
         pairs = np.stack([first[start : start + PAIRS], second[start : start + PAIRS]])
         pairs = pairs[:, groups[pairs[0]] != groups[pairs[1]]]
-        indices, places = np.unique(pairs, return_inverse=True)
-        images = []
-        for index in indices:
-            (image,) = pixels[np.array([index])]
-            images.append(_thumbnail(image))
+        thumbnails = {}
+        for index in np.unique(pairs):
+            thumbnails[index] = _thumbnail(pixels[index[None]][0])
         same = []
-        for place1, place2 in places.reshape(2, -1).T:
-            image2 = images[place2]
+        for index1, index2 in pairs.T:
+            image2 = thumbnails[index2]
             if mirrored:
                 image2 = np.ascontiguousarray(image2[:, ::-1])
-            same.append(same_picture(images[place1], image2))
+            same.append(same_picture(thumbnails[index1], image2))
         if any(same):
             groups = joined(groups, *pairs[:, same])
     return groups

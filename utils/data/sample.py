@@ -20,9 +20,8 @@ SAMPLE_FOLDER = Path("Data/Butterflies")
 
 def ensure_sample(data_path):
     """Make the bundled sample if `data_path` names it, in the current folder or the project, and it does not exist."""
-    if Path(data_path).resolve() not in (SAMPLE_FOLDER.resolve(), (PROJECT / SAMPLE_FOLDER).resolve()):
-        return
-    if not Path(data_path).exists():
+    named = Path(data_path).resolve() in (SAMPLE_FOLDER.resolve(), (PROJECT / SAMPLE_FOLDER).resolve())
+    if named and not Path(data_path).exists():
         with suppress(ExistsError):  # another process has made it meanwhile
             make_sample(data_path)
 

@@ -12,7 +12,7 @@ from ..config import Config
 from ..device import FIRST
 from .cache import Decoder, open_pixels
 from .duplicates import joined, names_of, near_duplicates
-from .images import ImageFolder, list_unreadable, listed, one_form, scan
+from .images import ImageFolder, check_readable, list_unreadable, listed, one_form, scan
 from .reading import DataError, stored_size
 
 TRAIN, VALID, TEST = range(3)
@@ -119,16 +119,11 @@ def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
     """
     folder = scan(config.data_path)
     show = config.hyperparameters.verbose
-    pixels = open_pixels(
-        folder,
-        stored_size(config.image),
-        config.cache_path,
-        config.hyperparameters.num_workers,
-        show,
-        config.unreadable,
-        config.max_megapixels,
-        config.image.value_range,
-    )
+    size = stored_size(config.image)
+    workers = config.hyperparameters.num_workers
+    decoder = Decoder(folder.paths, size, workers, config.max_megapixels, config.image.value_range)
+    pixels = open_pixels(folder, decoder, config.cache_path, show)
+    check_readable(folder, pixels.unreadable, config.unreadable)
     return folder, pixels, near_duplicates(pixels, config.duplicate_radius, show)
 
 

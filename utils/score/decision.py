@@ -76,7 +76,9 @@ def threshold_by_rule(distances, labels, decision: DecisionSettings | None = Non
     if decision.rule == "fmr":
         check_decision(labels, decision)
         return float(candidates[fmr <= decision.fmr].max())
-    cost = fmr + fnmr if decision.rule == "balanced" else np.abs(fmr - fnmr)
+    cost = fmr + fnmr
+    if decision.rule == "eer":
+        cost = np.abs(fmr - fnmr)
     best = np.flatnonzero(np.isclose(cost, cost.min()))
     return float(candidates[best[len(best) // 2]])
 
@@ -168,7 +170,7 @@ def _last_safe(scores, wrong_if_decided, pairs, wrong):
     ranked = np.sort(scores)
     candidates = ranked[np.linspace(max(fewest, FIRST * most), most, CANDIDATES).astype(int) - 1]
     safe = _highest_rates(scores, wrong_if_decided, pairs, candidates, spoiled) <= wrong
-    count = len(safe) if safe.all() else int(safe.argmin())  # of the first run
+    count = np.append(safe, False).argmin()  # of the first run
     if count == 0:
         return -math.inf
     last = candidates[count - 1]

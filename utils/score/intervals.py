@@ -11,7 +11,7 @@ from ..device import progress
 
 DRAWS = 300
 Z = 1.96  # standard errors to either end of a 95 % interval
-ROUNDING = 1e-9  # a rate this close to 0 or 1 is 0 or 1: sums of weights are not exact
+ROUNDING = 1e-9  # rates this close are equal: sums of weights are not exact
 
 
 @dataclass(frozen=True)

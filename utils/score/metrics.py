@@ -9,11 +9,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from ..data.splits import Pairs
 from .calibration import calibration_error, chance_calibration_error
-from .intervals import Interval, image_count, independent_mean, intervals, weighted_mean
+from .intervals import ROUNDING, Interval, image_count, independent_mean, intervals, weighted_mean
 
 FMRS = (0.1, 0.01, 0.001)
 FNMR_AT = "fnmr_at_fmr_{:g}"
-ROUNDING = 1e-9  # of rates that should be equal
 HOW = "images are resampled, because pairs share them; in retrieval, the queries of a fixed gallery"
 MEANINGS = {
     "auc": "chance that the distance of a different pair is larger than that of a same pair; 0.5 is guessing",
@@ -46,7 +45,9 @@ class Metric:
     @property
     def shown(self) -> str:
         """The value and its interval in words."""
-        return "cannot be estimated" if math.isnan(self.interval.value) else str(self.interval)
+        if math.isnan(self.interval.value):
+            return "cannot be estimated"
+        return str(self.interval)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
 
+from ..data.batches import evaluation_transform
 from ..data.cache import Decoder
 from ..data.images import counted, images_below, print_skipped
 from ..data.reading import EXTENSIONS, DataError, stored_size
-from ..data.transforms import evaluation_transform
 from ..explanations.explanation import Explanation
 from ..files import ExplanationError, UserError, atomic, printable, write_text
 from ..network.distance import evaluating

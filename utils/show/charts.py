@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 from ..audit.labels import Suspects
 from ..audit.shortcuts import Shortcuts
 from ..config import Config
+from ..data.batches import to_pixels, training_transform
 from ..data.duplicates import contradictions, groups_of_several
 from ..data.images import ImageFolder
 from ..data.reading import decode, stored_size
 from ..data.splits import Pairs, Splits
-from ..data.transforms import to_pixels, training_transform
 from ..score.calibration import Reliability
 from ..score.metrics import FMRS, error_rates, fnmr_at
 from ..train.stopping import kept_epoch

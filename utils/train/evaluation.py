@@ -6,9 +6,8 @@ import numpy as np
 import torch
 
 from ..config import Config
-from ..data.batches import deliver
+from ..data.batches import deliver, evaluation_transform
 from ..data.splits import Pairs, Splits
-from ..data.transforms import evaluation_transform
 from ..device import Runtime, gather, progress, share
 from ..network.distance import distance, evaluating
 from ..network.siamese import SiameseNetwork

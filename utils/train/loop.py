@@ -12,9 +12,8 @@ import torch
 from torch import optim
 
 from ..config import Config, ConfigError
-from ..data.batches import deliver, draw_epoch, resident
+from ..data.batches import deliver, draw_epoch, resident, training_transform
 from ..data.splits import Splits, load_splits
-from ..data.transforms import training_transform
 from ..device import (
     Runtime,
     copy_statistics,
@@ -30,14 +29,13 @@ from ..device import (
     world,
 )
 from ..files import Interrupted, UserError, check_writable, is_ctrl_c
-from ..network.distance import distance, paired
 from ..network.siamese import SiameseNetwork, build_network
 from ..network.variants import dilated, folded
 from ..score.decision import check_decision
 from ..score.intervals import auc_interval
 from . import runs
 from .evaluation import pair_distances
-from .losses import BatchContrastiveLoss, ContrastiveLoss
+from .losses import LOSSES, contrastive_loss
 from .stopping import is_finished, kept_epoch, lowering_patience, why_it_ended
 
 COLLAPSED = 0.02  # mean distance of the validation pairs, of at most 2, below which the embeddings have collapsed
@@ -190,7 +188,6 @@ def train_epoch(model, optimizer, scaler, splits: Splits, config: Config, runtim
     seed_everything(config.seed + number + 1000003 * rank())  # processes augment differently
     batches = draw_epoch(splits, config, number)
     transform = training_transform(config.image)
-    criterion = build_criterion(config)
     delivered = deliver(splits.pixels, map(share, batches), runtime)
     bar = progress(delivered, f"Epoch {number}/{settings.epochs}", settings.verbose, len(batches))
     model.train()
@@ -202,14 +199,13 @@ def train_epoch(model, optimizer, scaler, splits: Splits, config: Config, runtim
             embeddings = model(runtime.place(transform(pixels)))
         embeddings = gather(embeddings, len(batch))
         classes = labels[batch].to(runtime.device, non_blocking=True)
-        loss = criterion(embeddings, classes)
+        loss = LOSSES[config.pairs](embeddings, classes, config.margin)
         optimize(model, loss, optimizer, scaler, settings.max_norm)
         losses.append(loss.detach())
         before = losses[max(len(losses) - 2, 0)]  # of the step before: a GPU goes on computing meanwhile
         bar.set_postfix(loss=f"{check_finite(before.item(), number):.4f}", refresh=False)
     copy_statistics(model)
-    sizes = [len(batch) for batch in batches]
-    mean = np.average(torch.stack(losses).tolist(), weights=sizes)
+    mean = np.average(torch.stack(losses).tolist(), weights=list(map(len, batches)))
     return check_finite(float(mean), number)
 
 
@@ -249,20 +245,6 @@ def check_finite(value: float, number: int) -> float:
     return value
 
 
-def build_criterion(config: Config):
-    """Return the loss of a batch: a function of its embeddings (B, D) and classes (B,)."""
-    if config.pairs == "batch":
-        return BatchContrastiveLoss(config.margin)
-    contrastive = ContrastiveLoss(config.margin)
-
-    def loss_of_pairs(embeddings, classes):  # anchor, partner, anchor, partner, ...
-        anchors, partners = paired(embeddings).unbind(1)
-        different = classes[0::2] != classes[1::2]
-        return contrastive(distance(anchors, partners), different)
-
-    return loss_of_pairs
-
-
 def build_optimizer(network: SiameseNetwork, config: Config) -> optim.Optimizer:
     """Return the optimizer of `hyperparameters` in its fused form: Adam, AdamW or SGD.
 
@@ -278,10 +260,8 @@ def build_optimizer(network: SiameseNetwork, config: Config) -> optim.Optimizer:
     ]
     common = {"lr": rate, "weight_decay": settings.weight_decay, "fused": True}
     if settings.optimizer == "SGD":
-        return optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **common)
-    if settings.optimizer == "Adam":
-        return optim.Adam(groups, **common)
-    return optim.AdamW(groups, **common)
+        common |= {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    return getattr(optim, settings.optimizer)(groups, **common)
 
 
 def build_scaler(runtime: Runtime) -> torch.amp.GradScaler:
@@ -310,9 +290,9 @@ def _validate(distances, pairs, config, number) -> dict:
     """Return loss and AUC of the validation pairs, and its error; warn when all their distances are nearly 0."""
     if check_finite(float(distances.mean()), number) < COLLAPSED:
         warnings.warn(COLLAPSE_WARNING, RuntimeWarning, stacklevel=3)
-    loss = ContrastiveLoss(config.margin)(torch.from_numpy(distances), torch.from_numpy(pairs.labels))
+    losses = contrastive_loss(torch.from_numpy(distances), torch.from_numpy(pairs.labels), config.margin)
     auc = auc_interval(distances, pairs, config.seed, DRAWS)
-    return {"valid_loss": loss.item(), "valid_auc": auc.value, "valid_auc_error": (auc.high - auc.low) / 2}
+    return {"valid_loss": losses.mean().item(), "valid_auc": auc.value, "valid_auc_error": (auc.high - auc.low) / 2}
 
 
 def _save(folder, history, distances, splits, state, config, fingerprint):

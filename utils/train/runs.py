@@ -274,13 +274,13 @@ def find_run(config: Config, fingerprint: dict) -> Run | None:
 
 
 def _runs_of(checkpoints_path, fingerprint):
-    """Return the runs with this fingerprint, from the latest to the earliest."""
-    runs = []
+    """Yield the runs with this fingerprint, from the latest to the earliest."""
     for name in reversed(run_names(checkpoints_path)):
         folder = checkpoints_path / name
         if name.endswith(f"_{short_name(fingerprint)}") and (folder / LAST).exists():
-            runs.append(read_run(folder))
-    return [run for run in runs if run.fingerprint == fingerprint]
+            run = read_run(folder)
+            if run.fingerprint == fingerprint:
+                yield run
 
 
 def _named_run(config, fingerprint):

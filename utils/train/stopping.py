@@ -12,14 +12,8 @@ CERTAIN = 0.02  # half the width of the 95 % interval of an AUC, up to which it 
 
 def best_epoch(history) -> int:
     """Return the number, from 1, of the epoch of the highest validation AUC; of equals, of the lowest loss."""
-    best = 1
-    for number, epoch in enumerate(history, start=1):
-        before = history[best - 1]
-        higher = epoch["valid_auc"] > before["valid_auc"]
-        equal = epoch["valid_auc"] == before["valid_auc"]
-        if higher or (equal and epoch["valid_loss"] < before["valid_loss"]):
-            best = number
-    return best
+    scores = [(epoch["valid_auc"], -epoch["valid_loss"]) for epoch in history]
+    return scores.index(max(scores)) + 1
 
 
 def kept_epoch(history) -> int:

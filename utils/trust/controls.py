@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 
 from ..config import ImageSettings
+from ..data.batches import evaluation_transform, to_pixels
 from ..data.reading import through_jpeg
 from ..data.splits import Splits
-from ..data.transforms import evaluation_transform, to_pixels
 from ..device import progress
 from ..explanations.explanation import Explanation
 from ..explanations.references import References, embed_references
