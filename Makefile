@@ -15,14 +15,15 @@ PAIRS ?= 128
 CHECKPOINTS ?=
 SEED ?= 0
 
-.PHONY: run test test-packages test-browser browser faults benchmark faithfulness notebooks lab lint
+.PHONY: run test pytest test-packages test-browser browser faults benchmark faithfulness notebooks lab lint
 
 run: $(READY)  ## execute the notebooks; executed copies, figures, metrics and a report go to results_path
 	$(RUN) -m utils run --config $(CONFIG) --set $(SET)
 
-test: $(READY) test-packages  ## run all tests, then ruff
+test: pytest lint  ## run all tests, then ruff
+
+pytest: $(READY) test-packages  ## run all tests
 	$(RUN) -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations=10
-	$(MAKE) --no-print-directory lint
 
 test-packages: $(READY)  ## what tests and benchmarks need besides
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps -r tests/requirements.txt

@@ -17,7 +17,7 @@ from utils.device import seed_everything
 
 register_heif_opener(thumbnails=False)  # tests save HEIF, too
 
-LONGEST = ("test_notebooks.py", "test_families.py", "test_contrastive.py", "test_parallel.py", "test_package.py")
+LONGEST = ("test_fault_commands.py", "test_notebooks.py", "test_families.py", "test_parallel.py", "test_package.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -17,7 +17,7 @@ from utils.config import CONFIG_VARIABLE
 def settings_of_commands(tiny_data, tmp_path_factory):
     """A config file whose run the command `train` trains."""
     folder = tmp_path_factory.mktemp("commands")
-    settings = tiny_settings(tiny_data, folder) | {"explanation": {"layer": "last", "steps": 2, "test_pairs": 4}}
+    settings = tiny_settings(tiny_data, folder) | {"explanation": {"layer": "last", "steps": 2, "test_pairs": 2}}
     path = folder / "config.yml"
     path.write_text(yaml.safe_dump(settings))
     return path
@@ -46,8 +46,11 @@ def results(settings_of_commands):
 def test_train_trains_and_measures(command, results):
     output = command("train")
     assert "Epoch 2/2" in output
-    assert output.splitlines()[-1].startswith("Test AUC ")
-    assert 0 <= json.loads((results / "metrics.json").read_text())["auc"]["value"] <= 1
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert {"auc", "average_precision", "eer", "threshold", "accuracy", "pairs", "seconds"} <= set(metrics)
+    assert output.splitlines()[-1].startswith(f"Test AUC {metrics['auc']['value']:.3f} (")
+    assert 0 <= metrics["auc"]["value"] <= 1
+    assert "There are few images: 9 in the test" in output  # the diagnosis
     assert "is finished: its results are shown" in command("train")
 
 

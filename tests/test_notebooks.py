@@ -55,7 +55,7 @@ def test_committed_notebooks_are_executed_in_order(path):
 
 
 def test_all_notebooks_run_on_any_dataset(make_config, tmp_path, monkeypatch, capsys):
-    make_config({"hyperparameters.epochs": 5, "explanation.test_pairs": 6})
+    make_config({"hyperparameters.epochs": 5, "explanation.test_pairs": 4})
     committed = [path.read_bytes() for path in NOTEBOOKS]
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv(notebooks.CONFIG_VARIABLE, "")  # restored afterwards

@@ -11,6 +11,8 @@ from importlib.metadata import packages_distributions
 import pytest
 from helpers import ENVIRONMENT, ROOT
 
+from utils.__main__ import LOADING
+
 STEPS = """
 import locale, os, signal, sys, warnings
 
@@ -124,7 +126,8 @@ def test_the_installed_package_explains_and_has_commands_beside_another_utils(in
     command = [sys.executable, "mine.py"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == f"{tmp_path}/config.yml: no such file. Name a config file that exists"
+    message = f"{tmp_path}/config.yml: no such file. Name a config file that exists"
+    assert run.stderr == f"{LOADING}\n\n{message}\n"
     assert len(list((tmp_path / "results").glob("*.png"))) == 1
 
 

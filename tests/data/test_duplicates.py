@@ -75,11 +75,11 @@ def test_planted_copies_are_found_and_nothing_else(kind, tmp_path):
 
 
 def test_pictures_alike_are_not_joined(tmp_path):
-    """200 pairs of one scene with another object in one place."""
+    """100 pairs of one scene with another object in one place."""
     random = np.random.RandomState(3)
     images = []
     near = 0
-    for scene in drawings(34)[:200]:
+    for scene in drawings(17)[:100]:
         left, top = random.randint(0, 88, 2)
         pair = []
         for turns in (0, 1):
@@ -91,7 +91,7 @@ def test_pictures_alike_are_not_joined(tmp_path):
             pair.append(image)
         near += bool(np.bitwise_count(hash_of(pair[0]) ^ hash_of(pair[1])) <= 6)
         images += map(Image.fromarray, pair)
-    assert near > 50  # their hashes alone would join these
+    assert near > 25  # their hashes alone would join these
     assert groups_found(*written(tmp_path, images)) == []
 
 

@@ -52,7 +52,7 @@ def test_one_step_against_a_full_backward_pass():
 @pytest.mark.parametrize(("layer", "steps"), [("layer1", 2), ("layer2", 4), ("layer4", 5)])
 def test_maps_against_captum(threshold, layer, steps):
     """Integrated gradients at a layer, by hooks, of a target that is linear in the embedding before normalisation."""
-    network, images = network_and_images(size=(48, 64))
+    network, images = network_and_images(size=(32, 64))
     references = References(references_of(network, images).embeddings.double())
     network, images = network.double(), images.double()
     explanation = explain(network, images, threshold, references, layer=layer, steps=steps)
@@ -70,7 +70,7 @@ def test_maps_against_captum(threshold, layer, steps):
 
             peer = LayerIntegratedGradients(target, module)
             added = peer.attribute(one, blurred(one), n_steps=steps, method="riemann_middle").detach()
-            expected = F.interpolate(added.sum(dim=1, keepdim=True), (48, 64), mode="bilinear", align_corners=False)[
+            expected = F.interpolate(added.sum(dim=1, keepdim=True), (32, 64), mode="bilinear", align_corners=False)[
                 0, 0
             ]
             scale = expected.abs().max()
@@ -79,7 +79,8 @@ def test_maps_against_captum(threshold, layer, steps):
 
 @pytest.mark.parametrize("decision", ["same", "different"])
 def test_both_maps_add_up_to_the_change_of_the_target(decision):
-    network, images = (part.double() for part in network_and_images("test_efficientnet"))  # its activations are smooth
+    smooth = network_and_images("test_efficientnet", size=(32, 32))  # in its activations
+    network, images = (part.double() for part in smooth)
     threshold = {"same": 2.0, "different": 0.0}[decision]
     errors = []
     for steps in (1, 8, 32):

@@ -26,7 +26,8 @@ def changes_in_distance(network, images):
 
 @pytest.mark.parametrize("layer", ["blocks.0", "blocks.3"])
 def test_a_map_adds_up_to_the_change_in_distance(layer):
-    network, images = (part.double() for part in network_and_images("test_efficientnet"))  # its activations are smooth
+    smooth = network_and_images("test_efficientnet", size=(32, 32))  # in its activations
+    network, images = (part.double() for part in smooth)
     errors = []
     for steps in (1, 8, 32):
         totals, changes = explain(

@@ -33,8 +33,9 @@ FAMILIES = {  # and a size of images, in pixels
     "swin_tiny_patch4_window7_224": (64, 96),
     "mambaout_femto": (64, 96),
 }
-FEWER_BLOCKS = {  # of the same kinds
-    "resnext50_32x4d": {"layers": (1, 1, 1, 1)},
+SMALLER = {  # fewer blocks of the same kinds, of fewer channels
+    "resnet18": {"layers": (1, 1, 1, 1), "channels": (16, 32, 64, 128)},
+    "resnext50_32x4d": {"layers": (1, 1, 1, 1), "cardinality": 4},
     "convnext_atto": {"depths": (1, 1, 1, 1)},
     "densenet121": {"block_config": (2, 2, 2, 2)},
     "vit_tiny_patch16_224": {"depth": 3},
@@ -51,7 +52,7 @@ def smaller_models():
     create_model = timm.create_model
 
     def smaller(name, **settings):
-        return create_model(name, **settings, **FEWER_BLOCKS.get(name, {}))
+        return create_model(name, **settings, **SMALLER.get(name, {}))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timm, "create_model", smaller)

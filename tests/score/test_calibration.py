@@ -56,7 +56,7 @@ def drawn_less(monkeypatch):
 
 @pytest.fixture
 def hardly_drawn(monkeypatch):
-    """For tests of probabilities without their intervals."""
+    """For tests of probabilities, and not of how wide their intervals are."""
     monkeypatch.setattr(calibration, "standard_errors", partial(standard_errors, draws=4))
 
 
@@ -131,7 +131,7 @@ def test_probabilities_fit_other_images(power, monkeypatch):
     places = distances_of(many)[order].reshape(40, -1).mean(axis=1)
     truth = (many.labels[order] == 0).reshape(40, -1).mean(axis=1)
     errors, chances, within, held = [], [], [], []
-    for seed in range(16):
+    for seed in range(10):
         classes, distances_of = unlike_images(power, 252, random)
         images = random.permutation(252)
         pairs = draw_pairs(images[:126], classes, 3, random)
@@ -190,7 +190,7 @@ def test_each_shape_is_chosen_where_it_is_the_truth():
         assert choose_shape(*draw(truth, 6000, seed=1)) == shape
 
 
-@pytest.mark.usefixtures("drawn_less")
+@pytest.mark.usefixtures("hardly_drawn")
 def test_the_curve_falls_whatever_the_distances():
     """Same pairs may lie farther apart than different ones: distances then say nothing, and the curve is flat."""
     distances, pairs = draw(sigmoid_truth, 300)

@@ -1,6 +1,5 @@
 import json
 import shutil
-import sys
 import time
 from dataclasses import replace
 
@@ -10,7 +9,7 @@ import torch
 from helpers import forked, write_images
 from test_config import PAPER_CONFIG
 
-from utils import __main__, load_config, load_splits, load_trained, write_metrics
+from utils import load_config, load_splits, load_trained, write_metrics
 from utils.config import ConfigError, inference_pair
 from utils.data.cache import PixelCache
 from utils.device import start
@@ -365,17 +364,6 @@ def test_typical_pairs_without_a_right_or_without_any_decision(monkeypatch, trai
     farthest = splits.test_pairs.first[-1], splits.test_pairs.second[-1]
     assert different == tuple(splits.folder.paths[index] for index in farthest)
     assert 'No test pair is decided "different": the nearest pair is shown instead.' in capsys.readouterr().out
-
-
-def test_command_line(make_config, tmp_path, monkeypatch, capsys):
-    make_config({"hyperparameters.epochs": 1}, "cli.yml")
-    monkeypatch.setattr(sys, "argv", ["utils", "train", "--config", str(tmp_path / "cli.yml")])
-    __main__.main()
-    metrics = json.loads((tmp_path / "results" / "metrics.json").read_text())
-    assert {"auc", "average_precision", "eer", "threshold", "accuracy", "pairs", "seconds"} <= set(metrics)
-    output = capsys.readouterr().out
-    assert f"Test AUC {metrics['auc']['value']:.3f} (" in output
-    assert "There are few images: 9 in the test" in output  # the diagnosis
 
 
 def test_training_on_a_gpu(make_config, device):

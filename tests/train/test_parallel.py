@@ -5,15 +5,13 @@ On CPUs this holds only without batch norm, whose statistics are then those of e
 
 import json
 import math
-import os
 import socket
-import subprocess
 
 import numpy as np
 import pytest
 import torch
-from helpers import ENVIRONMENT, ROOT, forked, torchrun
-from worker import epochs, gradients, gradients_of_both, work
+from helpers import forked
+from worker import epochs, gradients, gradients_of_both, train, work
 
 from utils import device as parallel
 from utils.device import start
@@ -105,11 +103,9 @@ def test_a_run_of_two_processes_ends_like_one_of_one(make_config, tmp_path):
     changes = {**PLAIN, "hyperparameters.epochs": 2, "hyperparameters.learning_rate": 1e-5}
     alone = fit(make_config({**changes, "checkpoints_path": str(tmp_path / "alone")}))
     make_config(changes)
-    command = [*torchrun(2, tmp_path / "logs"), "-m", "utils", "train", "--config", str(tmp_path / "config.yml")]
-    environment = os.environ | ENVIRONMENT
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.count("Test AUC") == run.stdout.count("Epoch 2/2: loss") == 1  # the first process alone speaks
+    (first, second), _ = in_processes(2, train, tmp_path, tmp_path / "config.yml")
+    assert first.count("Test AUC") == first.count("Epoch 2/2: loss") == 1
+    assert second == ""
     together = load_checkpoint(current_run(tmp_path / "checkpoints") / "last.pt")["history"]
     for key in ("train_loss", "valid_loss", "valid_auc"):
         assert [epoch[key] for epoch in together] == pytest.approx([epoch[key] for epoch in alone], abs=1e-4), key

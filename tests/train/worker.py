@@ -2,6 +2,8 @@
 
 import io
 import os
+import runpy
+import sys
 from contextlib import redirect_stdout
 
 import torch
@@ -45,18 +47,30 @@ def work(task, number, processes, port, folder, paths, pipe):
     results = {}
     with redirect_stdout(io.StringIO()) as printed:
         for path in paths:
-            results[str(path)] = task(load_config(path))
+            results[str(path)] = task(path)
     torch.save(results, folder / f"{number}.pt")
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     pipe.send(printed.getvalue())
 
 
-def gradients_of_both(config):
+def gradients_of_both(path):
     """The gradients in float32 and in float64."""
+    config = load_config(path)
     runtime = start(config)
     return {str(dtype): gradients(config, runtime, dtype) for dtype in (torch.float32, torch.float64)}
 
 
-def epochs(config):
+def train(path):
+    """Run the command `train`. The package is imported anew: only the process of rank 0 prints."""
+    for name in list(sys.modules):
+        if name.split(".")[0] == "utils":
+            del sys.modules[name]
+    sys.argv = ["utils", "train", "--config", str(path)]
+    runpy.run_module("utils", run_name="__main__")
+
+
+def epochs(path):
     """How many epochs the history of a run has."""
+    config = load_config(path)
     return len(fit(config, runtime=start(config)))
