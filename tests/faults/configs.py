@@ -16,6 +16,7 @@ from faults.outcomes import HANG, TRACEBACK, WRONG, Outcome, attempt
 from helpers import ROOT, changed
 
 from utils import load_config
+from utils.config import ConfigError
 
 LONGEST = 2  # seconds of computing that a config may take
 SHIPPED = yaml.safe_load((ROOT / "config.yml").read_text(encoding="utf-8"))
@@ -163,7 +164,11 @@ def _complaint(path, changes, shipped, config):
             return f"accepted {key}: {_shortened(expected[key])} as {_shortened(value)}"
     text = path.with_name("text.yml")
     text.write_text(str(config.absolute()), encoding="utf-8")
-    if load_config(text).model_dump() != config.absolute().model_dump():
+    try:
+        again = load_config(text)
+    except ConfigError as error:
+        return f"accepted, but its text is refused: {error}"
+    if again.model_dump() != config.absolute().model_dump():
         return "accepted, but its text is another config"
     return None
 

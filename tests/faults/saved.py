@@ -32,6 +32,7 @@ STORED = {"rows": "*.json", "pixels": "*.npy", "hashes": "*.hashes", "embeddings
 UNSEALED = ("pixels", ".safetensors")  # files without checksums, of which UNNOTICED cannot be noticed
 UNNOTICED = ("with a flipped bit", "with a blank part")
 EDITS = {  # of checkpoints, beside DAMAGES, and what each has once brought to light
+    "with a flipped bit in its largest tensor": WRONG,
     "with a flipped bit in its pickle": TRACEBACK,
     "with a flipped bit in its directory": TRACEBACK,
     "that expands": MEMORY,

@@ -28,7 +28,7 @@ IN_PROCESS = {
     "images": Work("image files", 400, 27, images.faults),
     "folders": Work("folders and names", 60, 7, folders.faults),
     "names": Work("hostile names", 20, 3, folders.hostile_names),
-    "checkpoints": Work("damaged and edited checkpoints", 200, 40, saved.damaged_checkpoints),
+    "checkpoints": Work("damaged and edited checkpoints", 200, 42, saved.damaged_checkpoints),
     "weights": Work("pretrained weights", 110, 55, saved.pretrained_weights),
     "caches": Work("damaged caches", 200, 54, saved.damaged_caches),
     "numbers": Work("numbers at their limits", 112, 28, numbers.at_their_limits),
