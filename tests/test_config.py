@@ -107,9 +107,10 @@ def test_config_is_frozen(make_config):
         make_config().seed = 1
 
 
-def test_printed_config_loads_again(make_config, tmp_path):
-    config = make_config()
-    (tmp_path / "printed.yml").write_text(str(config))
+@pytest.mark.parametrize("name", ["plain", "é\u00a0ü", "花", "\U0001f98b", "\ufeffmarked", "it's", '"', "a\\\\b"])
+def test_printed_config_loads_again(make_config, tmp_path, name):
+    config = make_config().changed(cache_path=tmp_path / name)
+    (tmp_path / "printed.yml").write_text(str(config), encoding="utf-8")
     assert load_config(tmp_path / "printed.yml").model_dump() == config.model_dump()
 
 

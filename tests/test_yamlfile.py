@@ -47,6 +47,7 @@ def test_ordinary_settings_are_those_of_pyyaml():
         ("a: !!python/object/apply:os.system [echo]", "line 1: could not determine a constructor"),
         ("a: *b", "line 1: found undefined alias 'b'"),
         ("a: 1\nb: \x1b[1m\n", "unacceptable character #x001b"),
+        ('a: "x\\u2028y"', "line 1: an invisible line end is part of the value"),
     ],
 )
 def test_what_is_no_value_is_refused(text, cause):

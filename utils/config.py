@@ -32,6 +32,7 @@ MOST = 100_000  # steps or epochs to wait
 LONGEST = 3500  # characters of a value in YAML; Python prints no integer of 4301 digits
 WIDEST = 120  # characters of a value in an error
 ESCAPES = re.compile(r"(?<!\\)(?:\\\\)*\\(?:[0abtnvfeNLP_]|x00|u0000)")  # in double quotes: \t is a tab
+LINE_ENDS = set("\x85\u2028\u2029")  # which YAML prints with a backslash
 # quotes that YAML takes for a part of the value
 TYPOGRAPHIC = set("\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u2039\u203a\u00ab\u00bb")
 YAML_CURE = (
@@ -69,6 +70,8 @@ class ConfigLoader(yaml.SafeLoader):
         written = node.start_mark.buffer[node.start_mark.pointer : node.end_mark.pointer]
         if node.style == '"' and ESCAPES.search(written):
             raise yaml.YAMLError(f"{line}: a backslash in double quotes starts a special character: use single quotes")
+        if LINE_ENDS & set(value):
+            raise yaml.YAMLError(f"{line}: an invisible line end is part of the value: type the value anew")
         if node.style is None and {value[:1], value[-1:]} <= TYPOGRAPHIC:
             raise yaml.YAMLError(f"{line}: typographic quotes would be part of the value: use straight single quotes")
         return super().construct_scalar(node)
@@ -210,7 +213,9 @@ class Section(BaseModel):
             raise ConfigError("\n".join(_messages(error, type(self)))) from error
 
     def __str__(self):
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, default_flow_style=None).strip()
+        return yaml.safe_dump(
+            self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, allow_unicode=True
+        ).strip()
 
 
 class Normalization(Section):

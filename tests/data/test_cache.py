@@ -216,10 +216,12 @@ def _build(data, folder, pipe):
     pipe.send(type(pixels_of(data, SIZE, folder)).__name__)
 
 
-def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counted):
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.2])  # of half a second
+def test_an_interrupted_build_leaves_nothing_that_is_read(data, tmp_path, counted, seconds):
     process, _ = forked(_build, data, tmp_path / "cache")
     while not list((tmp_path / "cache").glob(".*.npy.*")) and process.is_alive():
         time.sleep(0.005)
+    time.sleep(seconds)
     process.kill()
     process.join()
     assert list((tmp_path / "cache").glob(".*.npy.*"))

@@ -35,7 +35,6 @@ LIMIT = 300  # seconds after which a command hangs
 ENDS = 60  # the same after a signal
 POLL = 0.01  # seconds
 PHASES = {"start": "", "epochs": "pretrained: False", "end": "Training ended"}  # what is printed where each begins
-EPOCH = "Epoch "
 STARTUP = 10  # seconds of the imports, about
 NUMBERS = itertools.count()
 
@@ -125,10 +124,8 @@ def started(folder: Path, *arguments, name="train", cold=False, largest=None, ra
     """
     output = folder / f"output_{next(NUMBERS)}"
     line = [name, "--config", str(folder / "config.yml"), *arguments]
-    start = [sys.executable]
-    if ranks:
-        start = torchrun(ranks, folder / "logs")
     if cold or ranks:
+        start = torchrun(ranks, folder / "logs") if ranks else [sys.executable]
         with open(output, "w") as file:
             process = subprocess.Popen(
                 [*start, "-m", "utils", *line],
@@ -172,29 +169,26 @@ def last_lines(text: str) -> str:
 
 
 def result_of(folder: Path) -> dict:
-    """Return all that the run below `folder` has come to, part by part, without times, names of runs and settings."""
+    """Return all that the run below `folder` has come to, without times, names of runs and settings."""
     (run,) = runs_of(folder)
-    parts = {}
+    result = {"metrics.json": _comparable(json.loads((folder / "results" / "metrics.json").read_text()))}
     for name in ("best.pt", "last.pt"):
         content = torch.load(run / name, weights_only=True)
         content.pop("config")  # has the paths
-        parts |= _parts(name, content)
-    return parts | _parts("metrics.json", json.loads((folder / "results" / "metrics.json").read_text()))
+        for part, value in content.items():
+            result[f"{name}/{part}"] = _comparable(value)
+    return result
 
 
-def _parts(name, value) -> dict:
-    """Return nested values by their path; what differs from run to run is left out."""
+def _comparable(value):
+    """Return nested values so that `==` compares them; what differs from run to run is left out."""
     if isinstance(value, torch.Tensor):
-        return {name: f"{value.dtype} {tuple(value.shape)} ".encode() + value.contiguous().numpy().tobytes()}
+        return f"{value.dtype} {tuple(value.shape)}", value.contiguous().numpy().tobytes()
     if isinstance(value, list | tuple):
-        value = dict(enumerate(value))
+        return [_comparable(part) for part in value]
     if not isinstance(value, dict):
-        return {name: repr(value)}
-    parts = {f"{name}/length": len(value)}
-    for key, part in value.items():
-        if key not in ("seconds", "run"):
-            parts |= _parts(f"{name}/{key}", part)
-    return parts
+        return repr(value)
+    return {key: _comparable(part) for key, part in value.items() if key not in ("seconds", "run")}
 
 
 def runs_of(folder) -> list[Path]:
@@ -219,7 +213,7 @@ def complaint_about(folder: Path, expected: dict) -> str:
     result = result_of(folder)
     differing = [name for name in result.keys() | expected.keys() if result.get(name) != expected.get(name)]
     if differing:
-        return f"{len(differing)} parts differ from those of an uninterrupted run: {sorted(differing)[:3]}"
+        return f"other than in an uninterrupted run: {sorted(differing)}"
     current = (folder / "checkpoints" / "current").read_text().strip()
     if current != runs[0].name:
         return f"`current` names {current}, not {runs[0].name}"
@@ -254,9 +248,9 @@ def reference_of(project, ranks=0) -> Reference:
         return Reference(result_of(folder), seconds, runs_of(folder)[0].joinpath("last.pt").stat().st_size)
 
 
-def finished(folder: Path, expected: dict, *arguments, ranks=0) -> str:
+def finished(folder: Path, expected: dict, ranks=0) -> str:
     """Start once more and let it end; say what is wrong with the result."""
-    with started(folder, *arguments, ranks=ranks) as command:
+    with started(folder, ranks=ranks) as command:
         status = command.wait()
         if status != 0:
             return f"the next start ends with status {status}: {last_lines(command.text())}"

@@ -1,4 +1,4 @@
-"""Files damaged in every way, files that would run code or expand, and limits around whatever reads them."""
+"""Files damaged in every way, files that expand, and limits around whatever reads them."""
 
 import io
 import os
@@ -31,7 +31,6 @@ DAMAGES = {  # of any file, and what each has once brought to light
     "deleted": TRACEBACK,
 }
 HEAD = 64  # bytes
-ARCHIVED = {"the weights": "/data/", "the pickle": "/data.pkl"}  # parts of a file of torch.save, by their names
 EXPANDED = 256 << 20  # bytes
 RESET = Path("/proc/self/clear_refs")
 
@@ -40,20 +39,11 @@ class TooMuch(Exception):  # noqa: N818
     """An act took longer, or more memory, than it may."""
 
 
-class Planting:
-    """Makes a file when it is unpickled where code may run."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return open, (str(self.marker), "w")
-
-
 def damage(path: Path, kind: str, random):
     """Damage a file as one of DAMAGES says."""
     content = bytearray(path.read_bytes())
     size = len(content)
+    path.unlink()
     match kind:
         case "cut":
             del content[random.integers(1, max(size, 2)) :]
@@ -79,30 +69,13 @@ def damage(path: Path, kind: str, random):
             content = b"These are not the bytes that belong here.\n" * int(random.integers(1, 100))
         case "of noise":
             content = random.bytes(1000)
-        case _:
-            path.unlink()
-            _put_another(path, kind)
-            return
-    path.write_bytes(content)
-
-
-def _put_another(path, kind):
-    """Put what is no file under the name of one."""
-    match kind:
         case "a folder":
             (path / "inside").mkdir(parents=True)
         case "a link to itself":
             path.symlink_to(path.name)
         case "a pipe":
             os.mkfifo(path)
-
-
-def restore(files: dict[Path, bytes]):
-    """Put back files that were damaged."""
-    for path, content in files.items():
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+    if kind != "deleted" and not os.path.lexists(path):
         path.write_bytes(content)
 
 
@@ -115,6 +88,14 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return files
 
 
+def restore(folder: Path, files: dict[Path, bytes]):
+    """Make a folder hold these files alone."""
+    shutil.rmtree(folder)
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
 def flipped(content: bytes, random, start: int, end: int) -> bytes:
     """Flip one bit of the bytes from `start` to `end`."""
     content = bytearray(content)
@@ -123,15 +104,16 @@ def flipped(content: bytes, random, start: int, end: int) -> bytes:
 
 
 def flipped_in(content: bytes, part: str, random) -> bytes:
-    """Flip one bit of a file of torch.save: in a part of ARCHIVED, or in the directory of the archive."""
+    """Flip one bit of a file of torch.save: in its "pickle", in its largest "tensor", or in its "directory"."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if part == "the directory":
+        if part == "directory":
             return flipped(content, random, archive.start_dir, len(content))
-        entries = [entry for entry in archive.infolist() if ARCHIVED[part] in entry.filename]
-    sizes = [entry.compress_size for entry in entries]
-    largest = entries[sizes.index(max(sizes))]
-    start = largest.header_offset + 30 + len(largest.filename)
-    return flipped(content, random, start, start + largest.compress_size)
+        entries = {entry.compress_size: entry for entry in archive.infolist() if "/data/" in entry.filename}
+        entry = entries[max(entries)]
+        if part == "pickle":
+            entry = next(entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl"))
+    start = entry.header_offset + 30 + len(entry.filename)
+    return flipped(content, random, start, start + entry.compress_size)
 
 
 def saved_bytes(content, **settings) -> bytes:
@@ -158,12 +140,16 @@ def limited(seconds=20, memory=192 << 20, addresses=8 << 30):
 
     Beyond `addresses` more bytes of address space, allocations fail. The signal also ends waiting for a file.
     """
+
+    def too_long(number, frame):
+        raise TooMuch("took too long")
+
     if RESET.exists():
         RESET.write_text("5")  # the most memory ever held is now what is held
-    before = _most_memory()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + addresses, limits[1]))
-    handler = signal.signal(signal.SIGALRM, _too_long)
+    handler = signal.signal(signal.SIGALRM, too_long)
     signal.alarm(seconds)
     try:
         yield
@@ -171,15 +157,6 @@ def limited(seconds=20, memory=192 << 20, addresses=8 << 30):
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
         resource.setrlimit(resource.RLIMIT_AS, limits)
-    grown = _most_memory() - before
-    if grown > memory:
-        raise TooMuch(f"took {grown >> 20} MB")
-
-
-def _too_long(number, frame):
-    raise TooMuch("took too long")
-
-
-def _most_memory() -> int:
-    """Return the most memory that this process has held since it was last reset, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10  # Linux counts kilobytes
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    if grown << 10 > memory:
+        raise TooMuch(f"took {grown >> 10} MB")

@@ -50,12 +50,10 @@ def attempt(fault: str, act, complaint=None, names=(), must="", of_program=False
     """
     try:
         result = act()
-    except UserError as error:
-        outcome = refusal(fault, str(error), names)
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raised = Path(place.filename).is_relative_to(ROOT / "utils") and place.line.startswith("raise ")
-        if of_program and raised and isinstance(error, ValueError):
+        if isinstance(error, UserError) or (of_program and raised and isinstance(error, ValueError)):
             outcome = refusal(fault, str(error), names)
         else:
             text = f"{type(error).__name__}: {error} ({place.filename}:{place.lineno})"
@@ -71,21 +69,17 @@ def judged(fault: str, complaint) -> Outcome:
     """Return a right outcome, or a bad one where there is a complaint."""
     if not complaint:
         return Outcome(RIGHT, fault)
-    kind = WRONG
     if "Traceback (most" in complaint:
-        kind = TRACEBACK
-    return Outcome(kind, f"{fault}: {complaint}")
+        return Outcome(TRACEBACK, f"{fault}: {complaint}")
+    return Outcome(WRONG, f"{fault}: {complaint}")
 
 
 def refusal(fault: str, message: str, names=()) -> Outcome:
     """Return a refusal if the message says in a few printable words what it is about; else it is wrong."""
-    problem = ""
     if len(message) > LONGEST:
-        problem = f"a message of {len(message)} characters"
-    elif not message.replace("\n", "").isprintable():
-        problem = f"a message that is not printable: {message!r}"
-    elif names and not any(name in message for name in names):
-        problem = f"the message names none of {names}: {message}"
-    if problem:
-        return Outcome(WRONG, f"{fault}: {problem}")
+        return Outcome(WRONG, f"{fault}: a message of {len(message)} characters")
+    if not message.replace("\n", "").isprintable():
+        return Outcome(WRONG, f"{fault}: a message that is not printable: {message!r}")
+    if names and not any(name in message for name in names):
+        return Outcome(WRONG, f"{fault}: the message names none of {names}: {message}")
     return Outcome(REFUSED, f"{fault}: {message}")

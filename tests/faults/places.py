@@ -1,6 +1,6 @@
 """Maps of every family of timm, of other libraries, and of modules in every order: patches are found in their places.
 
-With a line for each layer: `PYTHONPATH=.:tests python -m faults places`, and names of families for some of them.
+With a line for each layer: `PYTHONPATH=.:tests python -m faults places --every`.
 """
 
 import math
@@ -101,10 +101,11 @@ def outcomes_of_family(family) -> Iterator[Outcome]:
     torch.manual_seed(0)
     name = FAMILIES[family]
     reads = {}
+    errors = {}
     try:
         network = _network(name)
     except ConfigError as error:
-        yield _outcome(family, "network", partial(_raise, error))
+        errors["network"] = error
         size = get_pretrained_cfg(name).input_size[1:]
         backbone = network = create_model(name, num_classes=0).eval()
     else:
@@ -116,7 +117,6 @@ def outcomes_of_family(family) -> Iterator[Outcome]:
     for layer in _middle_and_last(backbone):
         reads[f"Cut at {layer}"] = Cut(backbone, layer=layer).features
     images = torch.randn(2, 3, *size)
-    errors = {}
     for label, read in reads.items():
         try:
             with torch.no_grad():
@@ -125,14 +125,10 @@ def outcomes_of_family(family) -> Iterator[Outcome]:
             errors[label] = error
     sharpen(network)
     warmed(network, size)
-    for label, read in reads.items():
-        yield _outcome(family, label, partial(_complaint, read, errors.get(label), size))
-
-
-def _outcome(family, label, find_complaint) -> Outcome:
-    """The outcome of a family: right, unless what the label says was refused from the first."""
-    allowed = EITHER if label.startswith(MAY_BE_REFUSED.get(family, "-")) else MUST
-    return outcome_of(f"{family}, {FAMILIES[family]}, {label}", find_complaint, allowed)
+    for label in errors | reads:
+        find_complaint = partial(_complaint, reads.get(label), errors.get(label), size)
+        allowed = EITHER if label.startswith(MAY_BE_REFUSED.get(family, "-")) else MUST
+        yield outcome_of(f"{family}, {name}, {label}", find_complaint, allowed)
 
 
 def _network(name) -> SiameseNetwork:
@@ -158,7 +154,3 @@ def _complaint(read, error, size) -> str:
     if error is not None:
         raise error
     return plant(read, size).complaint
-
-
-def _raise(error):
-    raise error

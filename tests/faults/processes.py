@@ -1,19 +1,19 @@
-"""Commands that are killed or interrupted, that run side by side, or whose disks are full or read-only."""
+"""Commands that are killed or interrupted, that run side by side, or whose disks are full or read-only.
 
-import json
+Folders that are files or below one: tests/train/test_claim.py, tests/test_cures.py and tests/data/test_cache.py. Cache
+builds that are killed, and two at once: tests/data/test_cache.py.
+"""
+
 import os
 import signal
 import subprocess
 import time
-import warnings
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from faults.commands import (
     ENDS,
-    EPOCH,
     LIMIT,
     PHASES,
     TINY,
@@ -26,10 +26,8 @@ from faults.commands import (
     started,
 )
 from faults.outcomes import HANG, REFUSED, RIGHT, TRACEBACK, UNCLEAR, WRONG, Outcome, judged, refusal
-from helpers import pixels_of, write_images
 
-from utils import CheckpointError, load_trained, scan
-from utils.data.reading import decode, stored_size
+from utils import CheckpointError, load_trained
 
 STOPS = {  # signal and phase, and what each has once brought to light; the start is a cold one
     ("SIGKILL", "epochs"): WRONG,
@@ -45,44 +43,33 @@ STOPS = {  # signal and phase, and what each has once brought to light; the star
 OF_ONE_TRAINING = 5  # stops
 PATIENCE = 6  # starts in which a signal may come too late
 LINES = 6  # printed after Ctrl-C, at most
+EPOCH = "Epoch "
 BEGUN = (EPOCH, "Resuming after epoch", "Training ended")  # what says that there is something to go on with
-BUILD = "SIGKILL of a cache build"  # WRONG once
-IMAGES, LARGE = 200, (600, 800)  # of the cache that is built
 TWO = {  # processes at once, what must come of them, and what each has once brought to light
     "two trainings in one folder": (REFUSED, WRONG),
     "a network read while it is trained": (RIGHT, TRACEBACK),
-    "two cache builds": (RIGHT, WRONG),
     "two trainings of other settings in one folder": (REFUSED, WRONG),
-    "a training after a killed one": (RIGHT, ""),
-    "a training beside a cache build": (RIGHT, ""),
     "a cache read while it is built": (RIGHT, TRACEBACK),
-    "two trainings of one cache": (RIGHT, ""),
 }
 DISKS = {  # the folder, what is wrong with it, and what each has once brought to light
     ("checkpoints", "fills"): TRACEBACK,
-    ("results", "is below a file"): TRACEBACK,
-    ("cache", "is a file"): TRACEBACK,
     ("checkpoints", "holds half a checkpoint"): TRACEBACK,
     ("checkpoints", "is in /proc"): TRACEBACK,
     ("results", "is read-only"): WRONG,
+    ("cache", "is full"): HANG,
     ("checkpoints", "is full"): TRACEBACK,
-    ("checkpoints", "is below a file"): TRACEBACK,
     ("results", "fills"): TRACEBACK,
     ("cache", "is read-only"): TRACEBACK,
-    ("checkpoints", "is a file"): TRACEBACK,
-    ("results", "is a file"): TRACEBACK,
     ("checkpoints", "is read-only"): TRACEBACK,
     ("results", "is full"): UNCLEAR,
-    ("cache", "is full"): HANG,
     ("checkpoints", "holds a tenth of a checkpoint"): TRACEBACK,
     ("results", "is in /proc"): TRACEBACK,
-    ("cache", "is below a file"): TRACEBACK,
     ("cache", "is in /proc"): TRACEBACK,
     ("results", "has a link to /dev/full"): TRACEBACK,
 }
+SHARES = {"holds half a checkpoint": 1 / 2, "holds a tenth of a checkpoint": 1 / 10}
 MOUNTED = ("fills", "is read-only", "is full")
 DISK = 2**26  # bytes of such a disk
-LONGEST = 1500  # characters of a refusal
 
 
 def _safely(act, fault, *arguments) -> Outcome:
@@ -114,7 +101,7 @@ def stopped(project, random, tries, folder):
 
 
 def _finish(fault, place, expected, ranks=0) -> Outcome:
-    return judged(fault, finished(place, expected, ranks=ranks))
+    return judged(fault, finished(place, expected, ranks))
 
 
 def _stop(fault, place, number, phase, share, reference) -> Outcome:
@@ -148,50 +135,6 @@ def _ended_badly(number, status, before, after) -> str:
     return ""
 
 
-def killed_builds(project, random, tries, folder):
-    """Kill the build of a cache while it decodes; then it is opened again."""
-    for name in ("first", "second"):
-        write_images(folder / "Data" / name, IMAGES // 2, LARGE, seed=len(name))
-    for number in range(tries):
-        place = folder / f"cache_{number}"
-        config = project.config(place, {"data_path": str(folder / "Data")})
-        share = random.random()
-        yield _safely(_killed_build, f"{BUILD} after {share:.2f} of it", place, config, share)
-
-
-def _killed_build(fault, place, config, share) -> Outcome:
-    for attempt in range(PATIENCE):
-        with started(place, name="audit") as command:
-            command.until(lambda: list(config.cache_path.glob(".*.npy.*")))
-            command.sleep(share * IMAGES / 100 / 2**attempt)
-            command.send(signal.SIGKILL)
-            status = command.wait(ENDS)
-            if status > 0:
-                return judged(fault, f"ends with status {status}: {last_lines(command.text())}")
-        if status != 0 and not list(config.cache_path.glob("*.json")):
-            break
-        for file in config.cache_path.iterdir():  # it was built before the kill: again, and sooner
-            file.unlink()
-    return judged(fault, wrong_pixels(config))
-
-
-def wrong_pixels(config) -> str:
-    """Say what is wrong with the cache, opened again: not the pixels of the images, or a warning."""
-    size = stored_size(config.image)
-    images = scan(config.data_path)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        pixels = pixels_of(config.data_path, size, config.cache_path)[np.arange(len(images.paths))]
-    if caught:
-        return str(caught[0].message)
-    for path, found in zip(images.paths, pixels, strict=True):
-        if not np.array_equal(found, decode(path, size)):
-            return f"other pixels of {path}"
-    if remains(config.cache_path):
-        return f"temporary files are left: {remains(config.cache_path)}"
-    return ""
-
-
 def killed_ranks(project, random, tries, folder):
     """Kill one of two processes of torchrun: the other ends too, and the run goes on to the identical result."""
     reference = reference_of(project, ranks=2)
@@ -200,9 +143,8 @@ def killed_ranks(project, random, tries, folder):
         share = random.random()
         place = folder / str(number)
         project.config(place, TINY)
-        yield _safely(
-            _killed_rank, f"rank {rank} killed after {share:.2f} of the epochs", place, rank, share, reference
-        )
+        fault = f"rank {rank} killed after {share:.2f} of the epochs"
+        yield _safely(_killed_rank, fault, place, rank, share, reference)
 
 
 def _killed_rank(fault, place, rank, share, reference) -> Outcome:
@@ -214,18 +156,17 @@ def _killed_rank(fault, place, rank, share, reference) -> Outcome:
             return judged(fault, f"{len(ranks)} processes where two should train: {last_lines(command.text())}")
         ranks[rank].kill()
         status = command.wait(ENDS)
-        if status == 0 or any(one.is_running() for one in ranks):
+        if status == 0 or any(process.is_running() for process in ranks):
             return judged(fault, f"status {status}, or processes still run: {ranks}")
     return _finish(fault, place, reference.result, ranks=2)
 
 
 def two_at_once(project, random, tries, folder):
-    """Run two processes at once, in each combination of training, cache building and reading."""
+    """Run two processes at once: a training with another or with a reader, a cache build with a reader."""
     reference = reference_of(project)
     for number in range(tries):
         kind = list(TWO)[number % len(TWO)]
-        place = folder / str(number)
-        outcome = _safely(_two, kind, project, place, reference, random)
+        outcome = _safely(_two, kind, project, folder / str(number), reference, random)
         must, _ = TWO[kind]
         if not outcome.bad and outcome.kind != must:
             outcome = judged(kind, f"{outcome.note}: {outcome.kind}, not {must}")
@@ -233,68 +174,30 @@ def two_at_once(project, random, tries, folder):
 
 
 def _two(kind, project, place, reference, random) -> Outcome:
-    config = project.config(place, TINY)
-    share = random.random()
     match kind:
-        case "two trainings in one folder":
-            return _second_refused(kind, place, reference, share, [])
-        case "two trainings of other settings in one folder":
-            return _second_refused(kind, place, reference, share, ["--set", "hyperparameters.learning_rate=0.0005"])
         case "a network read while it is trained":
-            pair = [str(path) for path in sorted(project.data.rglob("*.png"))[:: int(random.integers(8, 20))][:2]]
+            config = project.config(place, TINY)
+            pair = tuple(sorted(project.data.rglob("*.png"))[:2])
             return _read_beside(kind, place, partial(_explain, config, pair), reference, "train")
         case "a cache read while it is built":
-            trained = project.trained(place / "trained")
-            read = partial(_measure, trained)
-            (place / "config.yml").write_text((place / "trained" / "config.yml").read_text())
-            return _read_beside(kind, place, read, None, "audit")
-        case "a training after a killed one":
-            with started(place) as first:
-                first.says(PHASES["epochs"])
-                first.sleep(share * reference.seconds["epochs"])
-                first.send(signal.SIGKILL)
-                first.wait()
-            return _finish(kind, place, reference.result)
-    other = place
-    names = ("audit", "audit")
-    if kind == "a training beside a cache build":
-        names = ("train", "audit")
-    if kind == "two trainings of one cache":
-        names = ("train", "train")
-        other = place / "other"
-        project.config(other, TINY | {"cache_path": str(config.cache_path)})
-    with started(place, name=names[0]) as first:
-        first.sleep(0.5 * share)
-        with started(other, name=names[1]) as second:
-            statuses = first.wait(), second.wait()
-            texts = last_lines(first.text()), last_lines(second.text())
-    complaint = wrong_pixels(config)
-    if names[0] == "train":
-        complaint = complaint or complaint_about(place, reference.result)
-    if other != place:
-        complaint = complaint or complaint_about(other, reference.result)
-    if statuses != (0, 0):
-        complaint = f"statuses {statuses}: {texts}"
-    return judged(kind, complaint)
-
-
-def _second_refused(fault, place, reference, share, arguments) -> Outcome:
-    """Start a second training while the first is held in its epochs; the first ends undisturbed."""
+            trained = project.trained(place)
+            return _read_beside(kind, place, partial(_measure, trained), None, "audit")
+    arguments = []
+    if "other settings" in kind:
+        arguments = ["--set", "hyperparameters.learning_rate=0.0005"]
+    project.config(place, TINY)
     with started(place) as first:
         first.says(EPOCH)
-        first.sleep(share * reference.seconds["epochs"] * 0.7)  # with some epochs to go
+        first.sleep(random.random() * reference.seconds["epochs"] * 0.7)  # with some epochs to go
         first.send(signal.SIGSTOP)
         with started(place, *arguments) as second:
             status = second.wait()
             message = second.text()
         first.send(signal.SIGCONT)
-        ended = first.wait()
-        complaint = last_lines(first.text())
-    if ended == 0:
-        complaint = complaint_about(place, reference.result)
+        complaint = last_lines(first.text()) if first.wait() else complaint_about(place, reference.result)
     if complaint or status != 1 or EPOCH in message or "Traceback" in message:
-        return judged(fault, f"{complaint}; the second, status {status}: {last_lines(message)}")
-    return refusal(fault, message_of(message), [str(first.pid)])
+        return judged(kind, f"{complaint}; the second, status {status}: {last_lines(message)}")
+    return refusal(kind, message_of(message), [str(first.pid)])
 
 
 def _read_beside(fault, place, read, reference, name) -> Outcome:
@@ -304,14 +207,11 @@ def _read_beside(fault, place, read, reference, name) -> Outcome:
         end = time.monotonic() + LIMIT
         while (command.status is None or not count) and time.monotonic() < end:
             try:
-                complaint = read()
+                read()
                 count += 1
             except CheckpointError as error:
-                complaint = str(error)
-                if not count and "holds no training run" in complaint:
-                    complaint = ""
-            if complaint:
-                return judged(fault, f"after {count} readings: {complaint}")
+                if count or "holds no training run" not in str(error):
+                    return judged(fault, f"after {count} readings: {error}")
             command.sleep(0.2)
         status = command.wait()
         text = command.text()
@@ -323,21 +223,13 @@ def _read_beside(fault, place, read, reference, name) -> Outcome:
     return judged(f"{fault}: {count} readings", complaint)
 
 
-def _explain(config, pair) -> str:
-    """Load the current network and explain a pair; say what is not whole."""
-    trained = load_trained(config)
-    explanation = trained.explain(tuple(pair))
-    values = np.concatenate([trained.validation[1], explanation.distance, explanation.factual.numpy().ravel()])
-    if not np.isfinite(values).all() or not 1 <= len(trained.history) <= TINY["hyperparameters.epochs"]:
-        return f"{len(trained.history)} epochs, or values that are not finite"
-    return ""
+def _explain(config, pair):
+    load_trained(config).explain(pair)
 
 
-def _measure(trained) -> str:
+def _measure(trained):
     splits = trained.load_splits()
-    if not np.allclose(trained.distances(splits, splits.valid_pairs), trained.validation[1], atol=1e-5):
-        return "other distances than in training"
-    return ""
+    trained.distances(splits, splits.valid_pairs)
 
 
 def disks(project, random, tries, folder):
@@ -348,11 +240,8 @@ def disks(project, random, tries, folder):
         key, problem = kinds[number % len(kinds)]
         place = folder / f"disk_{number}"
         project.config(place, TINY)
-        epochs = int(random.integers(1, TINY["hyperparameters.epochs"] - 2))
-        if problem != "fills":
-            epochs = 0
-        fault = f"{key} {problem} after {epochs} epochs"
-        yield _safely(_on_disk, fault, key, problem, place, epochs, reference)
+        epochs = int(random.integers(1, TINY["hyperparameters.epochs"] - 2)) if problem == "fills" else 0
+        yield _safely(_on_disk, f"{key} {problem} after {epochs} epochs", key, problem, place, epochs, reference)
 
 
 def _on_disk(fault, key, problem, place, epochs, reference) -> Outcome:
@@ -360,24 +249,16 @@ def _on_disk(fault, key, problem, place, epochs, reference) -> Outcome:
     arguments = []
     largest = None
     disk = nullcontext()
-    match problem:
-        case "is a file":
-            path.write_text("a file")
-        case "is below a file":
-            path.write_text("a file")
-            arguments = ["--set", f"{key}_path={path / 'below'}"]
-        case "is in /proc":
-            path = Path("/proc", key)
-            arguments = ["--set", f"{key}_path={path}"]
-        case "holds half a checkpoint":
-            largest = reference.largest // 2
-        case "holds a tenth of a checkpoint":
-            largest = reference.largest // 10
-        case "has a link to /dev/full":
-            path.mkdir()
-            (path / "metrics.json").symlink_to("/dev/full")
-        case _:
-            disk = mounted(path)
+    if problem in MOUNTED:
+        disk = mounted(path)
+    elif problem in SHARES:
+        largest = int(reference.largest * SHARES[problem])
+    elif problem == "is in /proc":
+        path = Path("/proc", key)
+        arguments = ["--set", f"{key}_path={path}"]
+    else:
+        path.mkdir()
+        (path / "metrics.json").symlink_to("/dev/full")
     with disk:
         if problem == "is read-only":
             command("mount", "-o", "remount,ro", path)
@@ -389,51 +270,31 @@ def _on_disk(fault, key, problem, place, epochs, reference) -> Outcome:
                 fill(path)
             status = training.wait()
             text = training.text()
-        whole = key == "cache" or problem == "has a link to /dev/full"
-        complaint = badly_refused(status, text, path, "full" in fault or epochs)
-        if whole:
-            complaint = badly_warned(status, text, path, place, reference)
-        elif EPOCH in text and not (epochs or largest or problem == "is full"):
+        trains = key == "cache" or problem == "has a link to /dev/full"
+        complaint = ""
+        if status != (0 if trains else 1) or "Traceback" in text or "enforce fail" in text:
+            complaint = f"status {status}: {last_lines(text)}"
+        elif trains:
+            complaint = complaint_about(place, reference.result)
+            warned = [line for line in text.splitlines() if "Warning" in line and "cache_path" in line]
+            if key == "cache" and str(path) not in "".join(warned):
+                complaint = f"no warning names {path}: {last_lines(text)}"
+        elif problem in ("fills", "is full") and "room" not in message_of(text):
+            complaint = f"the message does not say that room is needed: {last_lines(text)}"
+        elif EPOCH in text and problem in ("is in /proc", "is read-only"):
             complaint = f"refused only after training: {last_lines(text)}"
-        if complaint or whole:
+        if complaint or trains:
             return judged(fault, complaint)
         if problem == "is read-only":
             command("mount", "-o", "remount,rw", path)
-        elif path.is_file():
-            path.unlink()
         (path / "filling").unlink(missing_ok=True)
-        saved = 0
-        for file in place.glob("checkpoints/*/last.pt"):
-            saved = max(saved, file.stat().st_size)
-        if (epochs and not saved) or remains(place):
+        saved = [file.stat().st_size for file in place.glob("checkpoints/*/last.pt")]
+        if (epochs and not any(saved)) or remains(place):
             return judged(fault, f"the epochs are lost, or temporary files are left: {remains(place)}")
         complaint = finished(place, reference.result)
     if complaint:
         return judged(fault, complaint)
     return refusal(fault, message_of(text), [str(path)])
-
-
-def badly_refused(status, text, path, full) -> str:
-    """Say what is wrong with a refusal: it is one message with the path and, if the disk is full, the room."""
-    message = message_of(text)
-    if status != 1 or "Traceback" in text or "enforce fail" in text:
-        return f"status {status}: {last_lines(text)}"
-    if len(message) > LONGEST or str(path) not in message:
-        return f"the message does not name {path}: {last_lines(text)}"
-    if full and "room" not in message:
-        return f"the message does not say that room is needed: {message}"
-    return ""
-
-
-def badly_warned(status, text, path, place, reference) -> str:
-    """Say what is wrong where training ends, and only a warning names the path of a cache."""
-    if status != 0:
-        return f"status {status}: {last_lines(text)}"
-    metrics = path / "metrics.json"
-    warned = [line for line in text.splitlines() if "Warning" in line and "cache_path" in line and str(path) in line]
-    if not warned and not (metrics.is_file() and json.loads(metrics.read_text())):
-        return f"no warning names {path}: {last_lines(text)}"
-    return complaint_about(place, reference.result)
 
 
 def message_of(text) -> str:

@@ -25,20 +25,19 @@ class Work(NamedTuple):
 
 IN_PROCESS = {
     "configs": Work("fuzzed configs", 1000, 150, configs.faults),
-    "images": Work("image files", 400, 46, images.faults),
-    "folders": Work("folders and names", 60, 15, folders.faults),
+    "images": Work("image files", 400, 27, images.faults),
+    "folders": Work("folders and names", 60, 7, folders.faults),
     "names": Work("hostile names", 20, 3, folders.hostile_names),
-    "checkpoints": Work("damaged and edited checkpoints", 200, 36, saved.damaged_checkpoints),
-    "weights": Work("pretrained weights", 140, 52, saved.pretrained_weights),
-    "caches": Work("damaged caches", 200, 40, saved.damaged_caches),
-    "numbers": Work("numbers at their limits", 124, 62, numbers.at_their_limits),
+    "checkpoints": Work("damaged and edited checkpoints", 200, 42, saved.damaged_checkpoints),
+    "weights": Work("pretrained weights", 110, 55, saved.pretrained_weights),
+    "caches": Work("damaged caches", 200, 54, saved.damaged_caches),
+    "numbers": Work("numbers at their limits", 112, 28, numbers.at_their_limits),
     "soak": Work("explanations, one after the other", 500, 20, numbers.soak),
 }
 COMMANDS = {
     "stops": Work("kills and interrupts of trainings", 100, 3, processes.stopped),
-    "builds": Work("kills of cache builds", 30, 1, processes.killed_builds),
-    "disks": Work("full and read-only disks", 20, 3, processes.disks),
-    "two": Work("two processes at once", 16, 3, processes.two_at_once),
+    "disks": Work("full and read-only disks", 14, 3, processes.disks),
+    "two": Work("two processes at once", 12, 2, processes.two_at_once),
     "ranks": Work("a rank killed under torchrun", 3, 1, processes.killed_ranks),
 }
 WORKS = IN_PROCESS | COMMANDS

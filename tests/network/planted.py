@@ -1,19 +1,15 @@
 """Where the cells of a map lie in the image, without asking the project: patches are planted, and the cells answer."""
 
-import traceback
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from faults.outcomes import REFUSED, RIGHT, WRONG, Outcome, attempt
-from helpers import ROOT
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils import Cut, explain
-from utils.files import UserError
 
 BLOCKS = 3  # along a side of the image, at most
 CELLS = 4  # single cells that are planted in finer maps
@@ -249,17 +245,7 @@ def outcome_of(name, find_complaint, allowed=(RIGHT, REFUSED), names=()) -> Outc
     Returns:
         The outcome. A ValueError that the project raises itself is a refusal.
     """
-
-    def act():
-        try:
-            return find_complaint()
-        except ValueError as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            if Path(place.filename).is_relative_to(ROOT / "utils") and place.line.startswith("raise "):
-                raise UserError(str(error)) from error
-            raise
-
-    outcome = attempt(name, act, lambda complaint: complaint, names)
+    outcome = attempt(name, find_complaint, lambda complaint: complaint, names, of_program=True)
     if outcome.kind in (RIGHT, REFUSED) and outcome.kind not in allowed:
         return Outcome(WRONG, f"{outcome.note} ({outcome.kind}, but only {allowed[0]} will do)")
     return outcome
