@@ -20,6 +20,8 @@ from utils.data.cache import Decoder, open_pixels
 from utils.data.images import scan
 from utils.data.reading import DataError
 from utils.explanations.explanation import Explanation, Source
+from utils.explanations.maps import at_layer
+from utils.explanations.methods import METHODS
 from utils.network.distance import distances_of
 from utils.network.siamese import SiameseNetwork
 
@@ -205,6 +207,15 @@ def by_pillow(pixels, quality):
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))
+
+
+def formulas_at_layer():
+    """The formula of each method that reads one feature map, by its name."""
+    formulas = {}
+    for name, method in METHODS.items():
+        if getattr(method.explain, "func", None) is at_layer:
+            (formulas[name],) = method.explain.args
+    return formulas
 
 
 def drawn(figure) -> np.ndarray:

@@ -1,14 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ToOther, network_and_images
+from helpers import ToOther, formulas_at_layer, network_and_images
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, HiResCAM, LayerCAM
 
 from utils.config import ConfigError
-from utils.explanations.maps import gradcam, gradcam_plus_plus, hirescam, layercam
 from utils.explanations.methods import explain as explain_by
 
-FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}
+FORMULAS = formulas_at_layer()
+LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
 
 
 def explain(network, images, threshold, layer="last", method="gradcam"):
@@ -61,46 +61,13 @@ def test_against_hooks_and_a_full_backward_pass(backbone, layer, size):
         torch.testing.assert_close(explanation.evidence[index] / scale, expected / scale, atol=1e-6, rtol=0)
 
 
-def plain_loops(name, activations, gradients):
-    """The published formulas for one image, (C, h, w) to (h, w), one number at a time, as their equations read."""
-    channels, height, width = activations.shape
-    places = [(y, x) for y in range(height) for x in range(width)]
-    heatmap = torch.zeros(height, width, dtype=activations.dtype)
-    for k in range(channels):
-        mean = sum(gradients[k, y, x] for y, x in places) / len(places)
-        total = sum(activations[k, y, x] for y, x in places)
-        weight = 0
-        for y, x in places:
-            g = gradients[k, y, x]
-            if g > 0:  # the ReLU of equation 10
-                weight += g**2 / (2 * g**2 + total * g**3) * g
-        for y, x in places:
-            heatmap[y, x] += {
-                "gradcam": mean * activations[k, y, x],
-                "gradcam++": weight * activations[k, y, x],
-                "layercam": max(gradients[k, y, x], 0) * activations[k, y, x],
-                "hirescam": gradients[k, y, x] * activations[k, y, x],
-            }[name]
-    return heatmap
-
-
-@pytest.mark.parametrize("name", FORMULAS)
-def test_formulas_against_plain_loops(name):
-    torch.manual_seed(0)
-    activations, gradients = torch.rand(2, 3, 4, 5).double(), torch.randn(2, 3, 4, 5).double()
-    found = FORMULAS[name](activations, gradients)
-    for index in range(2):
-        torch.testing.assert_close(found[index], plain_loops(name, activations[index], gradients[index]))
-
-
-LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "layercam": LayerCAM, "hirescam": HiResCAM}
 LARGE = 1e9  # its Grad-CAM++ adds 1e-6 to squares of gradients: nothing beside larger ones
 
 
 def library_map(peer, activations, gradients, scale=LARGE):
     """The map (N, h, w) of pytorch-grad-cam, before its ReLU and its normalisation.
 
-    Larger gradients at activations smaller by as much have the same map in the equations of all four formulas.
+    Larger gradients at activations smaller by as much have the same map in the equations of all of LIBRARY.
     """
     maps = peer.get_cam_image(None, None, None, (activations / scale).numpy(), (gradients * scale).numpy(), False)
     return torch.from_numpy(maps)
@@ -113,7 +80,7 @@ def peer_of(name):
 
 @pytest.mark.parametrize("size", [1e-8, 1e-4, 1e-2, 0.1, 1.0, 100.0])
 @pytest.mark.parametrize("kind", ["after a ReLU", "any activations", "zero gradients"])
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", LIBRARY)
 def test_formulas_against_pytorch_grad_cam(name, kind, size):
     torch.manual_seed(0)
     activations, gradients = torch.randn(2, 3, 4, 7, 8).double()
@@ -132,7 +99,7 @@ def test_formulas_against_pytorch_grad_cam(name, kind, size):
         torch.testing.assert_close(found, expected, atol=1e-3 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("name", LIBRARY)
 def test_explanations_against_pytorch_grad_cam(name):
     """Its hooks, its backward pass and its formula, with the distance to the other image as its target."""
     network, images = (part.double() for part in network_and_images(size=(64, 96)))

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from helpers import formulas_at_layer
 from plain_network import CHANNELS, HEIGHT, WIDTH, PlainNetwork, TinyNetwork, as_map, distance_between, gradient, places
 
-from utils.explanations.maps import gradcam, gradcam_plus_plus, hirescam, layercam
 from utils.explanations.methods import explain
 from utils.network.cut import Cut
 
@@ -52,13 +52,15 @@ def by_hirescam(activations, slopes):
     return values
 
 
-FORMULAS = {"gradcam": gradcam, "gradcam++": gradcam_plus_plus, "layercam": layercam, "hirescam": hirescam}
 PLAIN = {
     "gradcam": by_gradcam,
     "gradcam++": by_gradcam_plus_plus,
     "layercam": by_layercam,
     "hirescam": by_hirescam,
 }
+
+
+FORMULAS = formulas_at_layer()
 
 
 def as_dict(tensor):

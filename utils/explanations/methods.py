@@ -1,7 +1,8 @@
 """From pairs of images to their explanation, by the method that `explanation.method` in config.yml names.
 
 To add a method: write its formula in `maps.py`, or any function from a `Task` to an `Explanation`; add a row to
-METHODS, its name to `Method` in config.py, and a line to the comment in config.yml and to the table in README.md.
+METHODS, its name to `Method` in config.py and to the comment in config.yml, and a line to the table in README.md. A
+test then asks for its equation in loops, in tests/formulas/test_gradient_maps.py.
 """
 
 import math
@@ -27,8 +28,8 @@ BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
 
 
 @dataclass(frozen=True)
-class Method:
-    """A method of explanation."""
+class Recipe:
+    """How a method of explanation is computed."""
 
     explain: Callable[[Task], Explanation]
     reads_layer: bool = True
@@ -36,14 +37,14 @@ class Method:
 
 
 METHODS = {
-    "gradcam": Method(partial(maps.at_layer, maps.gradcam)),
-    "gradcam++": Method(partial(maps.at_layer, maps.gradcam_plus_plus)),
-    "layercam": Method(partial(maps.at_layer, maps.layercam)),
-    "hirescam": Method(partial(maps.at_layer, maps.hirescam)),
-    "integrated": Method(partial(maps.along_path, maps.hirescam, maps.to_other), takes_steps=True),
-    "path_layercam": Method(partial(maps.along_path, maps.layercam, maps.to_other), takes_steps=True),
-    "contrastive": Method(partial(maps.along_path, maps.hirescam, maps.contrast), takes_steps=True),
-    "occlusion": Method(maps.occlusion, reads_layer=False),
+    "gradcam": Recipe(partial(maps.at_layer, maps.gradcam)),
+    "gradcam++": Recipe(partial(maps.at_layer, maps.gradcam_plus_plus)),
+    "layercam": Recipe(partial(maps.at_layer, maps.layercam)),
+    "hirescam": Recipe(partial(maps.at_layer, maps.hirescam)),
+    "integrated": Recipe(partial(maps.along_path, maps.hirescam, maps.to_other), takes_steps=True),
+    "path_layercam": Recipe(partial(maps.along_path, maps.layercam, maps.to_other), takes_steps=True),
+    "contrastive": Recipe(partial(maps.along_path, maps.hirescam, maps.contrast), takes_steps=True),
+    "occlusion": Recipe(maps.occlusion, reads_layer=False),
 }
 
 
