@@ -199,7 +199,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
         for number, axes in enumerate(panels[index].subplots(1, 2)):
             weak = show_map(axes, images[number], pair, number, opacity, colours=colours_of(verdict, index))
             axes.set_title(wrapped(weak, COLUMN))
-            axes.set_xlabel(named(pair.names[0][number], COLUMN))
+            axes.set_xlabel(named(pair.names[0][number], COLUMN + 8))
         text = details_of(pair)
         if verdict is not None:
             text += f" {judgement(verdict, index)}"
