@@ -179,7 +179,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
     explanation = explanation_of(torch.randn(2, 2, 8, 8), paths)
     verdict = verdict_on(explanation)
     shown = texts(figure(explanation[1], verdict[1]))
-    assert "the strongest pixels carry 80% of what hiding both images would change (+0.400 of 0.500)" in shown
+    assert "the strongest pixels carry 80% of what hiding both images would change (gap +0.400, span 0.500)" in shown
     assert "Image 2: faithful" in shown
     other = explanation_of(torch.randn(2, 2, 8, 8), paths)
     with pytest.raises(ValueError, match="the verdict is of another explanation"):

@@ -37,7 +37,8 @@ def test_each_tile_opens_the_viewer_of_its_pair(pairs):
     for index, (tile, pair) in enumerate(zip(content["pairs"], explanation, strict=True)):
         expected = view_content(pair, verdict[index], decompose(network, pair))
         assert tile["view"] == json.loads(json.dumps(expected))
-        assert tile["caption"] == f"{caption(pair)} {judgement(verdict, index)}"
+        name1, name2 = pair.names[0]
+        assert tile["caption"] == f"{name1} and {name2}. {caption(pair)} {judgement(verdict, index)}"
 
 
 def test_a_word_for_the_pair_and_for_each_image():

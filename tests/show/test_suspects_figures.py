@@ -67,6 +67,7 @@ def test_shares_and_what_properties_tell_stand_in_their_rows():
     found = (shortcut("border", 0.7, 0.2, 0.9, 10), shortcut("size", -0.1, np.nan, 0.5, 99))
     made = shortcuts_figure(Shortcuts(found, Interval(1.0, 0.9, 1.1), 20, 160))
     assert made.get_label() == "shortcuts"
+    assert made.get_suptitle() == "The score loses 70% once this is equal in all images: border"
     photographs = [axes.images[0].get_array() for axes in made.axes if axes.images]
     assert [image[0, 0, 0] for image in photographs] == [60, 10]  # of the border, which costs most
     share, alone = (axes for axes in made.axes if not axes.images)
@@ -82,7 +83,7 @@ def test_shares_and_what_properties_tell_stand_in_their_rows():
     squares = [line for line in share.lines if line.get_marker() == "s"]
     assert squares[0].get_xdata()[0] == 0.2
     assert [label.get_text() for label in share.get_yticklabels()] == ["border", "size"]
-    assert "border: the middle" in made.subfigs[0].legends[0].get_texts()[0].get_text()
+    assert "hidden instead: the middle (row 1)" in made.subfigs[0].legends[0].get_texts()[0].get_text()
     assert drawn(made).std() > 0
 
 

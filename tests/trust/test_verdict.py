@@ -197,17 +197,17 @@ def test_words_by_random_maps_centre_share_and_span():
     small = verdict_of(0.02, 10, span=LEAST_SPAN - 0.001)
     assert small.word() == HARDLY
     assert HARDLY in small.sentence()
-    assert "carry no more than the others (-0.100 of 1.000)" in verdict_of(-0.1, 10).sentence()
+    assert "carry no more than the others (gap -0.100, span 1.000)" in verdict_of(-0.1, 10).sentence()
     assert np.isnan(small.share().item())
 
 
 @pytest.mark.parametrize(("different", "words"), [(True, "both images"), (False, "each image")])
 def test_the_sentence_says_what_was_judged(different, words):
     sentence = verdict_of(0.5, 10, different=different).sentence()
-    carried = f"the strongest pixels carry 50% of what hiding {words} would change (+0.500 of 1.000)"
+    carried = f"the strongest pixels carry 50% of what hiding {words} would change (gap +0.500, span 1.000)"
     assert f"Maps faithful: {carried}; better than all of 10 combinations of random maps." in sentence
     assert (
-        "Image 1: faithful: the strongest pixels carry 70% of what hiding it would change (+0.700 of 1.000)."
+        "Image 1: faithful: the strongest pixels carry 70% of what hiding it would change (gap +0.700, span 1.000)."
         in sentence
     )
     assert "Image 2: " in sentence

@@ -115,7 +115,7 @@ class Matches:
         return matches
 
     def areas(self, count=5) -> list[Area]:
-        """Return the places around each mutual match, strongest match first.
+        """Return the places around each mutual match, those that add most first.
 
         Around a place of image 1 lie those that match the region of image 2 at least HALF as strongly, are connected
         with it, and nearer to it than to the place of another match; in image 2 likewise. So no pair of places counts
@@ -130,7 +130,7 @@ class Matches:
         areas = []
         for match, area1, area2 in zip(matches, areas1, areas2, strict=True):
             areas.append(Area(match, area1, area2, _total(self.places[area1][:, area2])))
-        return areas
+        return sorted(areas, key=lambda area: area.value, reverse=True)
 
     def _index(self, place) -> tuple[int, int]:
         """The row and column of a point (y, x) in [0, 1)."""

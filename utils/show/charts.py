@@ -42,7 +42,10 @@ def distances_figure(distances, labels, threshold: float, band=None):
     bins = np.linspace(0, max(float(distances.max()), threshold), 31)
     axes.hist(distances[labels == 0], bins, alpha=0.6, color="C0", label="same class")
     axes.hist(distances[labels == 1], bins, alpha=0.6, color="C1", label="different classes")
-    axes.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}")
+    axes.axvline(
+        threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}: similarity {1 - threshold / 2:.3f}"
+    )
+    axes.yaxis.get_major_locator().set_params(integer=True)
     if band is not None:
         axes.axvspan(*np.clip(band, bins[0], bins[-1]), color="grey", alpha=0.3, label="undecided")
     axes.set(xlabel="distance", ylabel="test pairs")
@@ -88,7 +91,7 @@ def det_figure(distances, labels, threshold: float):
             axes.plot(_deviates(most), _deviates(missed), "s", label=label, clip_on=False)
     passed = (distances <= threshold)[labels == 1].mean()
     missed = (distances > threshold)[labels == 0].mean()
-    label = f"threshold {threshold:.3f}:\nFMR {passed:.1%}, FNMR {missed:.1%}"
+    label = f"threshold {threshold:.3f}: FMR {passed:.1%}, FNMR {missed:.1%}"
     axes.plot(_deviates(passed), _deviates(missed), "o", label=label, clip_on=False)
     title = f"At the threshold {passed:.1%} of different pairs pass, {missed:.1%} of same pairs are missed"
     drawing.suptitle(title.replace("%", " %"))
@@ -251,7 +254,11 @@ def shortcuts_figure(shortcuts: Shortcuts):
         return nothing("No property was tried.", "shortcuts", warning)
     height = 0.4 * len(properties) + 1
     drawing = Drawing(9.6, height + SIDE + 0.9)
-    drawing.suptitle("How much worse the score gets once a property is equal in all images")
+    worst = max(properties, key=lambda shortcut: shortcut.share.value)
+    message = "The score loses nothing measurable once one of these is equal in all images"
+    if worst.matters:
+        message = f"The score loses {worst.share.value:.0%} once this is equal in all images: {worst.name}"
+    drawing.suptitle(message)
     upper, lower = drawing.subfigures(2, 1, height_ratios=(height, SIDE + 0.4))
     shares, aucs = upper.subplots(1, 2, sharey=True, width_ratios=(4, 3))
     _draw_intervals(shares, [shortcut.share for shortcut in properties])
@@ -260,17 +267,16 @@ def shortcuts_figure(shortcuts: Shortcuts):
     for row, shortcut in enumerate(properties):
         if not np.isnan(shortcut.control):
             shares.plot(shortcut.control, row, "s", color="C1")
-            labels.append(f"{shortcut.name}: {shortcut.control_name}")
+            labels.append(f"{shortcut.control_name} (row {row + 1})")
     if labels:
-        label = f"hidden instead ({', '.join(labels)})"
+        label = f"hidden instead: {', '.join(labels)}"
         upper.legend(shares.lines[-1:], [label], loc="outside lower center")
     shares.set_yticks(range(len(properties)), [shortcut.name for shortcut in properties])
     shares.invert_yaxis()
     shares.set_xlabel("share of the score that is lost")
     shares.axvline(0, color="grey", linestyle=":")
-    aucs.set(xlabel="AUC by itself (0.5: by chance)", xlim=(0.3, 1.03))
+    aucs.set(xlabel="AUC of the property without the network (0.5: chance)", xlim=(0.3, 1.03))
     aucs.axvline(0.5, color="grey", linestyle=":")
-    worst = max(properties, key=lambda shortcut: shortcut.share.value)
     titles = "original", f"{worst.name}: equal in all images"
     for axes, image, title in zip(lower.subplots(1, 2), worst.example, titles, strict=True):
         show(axes, image)

@@ -202,9 +202,9 @@ def show_map(axes, photograph, pair: Explanation, image: int, opacity: float, ki
     return remark(pair, image, heatmap)
 
 
-def colour_bar(figure, label="share of the image's strongest evidence", **place):
+def colour_bar(figure, label="share of the image's strongest evidence", colours=COLORMAP, **place):
     """Draw the scale of the colours of heatmaps."""
-    figure.colorbar(ScalarMappable(cmap=COLORMAP), label=label, **place)
+    figure.colorbar(ScalarMappable(cmap=colours), label=label, **place)
 
 
 def colours_of(verdict: Verdict | None, index=0) -> str:

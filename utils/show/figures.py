@@ -16,6 +16,7 @@ from ..explanations.matches import Matches
 from ..explanations.references import in_classes
 from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, WEAK, Verdict
 from .drawing import (
+    LINE,
     OPACITY,
     TITLE,
     Drawing,
@@ -56,12 +57,13 @@ WIDTH = 10.4  # inches of a figure of one pair
 TALLEST = 4.6  # inches of the larger maps, so that the figure fits the screen of a laptop
 BESIDE = (1, 0.12)  # widths of the larger maps and of the scale of their colours
 SMALLER = 0.65  # of the larger maps: how large the counterfactual ones are
-WORDS = 1.5  # inches of the words above and below a pair
-VERDICT = 0.7  # inches of a verdict below a pair
+WORDS = 0.8  # inches of the title of a pair, and of a caption that is broken into more lines
+BETWEEN = 0.6  # inches of the words above and below the maps of a kind
 COLUMN = 30  # characters that fit a column of 2.4 inches
 BLOCK = 4  # methods side by side, at most
 ACROSS = 2  # pairs side by side in a grid
 MOST_MATCHES = 6  # in one figure: colours that can be told apart
+UNCHANGED = 0.5  # rank correlation: above it, maps of shuffled weights look like those of the trained network
 FADED = 0.5  # how close to white all is that lies outside the regions
 CENTRED = {"ha": "center", "va": "center"}
 
@@ -74,7 +76,7 @@ def images_figure(explanation: Explanation):
     for number, axes in enumerate(drawing.subplots(1, 2)):
         show(axes, images[number])
         axes.set_title(named(f"image {number + 1}: {explanation.names[0][number]}", COLUMN))
-        axes.set_xlabel(wrapped(shown_as(explanation), COLUMN + 8))
+        axes.set_xlabel(wrapped(shown_as(explanation), COLUMN + 14))
     return finished(drawing, file_name("images", explanation), explanation.source.warning)
 
 
@@ -102,16 +104,16 @@ def figure(explanation: Explanation, verdict: Verdict | None = None, kinds=KINDS
     if explanation.undecided.any():
         kinds = KINDS
     images = [photos(pair) for pair in explanation]
-    words = WORDS + VERDICT * (verdict is not None)
+    texts = [texts_of(pair, verdict, index) for index, pair in enumerate(explanation)]
     heights = []
-    for both in images:
-        rows = [_height(both) * scale for scale in (1, SMALLER)[: len(kinds)]]
-        heights.append(sum(rows) + 0.4 * len(kinds) + words)
+    for both, (_, caption) in zip(images, texts, strict=True):
+        rows = [_height(both) * scale + BETWEEN for scale in (1, SMALLER)[: len(kinds)]]
+        heights.append(sum(rows) + WORDS + LINE * len(caption.splitlines()))
     drawing = Drawing(WIDTH, sum(heights))
     panels = drawing.subfigures(len(images), 1, height_ratios=heights, squeeze=False)[:, 0]
     for index, panel in enumerate(panels):
         _draw_pair(panel, images[index], explanation[index], verdict, index, kinds, opacity)
-        set_texts(panel, *texts_of(explanation[index], verdict, index))
+        set_texts(panel, *texts[index])
     kind = "explanation" if tuple(kinds) == KINDS else "_".join([*kinds, "map"])
     return finished(drawing, file_name(kind, explanation, explanation.method, explanation.layer), warning)
 
@@ -153,7 +155,7 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
         weight = "bold" if name == default else "normal"
         upper.set_title(wrapped(title, COLUMN), fontweight=weight)
         lower.set_xlabel(f"{lower.get_xlabel()}\n{wrapped(_in_short(verdict), COLUMN)}".strip())
-    colour_bar(drawing, ax=grid, shrink=0.5)
+    colour_bar(drawing, f"share of the image's strongest evidence; in grey: {CHANCE}", ax=grid, shrink=0.5)
     return finished_pair(drawing, pair, "methods", "Factual maps of all methods, the best first", "")
 
 
@@ -204,7 +206,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
         if verdict is not None:
             text += f" {judgement(verdict, index)}"
         set_texts(panels[index], f"{title_of(pair)}\n{maps_in_short(verdict, index)}", text)
-    colour_bar(drawing, cax=side.subplots())
+    colour_bar(drawing, cax=side.add_axes([0.05, 0.3, 0.25, 0.4]))
     drawing.suptitle(wrapped(title, TITLE), fontsize=13)
     return finished(drawing, file_name("grid", explanation[0], str(len(explanation))), warning)
 
@@ -213,7 +215,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
 def sanity_figure(curves: dict[str, dict[str, float]]):
     """Plot the rank correlation with the trained network's maps by the stage down to which the weights are random.
 
-    Methods of equal curves share a line.
+    The title names the methods whose maps stay similar. Methods of equal curves share a line.
     """
     if not curves:
         return nothing("The maps of no method were tried.", "sanity")
@@ -222,13 +224,17 @@ def sanity_figure(curves: dict[str, dict[str, float]]):
         rounded = tuple(np.round(list(curve.values()), 2))
         names_of.setdefault(rounded, []).append(name)
     drawing = Drawing(9.6, 3.6)
-    drawing.suptitle("Maps that depend on the network change as its weights are shuffled")
+    unchanged = [name for name, curve in curves.items() if list(curve.values())[-1] > UNCHANGED]
+    message = "All maps change as the weights of the network are shuffled"
+    if unchanged:
+        message = f"Still similar with shuffled weights: {'; '.join(unchanged)}"
+    drawing.suptitle(wrapped(message, 2 * TITLE))
     axes = drawing.subplots()
     for names in names_of.values():
         curve = curves[names[0]]
         axes.plot(["none", *curve], [1, *curve.values()], "o-", label="\n".join(names))
     axes.axhline(0, color="grey", linestyle=":")
-    axes.set(xlabel="weights shuffled from the top down to", ylabel="rank correlation of maps", ylim=(-0.4, 1.05))
+    axes.set(xlabel="weights shuffled from the top down to", ylabel="rank correlation of maps")
     drawing.legend(loc="outside right center")
     return finished(drawing, "sanity")
 
@@ -239,26 +245,26 @@ def _draw_pair(panel, images, pair, verdict, index, kinds, opacity):
     rows = panel.subfigures(len(kinds), 1, height_ratios=[1, SMALLER][: len(kinds)], squeeze=False)[:, 0]
     body, side = rows[0].subfigures(1, 2, width_ratios=BESIDE)
     large = body.subplots(1, 2)
-    weak = _draw_maps(body, large, images, pair, kinds[0], opacity, colours)
+    weak = _draw_maps(rows[0], large, images, pair, kinds[0], opacity, colours)
     for image, axes in enumerate(large):
         name = named(pair.names[0][image], COLUMN + 10)
         axes.set_xlabel(f"{name}\n{wrapped(weak[image], COLUMN + 10)}".strip())
     if opacity > 0:
-        colour_bar(rows[0], cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
+        colour_bar(rows[0], colours=colours, cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
     for row, kind in zip(rows[1:], kinds[1:], strict=True):
         body, _ = row.subfigures(1, 2, width_ratios=BESIDE)
         margin = (1 - SMALLER) / 2
         left, *small, right = body.subplots(1, 4, width_ratios=[margin, 1, 1, margin])
         left.set_axis_off()
         right.set_axis_off()
-        weak = _draw_maps(body, small, images, pair, kind, opacity, colours)
+        weak = _draw_maps(row, small, images, pair, kind, opacity, colours)
         for image, axes in enumerate(small):
             axes.set_xlabel(wrapped(weak[image], COLUMN + 10))
 
 
-def _draw_maps(body, pair_of_axes, images, pair, kind, opacity, colours) -> list[str]:
+def _draw_maps(row, pair_of_axes, images, pair, kind, opacity, colours) -> list[str]:
     """Draw the maps of a kind over both images, with their title; return the remarks on them."""
-    body.suptitle(titles_of_maps(pair)[kind])
+    row.suptitle(titles_of_maps(pair)[kind], fontsize=10)
     remarks = []
     for image, axes in enumerate(pair_of_axes):
         remarks.append(show_map(axes, images[image], pair, image, opacity, kind, colours))
@@ -272,7 +278,7 @@ def _aspects(images):
 
 def _height(images) -> float:
     """Inches of the larger maps of both images side by side."""
-    return min(0.45 * WIDTH * max(_aspects(images)), TALLEST)
+    return min(0.43 * WIDTH * max(_aspects(images)), TALLEST)
 
 
 @styled

@@ -1,7 +1,7 @@
 // A map of images. `mountPlane(root, content)` fills a shadow root with it: points, and the pair of two selected points.
 
 // colours that colour-blind readers can distinguish (Okabe and Ito 2008); each round of them has another shape
-const POINT_COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F"];
+const POINT_COLOURS = ["#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F7F7F"];
 const SHAPES = ["M-1,0a1,1 0 1,0 2,0a1,1 0 1,0 -2,0", "M-1,-1h2v2h-2z", "M0,-1.2L1.2,1H-1.2z", "M0,-1.3L1.3,0L0,1.3L-1.3,0z"];
 const SIDE = 100; // of the drawing, in its own units
 const RADIUS = 1;

@@ -89,11 +89,10 @@ def report(
         methods.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
     mistakes = worst_mistakes(trained, splits)
     warnings = limitations(trained, metrics, row, shortcuts, audit)
-    share = f"{row.faithful.value:.0%} of {row.pairs} test pairs"
     answers = {
         "How good is it?": (f"Test AUC {metrics['auc'].interval}; 1 is perfect, 0.5 is guessing.", distances_image),
         "How sure is it?": (f"Calibration error {metrics['calibration_error'].interval}.", reliability_image),
-        "What does it look at?": (f"Heatmaps of {trained.method} are faithful for {share}.", typical_image),
+        "What does it look at?": (f"Heatmaps of {trained.method} are faithful for {_faithful(row)}.", typical_image),
         "What should I watch out for?": (warnings[0], shortcuts_image),
     }
     run = f"Run {trained.folder.name}, torch {torch.__version__}"
@@ -127,16 +126,21 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
     auc = metrics["auc"].interval
     if auc.high - auc.low > WIDE:
         images = metrics.facts["images"]
-        sentences.append(f"The test AUC is {auc}: {images} test images do not determine it better.")
+        sentences.append(f"The test AUC is {auc}: more than {images} test images are needed to know it better.")
     if row.faithful.value < FEW_FAITHFUL:
         sentences.append(
-            f"Heatmaps of the default method are faithful for {row.faithful.value:.0%} of {row.pairs} test pairs only: "
-            "read the verdict above each map before the map."
+            f"Heatmaps of the default method are faithful for {_faithful(row)} only: read the verdict above each map "
+            "before the map."
         )
     sentences += [shortcut.sentence() for shortcut in shortcuts.properties if shortcut.sentence()]
     if audit.contradictions():
         sentences.append("Some pictures are in the folders of two classes: see Images.")
     return sentences + GENERAL
+
+
+def _faithful(row: Row) -> str:
+    """How many pairs have faithful heatmaps, in words."""
+    return f"{round(row.faithful.value * row.pairs)} of {row.pairs} test pairs"
 
 
 def _tiles(answers: dict[str, tuple[str, str]]) -> str:

@@ -185,7 +185,8 @@ def grid(explanation: Explanation, network: Explainable | None = None, verdict: 
     for index, pair in enumerate(explanation):
         matches = network and decompose(network, pair, LAST)
         content = view_content(pair, verdict and verdict[index], matches)
-        pairs.append({"caption": f"{caption(pair)} {judgement(verdict, index)}", "view": content})
+        text = f"{content['title']}. {caption(pair)} {judgement(verdict, index)}"
+        pairs.append({"caption": text, "view": content})
     name, title = "pairs_nothing", NOTHING
     if pairs:
         name, title = file_name("pairs", explanation[0], str(len(pairs))), f"{len(pairs)} pairs"

@@ -221,9 +221,9 @@ class Verdict:
         word = self.word(index, part)
         gap, span = self.gap.of(part)[index], self.span.of(part)[index]
         share = self.share(part)[index]
-        numbers = f"({gap:+.3f} of {span:.3f})"
         if torch.isnan(share):
-            return f"{word} {numbers}"
+            return f"{word} (by {span:+.3f})"
+        numbers = f"(gap {gap:+.3f}, span {span:.3f})"
         if gap <= 0:
             return f"{word}: the strongest pixels carry no more than the others {numbers}"
         carried = "all" if share >= 1 else f"{share:.0%}"
