@@ -153,7 +153,8 @@ def test_areas_around_matches():
     mutual = matches.mutual(4)
     middles1 = [(int(match.place1[0] * height), int(match.place1[1] * width)) for match in mutual]
     middles2 = [(int(match.place2[0] * height), int(match.place2[1] * width)) for match in mutual]
-    for number, area in enumerate(matches.areas(4)):
+    for area in matches.areas(4):
+        number = mutual.index(area.match)
         middle1, middle2 = middles1[number], middles2[number]
         places1 = area_of({place: values[place][middle2].item() for place in grid(height, width)}, middles1, number)
         places2 = area_of({place: values[middle1][place].item() for place in grid(height, width)}, middles2, number)
