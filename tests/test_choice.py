@@ -8,9 +8,10 @@ from utils import load_trained
 from utils import measured as choice
 from utils.config import AUTO, ExplanationSettings
 from utils.data.splits import Pairs
-from utils.explanations.methods import explain
+from utils.explanations.methods import STEPS, explain
 from utils.explanations.references import embed_references
 from utils.measured import choose_layer
+from utils.network.siamese import SiameseNetwork
 from utils.score.intervals import Interval, auc_interval
 from utils.train.runs import current_run, load_checkpoint
 from utils.trained import BATCH
@@ -49,6 +50,31 @@ def test_the_finest_layer_and_the_fewest_steps_that_are_good_enough(calibrated):
     assert (calibrated.measurements.layer, calibrated.measurements.steps) == (layer, number)
     for name, gaps in layers.items():
         assert calibrated.measurements.gaps[f"{name} in 2"] == pytest.approx(gaps.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize(("gain", "measurable"), [(0.1, True), (0.002, False), (-0.1, False)])
+def test_several_layers_are_read_where_the_gain_is_measurable(calibrated, monkeypatch, gain, measurable):
+    """The gaps of pairs spread by 0.05, so that a gain of 0.002 may be chance."""
+    noise = np.random.default_rng(0)
+
+    def gaps_of(trained, batches, references, layer, steps):
+        gaps = 0.3 + 0.05 * noise.standard_normal(sum(map(len, batches)))
+        if layer == "layer2+":
+            return gaps + gain
+        return gaps
+
+    monkeypatch.setattr(choice, "_gaps", gaps_of)
+    layer, steps, tried = choose_layer(calibrated, calibrated.load_splits(), calibrated.references)
+    assert ((layer, steps) == ("layer2+", STEPS)) == layer.endswith("+") == measurable
+    assert f"layer2+ in {STEPS}" in tried
+    one_layer = with_settings(calibrated, method="integrated")
+    assert "+" not in "".join(choose_layer(one_layer, one_layer.load_splits(), one_layer.references)[2])
+
+
+def test_networks_of_one_stride_have_no_path_through_several_layers(calibrated):
+    assert calibrated.network.path_start == "layer2"
+    assert SiameseNetwork("test_efficientnet", 8, image_size=(64, 64)).path_start == "blocks.2"
+    assert SiameseNetwork("test_vit", 8, image_size=(32, 32)).path_start is None
 
 
 def test_gaps_below_nothing_leave_the_best():

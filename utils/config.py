@@ -24,6 +24,7 @@ from .files import UserError, printable, shortened
 AUTO = "auto"  # chosen on validation pairs, or by the backbone
 LOCAL_DIR = "local-dir"  # backbone_model: local-dir:PATH names the folder of a model
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
+MORE = "+"  # behind the name of a layer: with the last layer of each coarser stride
 PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 CONFIG_FILE = "config.yml"  # without it

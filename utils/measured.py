@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .config import AUTO
-from .data.splits import Splits
+from .config import AUTO, MORE
+from .data.splits import Splits, pairs_of_files
 from .device import progress
 from .explanations.methods import METHODS, explain, replace_auto
 from .explanations.references import References, embed_references
 from .files import write_text
 from .score.calibration import fit_calibration
-from .score.intervals import auc_interval
+from .score.intervals import auc_interval, mean_interval
 from .score.metrics import Metric, Metrics, evaluate, retrieval_metrics, retrieval_rates
 from .train import runs
 from .train.evaluation import Baseline, embed_images
@@ -88,7 +88,9 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
 
     The gap, insertion minus deletion towards the decision, is measured on at most PAIRS validation pairs. Layers are
     compared with FIRST_STEPS, at first on one batch of pairs, the FINALISTS on all. Of these, the finest that reaches
-    ENOUGH of the best is chosen; of STEPS there, the fewest. What config.yml names is not searched.
+    ENOUGH of the best is chosen; of STEPS there, the fewest. `contrastive` reads several layers instead, from
+    `path_start` on, where the 95 % interval of what the gap gains by that lies above 0. What config.yml names is not
+    searched.
 
     Returns:
         The layer, the steps, and the mean gap of each choice that was tried.
@@ -103,20 +105,25 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
         numbers = STEPS
     if settings.method == "occlusion" or len(layers) == len(numbers) == 1:
         return given.layer, given.steps, {}
-    batches = trained.load_batches(splits.files(splits.valid_pairs, PAIRS, trained.config.seed))
+    seed = trained.config.seed
+    files = splits.files(splits.valid_pairs, PAIRS, seed)
+    batches = trained.load_batches(files)
     first_steps = numbers[0]
     if len(numbers) > 1:
         first_steps = FIRST_STEPS
     show = trained.config.hyperparameters.verbose
-    gaps = {}
+    gaps = {}  # of each pair
 
-    def gap(layer, steps, some=batches):
+    def gaps_of(layer, steps, some=batches):
         name = f"{layer} in {steps}"
         if len(some) < len(batches):
             name += f" ({len(some[0])} pairs)"
         if name not in gaps:
-            gaps[name] = _mean_gap(trained, some, references, layer, steps)
+            gaps[name] = _gaps(trained, some, references, layer, steps)
         return gaps[name]
+
+    def gap(layer, steps, some=batches):
+        return gaps_of(layer, steps, some).mean()
 
     if len(layers) > FINALISTS and len(batches) > 1:
         first_gaps = {layer: gap(layer, first_steps, batches[:1]) for layer in progress(layers, "Layers", show)}
@@ -124,17 +131,24 @@ def choose_layer(trained: Trained, splits: Splits, references: References) -> tu
         layers = [layer for layer in layers if layer in best]
     layer = _first_good({layer: gap(layer, first_steps) for layer in progress(layers, "Layers", show)})
     steps = _first_good({steps: gap(layer, steps) for steps in progress(numbers, "Steps", show)})
-    return layer, steps, gaps
+    start = trained.network.path_start
+    if settings.layer == AUTO and METHODS[settings.method].reads_several and start:
+        several = f"{start}{MORE}"
+        gained = gaps_of(several, given.steps) - gaps_of(layer, steps)
+        if mean_interval(gained, pairs_of_files(files), seed).low > 0:
+            layer, steps = several, given.steps
+    means = {name: float(values.mean()) for name, values in gaps.items()}
+    return layer, steps, means
 
 
-def _mean_gap(trained, batches, references, layer, steps) -> float:
-    """Return insertion minus deletion, averaged over all pairs."""
+def _gaps(trained, batches, references, layer, steps) -> np.ndarray:
+    """Return insertion minus deletion of each pair."""
     settings = replace_auto(trained.config.explanation, layer, steps).model_dump()
     gaps = []
     for images in batches:
         explanation = explain(trained.network, images, trained.threshold, references, **settings)
         gaps.append(insertion_deletion(trained.network, explanation).decisive.cpu())
-    return float(torch.cat(gaps).mean())
+    return torch.cat(gaps).double().numpy()
 
 
 def _first_good(gaps: dict):

@@ -71,7 +71,8 @@ class Measurements:
     def __str__(self):
         return (
             f"`auto` is {self.layer} and {self.steps} steps for {self.settings['method']}, chosen on validation pairs: "
-            f"the finest layer and the fewest steps within {1 - ENOUGH:.0%} of the best; test AUC {self.auc}"
+            f"the finest layer and the fewest steps within {1 - ENOUGH:.0%} of the best, or several layers (+) where "
+            f"measurably better; test AUC {self.auc}"
         )
 
 

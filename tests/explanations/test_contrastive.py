@@ -5,6 +5,7 @@ from captum.attr import LayerIntegratedGradients
 from helpers import network_and_images
 
 from utils.config import ConfigError
+from utils.explanations.maps import _averaged
 from utils.explanations.methods import explain
 from utils.explanations.references import References, embed_references
 from utils.network.distance import blurred, distances_of
@@ -14,38 +15,87 @@ def references_of(network, images):
     return embed_references(network, torch.randn(5, *images.shape[2:], generator=torch.Generator().manual_seed(7)))
 
 
+LAYERS = ("layer2", "layer3", "layer4")
+
+
+def kept_outputs(network, handles):
+    """What the later layers give from now on, in the order in which they run, with their gradients."""
+    kept = []
+
+    def keep(module, inputs, output):
+        output.retain_grad()
+        kept.append(output)
+
+    for layer in LAYERS[1:]:
+        handles.append(network.backbone.get_submodule(layer).register_forward_hook(keep))
+    return kept
+
+
 def test_one_step_against_a_full_backward_pass():
-    """Both decisions, in plain loops over channels and places, from the definition."""
+    """Both decisions, in plain loops over layers, channels and places, from the definition."""
     network, images = (part.double() for part in network_and_images(count=2))
     threshold = distances_of(network, images).mean().item()
     references = References(references_of(network.float(), images.float()).embeddings.double())
     network.double()
-    found = explain(network, images, threshold, references, layer="layer2", steps=1)
+    found = explain(network, images, threshold, references, layer="layer2+", steps=1)
     assert found.different.tolist() in ([True, False], [False, True])
+    centre = references.embeddings.mean(dim=0)
     for pair in range(2):
-        ends = [network.features(image[None], "layer2").detach() for image in images[pair]]
-        starts = [network.features(blurred(image[None]), "layer2").detach() for image in images[pair]]
         embeddings = [network(image[None]).detach()[0] for image in images[pair]]
-        middles = [((start + end) / 2).requires_grad_() for start, end in zip(starts, ends, strict=True)]
-        between = [network.project_features(middle, "layer2")[0] for middle in middles]
-        lengths = [network.project_features(end, "layer2").detach().norm() for end in ends]
-        centre = references.embeddings.mean(dim=0)
-        total = 0
         for own, other in ((0, 1), (1, 0)):
+            image = images[pair, own, None]
+            ends = [network.features(image, layer).detach() for layer in LAYERS]
+            starts = [network.features(blurred(image), layer).detach() for layer in LAYERS]
+            middle = ((starts[0] + ends[0]) / 2).requires_grad_()
+            handles = []
+            later = kept_outputs(network, handles)
+            between = network.project_features(middle, "layer2")[0]
+            for handle in handles:
+                handle.remove()
+            length = network.project_features(ends[0], "layer2").detach().norm()
             towards = embeddings[own] if found.different[pair] else centre
-            total = total + (between[own] * (towards - embeddings[other])).sum() / lengths[own]
-        total.backward()
-        for image in range(2):
-            change = (ends[image] - starts[image])[0]
-            _, height, width = change.shape
-            evidence = torch.zeros(height, width, dtype=torch.float64)
-            for y in range(height):
-                for x in range(width):
-                    evidence[y, x] = sum(change[:, y, x] * middles[image].grad[0, :, y, x])
-            enlarged = F.interpolate(
-                evidence[None, None], size=images.shape[-2:], mode="bilinear", align_corners=False
-            )[0, 0]
-            torch.testing.assert_close(found.evidence[pair, image], enlarged)
+            ((between * (towards - embeddings[other])).sum() / length).backward()
+            total = 0
+            for number, maps in enumerate([middle, *later]):
+                change = (ends[number] - starts[number])[0]
+                _, height, width = change.shape
+                evidence = torch.zeros(height, width, dtype=torch.float64)
+                for y in range(height):
+                    for x in range(width):
+                        evidence[y, x] = sum(change[:, y, x] * maps.grad[0, :, y, x])
+                strength = (sum(evidence.flatten() ** 2) / (height * width)) ** 0.5
+                if number == 0:
+                    scale, size = strength, (height, width)
+                enlarged = F.interpolate(evidence[None, None], size=size, mode="bilinear", align_corners=False)
+                total = total + enlarged * scale / strength / len(LAYERS)
+            expected = F.interpolate(total, size=images.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+            torch.testing.assert_close(found.evidence[pair, own], expected)
+
+
+def test_maps_of_later_layers_are_those_of_the_network():
+    network, images = network_and_images()
+    features = network.features(images[:, 0], "layer1")
+    vectors, maps = network.project_through(features, "layer1+")
+    assert torch.equal(vectors, network.project_features(features, "layer1"))
+    for layer, later in zip(LAYERS, maps, strict=True):
+        torch.testing.assert_close(later, network.features(images[:, 0], layer))
+    assert network.project_through(features, "layer1")[1] == []
+    assert network.project_through(network.features(images[:, 0]), "last+")[1] == []
+
+
+def test_the_mean_over_layers_keeps_signs_and_ignores_their_scales():
+    """What all layers count towards one decision stays so: no mean is subtracted."""
+    fine = torch.randn(3, 8, 8)
+    coarse = torch.randn(3, 4, 4)
+    averaged = _averaged([fine, coarse])
+    enlarged = F.interpolate(coarse[:, None], size=(8, 8), mode="bilinear", align_corners=False)[:, 0]
+    agreed = (fine > 0) == (enlarged > 0)
+    assert agreed.any()
+    assert torch.equal(averaged[agreed] > 0, fine[agreed] > 0)
+    torch.testing.assert_close(_averaged([fine, 1e4 * coarse]), averaged)
+    torch.testing.assert_close(_averaged([10 * fine, coarse]), 10 * averaged)
+    assert torch.equal(_averaged([fine]), fine)
+    assert not _averaged([torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)]).any()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 2.0])

@@ -12,6 +12,7 @@ from utils.config import ConfigError, ExplanationSettings, Normalization
 from utils.explanations.explanation import Source
 from utils.explanations.maps import (
     Task,
+    along_layers,
     along_path,
     at_layer,
     contrast,
@@ -45,8 +46,8 @@ from utils.network.variants import folded
             {"layer": "layer2"},
         ),
         ({"method": "occlusion"}, occlusion, {}),
-        ({"layer": "layer2", "steps": 2}, partial(along_path, hirescam, contrast), {"layer": "layer2", "steps": 2}),
-        ({}, partial(along_path, hirescam, contrast), {"steps": 4}),
+        ({"layer": "layer2", "steps": 2}, partial(along_layers, contrast), {"layer": "layer2", "steps": 2}),
+        ({}, partial(along_layers, contrast), {"steps": 4}),
     ],
 )
 def test_each_name_is_its_method(settings, method, task):
@@ -91,6 +92,11 @@ def test_what_is_explained_is_carried():
     finer = explain(network, images, 0.5, output_stride=16, steps=2)
     assert finer.description == "contrastive at layer4, output stride 16, 2 steps"
     assert finer.layer == "layer4"
+    several = explain(network, images, 0.5, layer="layer2+", steps=1)
+    assert several.description == "contrastive at layer2 and coarser layers, 1 step"
+    assert not torch.equal(several.evidence, found.evidence)
+    of_one = explain(network, images, 0.5, method="gradcam", layer="layer2+")
+    assert of_one.description == "gradcam at layer2"
 
 
 def test_what_is_refused():
@@ -130,6 +136,7 @@ def test_all_methods_by_name():
         assert explanation.description.removesuffix(", 2 steps") == " at ".join(place)
     assert name_of(ExplanationSettings(method="gradcam", layer="layer2")) == "gradcam, layer2"
     assert name_of(ExplanationSettings(layer="layer2")) in methods
+    assert {"contrastive, layer2+", "gradcam, layer2"} <= set(methods_of(ExplanationSettings(layer="layer2+")))
     assert "gradcam, last, stride 16" in methods_of(ExplanationSettings(output_stride=16))
 
 

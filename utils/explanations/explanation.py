@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..config import Normalization
+from ..config import MORE, Normalization
 from ..files import ExplanationError, printable
 from ..network.distance import Explainable, distance, embed_pairs, similarity
 
@@ -137,7 +137,7 @@ class Explanation:
         """Method, layer and details in words."""
         words = self.method
         if self.layer:
-            words += f" at {self.layer}"
+            words += f" at {self.layer.replace(MORE, ' and coarser layers')}"
         if self.details:
             words += f", {self.details}"
         return words

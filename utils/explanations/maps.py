@@ -12,7 +12,16 @@ import torch.nn.functional as F
 
 from ..config import LAST
 from ..files import ExplanationError
-from ..network.distance import Explainable, blurred, distance, embed_pairs, evaluating, paired, unit
+from ..network.distance import (
+    Explainable,
+    blurred,
+    distance,
+    embed_pairs,
+    evaluating,
+    paired,
+    project_through,
+    unit,
+)
 from .explanation import Explanation
 from .references import References
 
@@ -155,6 +164,63 @@ def along_path(formula, target, task: Task) -> Explanation:
     completeness = torch.stack([total, change], dim=1)
     distances = distance(*unit(vectors).unbind(1))
     return explained(task.images, distances, task.threshold, different, same, completeness)
+
+
+@torch.no_grad()
+def along_layers(target, task: Task) -> Explanation:
+    """Explain by what activations gain on a path, times the mean gradient of a target on it, at one or several layers.
+
+    At one layer this is `along_path` with the formula `hirescam`. Later layers that `task.layer` names too (MORE) are
+    read in the same passes: their gains are from the map of the blurred image to that of the image. The evidence of
+    each is brought to the size and the root mean square of the first, which keeps its signs; the map is the mean.
+    Completeness is that of the first layer.
+
+    Args:
+        target: As in `along_path`.
+        task: What is explained.
+    """
+    network, layer, steps = task.network, task.layer, task.steps
+    images = task.images.flatten(0, 1)  # (2B, C, H, W)
+    with evaluating(network):
+        features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
+        _, later = project_through(network, features, layer)
+        starts, ends = features.chunk(2)  # (2B, C, h, w)
+        vectors_at_start, vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
+        quantity = target(task, vectors)
+        gains = [ends.to(vectors.dtype) - starts.to(vectors.dtype)]  # of each layer
+        for maps in later:
+            gains.append(maps[len(images) :].to(vectors.dtype) - maps[: len(images)].to(vectors.dtype))
+        evidence = [torch.zeros_like(gain[:, 0]) for gain in gains]  # (2B, h, w) of each layer
+        for step in range(steps):
+            with torch.enable_grad():
+                between = torch.lerp(starts, ends, (step + 0.5) / steps).requires_grad_()
+                projected, on_the_way = project_through(network, between, layer)
+                values = quantity(paired(projected))
+                gradients = torch.autograd.grad(values.sum(), [between, *on_the_way])
+            for number, gradient in enumerate(gradients):
+                evidence[number] += (gains[number] * gradient.to(vectors.dtype)).sum(dim=1) / steps
+    different = paired(_averaged(evidence))  # (B, 2, h, w)
+    total = paired(evidence[0]).flatten(1).sum(dim=1)  # (B,)
+    change = (quantity(vectors) - quantity(vectors_at_start)).sum(dim=1)
+    completeness = torch.stack([total, change], dim=1)
+    distances = distance(*unit(vectors).unbind(1))
+    return explained(task.images, distances, task.threshold, different, -different, completeness)
+
+
+def _averaged(evidence) -> torch.Tensor:
+    """Average maps (N, h, w) of several layers, each brought to the size and root mean square of the first."""
+    first = evidence[0]
+    strength = _strength(first)
+    total = first
+    for maps in evidence[1:]:
+        scaled = maps * strength / _strength(maps).clamp(min=torch.finfo(maps.dtype).tiny)
+        total = total + F.interpolate(scaled[:, None], size=first.shape[1:], mode="bilinear", align_corners=False)[:, 0]
+    return total / len(evidence)
+
+
+def _strength(maps):
+    """The root mean square of maps (N, h, w): (N, 1, 1)."""
+    return maps.square().mean(dim=(1, 2), keepdim=True).sqrt()
 
 
 def to_other(task: Task, vectors):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import label
 
-from ..config import LAST
+from ..config import LAST, MORE
 from ..device import deterministic_or_refused, progress
 from ..network.distance import Explainable, blurred, evaluating
 from .explanation import Explanation, embed_explained, only_pair
@@ -191,7 +191,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     Args:
         network: The network that was explained.
         explanation: Of one pair.
-        layer: The layer whose places are matched.
+        layer: The layer whose places are matched; of several (MORE), the first.
         steps: 1 if average pooling and one linear layer stand behind the layer, as behind the last one; else more.
 
     Raises:
@@ -201,6 +201,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     Source: in one step Eberle et al. 2020, BiLRP; in more Moeller et al. 2023, "An Attribution Method for Siamese
     Encoders", section 3.
     """
+    layer = layer.removesuffix(MORE)
     images = only_pair(explanation).images[0]  # (2, C, H, W)
     with evaluating(network):
         with torch.no_grad():

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from ..config import AUTO, LAST, ExplanationSettings, Normalization
+from ..config import AUTO, LAST, MORE, ExplanationSettings, Normalization
 from ..device import deterministic_or_refused
 from ..files import ExplanationError
 from ..network.distance import Explainable, distances_of, pairs_for
@@ -34,6 +34,8 @@ class Recipe:
     explain: Callable[[Task], Explanation]
     reads_layer: bool = True
     takes_steps: bool = False
+    reads_several: bool = False
+    """Whether it reads later layers too, where the name of the layer ends in MORE."""
 
 
 METHODS = {
@@ -43,7 +45,7 @@ METHODS = {
     "hirescam": Recipe(partial(maps.at_layer, maps.hirescam)),
     "integrated": Recipe(partial(maps.along_path, maps.hirescam, maps.to_other), takes_steps=True),
     "path_layercam": Recipe(partial(maps.along_path, maps.layercam, maps.to_other), takes_steps=True),
-    "contrastive": Recipe(partial(maps.along_path, maps.hirescam, maps.contrast), takes_steps=True),
+    "contrastive": Recipe(partial(maps.along_layers, maps.contrast), takes_steps=True, reads_several=True),
     "occlusion": Recipe(maps.occlusion, reads_layer=False),
 }
 
@@ -113,7 +115,7 @@ def methods_of(settings: ExplanationSettings) -> dict:
     """
     methods = {"gradcam, last": partial(explain, **PAPER)}
     for name in METHODS:
-        own = replace_auto(settings).changed(method=name)
+        own = replace_auto(settings.changed(method=name))
         methods[name_of(own)] = partial(explain, **own.model_dump())
     return methods
 
@@ -130,9 +132,11 @@ def name_of(settings: ExplanationSettings) -> str:
 
 
 def replace_auto(settings: ExplanationSettings, layer=LAST, steps=STEPS) -> ExplanationSettings:
-    """Return the settings with a layer and steps in place of `auto`."""
+    """Return the settings with a layer and steps in place of `auto`; with one layer where the method reads only one."""
     if settings.layer == AUTO:
         settings = settings.changed(layer=layer)
+    if not METHODS[settings.method].reads_several:
+        settings = settings.changed(layer=settings.layer.removesuffix(MORE))
     if settings.steps == AUTO:
         settings = settings.changed(steps=steps)
     return settings

@@ -45,6 +45,16 @@ class Explainable(Protocol):
         """Return the vectors (N, D) of a feature map (N, channels, h, w) at a layer, of any length."""
 
 
+def project_through(network: Explainable, features, layer: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return the vectors (N, D) of a feature map, and the maps of the later layers that `layer` names too.
+
+    Only a network with a method `project_through`, as SiameseNetwork has it, can read several layers.
+    """
+    if hasattr(network, "project_through"):
+        return network.project_through(features, layer)
+    return network.project_features(features, layer), []
+
+
 def pairs_for(network: nn.Module, images) -> torch.Tensor:
     """Return B pairs of images as one tensor.
 

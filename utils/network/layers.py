@@ -1,6 +1,7 @@
 """The layers of a module: each is found by its name, measured, read and replaced as a feature map."""
 
 import difflib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -127,6 +128,14 @@ class Layers:
         Gradients are recorded behind the layer as they are where this is called, also where the module stops that
         around the layer, as frozen backbones do.
         """
+        vectors, _ = self.resume_through(reading, features, ())
+        return vectors
+
+    def resume_through(self, reading, features, later) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the same, and the maps of later layers on the way, which gradients flow through.
+
+        later: Readings of these layers, in the order in which they run.
+        """
         recording = torch.is_grad_enabled()
         output = reading.layout.to_output(features.clone())  # the module may go on in place
         images = reading.image.to(features.device)
@@ -137,12 +146,21 @@ class Layers:
             torch.set_grad_enabled(recording)
             return output
 
+        maps = []
+
+        def pass_through(layout, module, inputs, given):
+            maps.append(layout.to_map(given))
+            return layout.to_output(maps[-1].clone())  # the module may go on in place
+
         try:
-            with self.hooked(reading.name, replace):
+            with ExitStack() as hooks:
+                hooks.enter_context(self.hooked(reading.name, replace))
+                for behind in later:
+                    hooks.enter_context(self.hooked(behind.name, partial(pass_through, behind.layout)))
                 result = self._run(images)
         finally:
             torch.set_grad_enabled(recording)
-        return self.vectors(result, len(features))
+        return self.vectors(result, len(features)), maps
 
     @torch.no_grad()
     def measure(self, name, image, layout=None) -> Reading:

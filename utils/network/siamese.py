@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..config import AUTO, LAST, Config, ConfigError
+from ..config import AUTO, LAST, MORE, Config, ConfigError
 from ..device import FIRST
 from ..files import ExplanationError
 from ..vision import backbone_name, normalization_of, restriction_of
@@ -14,6 +14,7 @@ from .backbones import backbone_arguments, build_backbone, layout_of, load_weigh
 from .distance import evaluating, example_of, unit
 from .layers import Layers, Reading
 
+PATH_STRIDE = 8  # pixels of a cell, at which paths through several layers start
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
 
 
@@ -68,6 +69,14 @@ class SiameseNetwork(nn.Module):
         """Names of the feature maps, from the image to the last one; other modules of the backbone can be named too."""
         return list(self._named)
 
+    @property
+    def path_start(self) -> str | None:
+        """The last layer of stride 8, or of the next coarser stride; None where all layers have one stride."""
+        strides = {named.stride: name for name, named in self._named.items()}
+        if len(strides) == 1:
+            return None
+        return strides[min((stride for stride in strides if stride >= PATH_STRIDE), default=max(strides))]
+
     def check_layer(self, layer: str):
         """Check a layer before it is explained.
 
@@ -114,6 +123,22 @@ class SiameseNetwork(nn.Module):
         if name == self._last:
             return self._project(features)
         return self._layers.resume(self._reading(name), features)
+
+    def project_through(self, features, layer=LAST):
+        """Return the same vectors, and the maps (N, c, h, w) of later layers on the way, which gradients flow through.
+
+        These are the last layers of each coarser stride if `layer` ends in MORE; otherwise, where it has no stride of
+        its own, and in a network of one stride, there are none.
+        """
+        name = self._name(layer)
+        later = {}  # by stride
+        if layer.endswith(MORE) and name in self._named:
+            for other, named in self._named.items():
+                if named.path and named.stride > self._named[name].stride:
+                    later[named.stride] = self._reading(other)
+        if not later:
+            return self.project_features(features, layer), []
+        return self._layers.resume_through(self._reading(name), features, later.values())
 
     def forward(self, images):
         """Return the embeddings of images (N, 3, H, W), float32 (N, embedding_size), of length 1."""
@@ -209,6 +234,7 @@ class SiameseNetwork(nn.Module):
         return aliases
 
     def _name(self, layer) -> str:
+        layer = layer.removesuffix(MORE)
         return self._aliases().get(layer, layer)
 
     def _reading(self, name) -> Reading:
