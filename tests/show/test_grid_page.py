@@ -12,6 +12,7 @@ from helpers import explanation_of, network_and_images
 from utils import decompose, gallery, grid, grid_figure, judge, plane
 from utils.show.viewer import view_content
 from utils.show.words import NOTHING, caption, details_of, judgement, title_of
+from utils.trust.faithfulness import HARDLY
 
 HOSTILE = "<img src=x onerror=alert(1)>.jpg", "</script><script>alert(1)</script>"
 
@@ -45,6 +46,8 @@ def test_a_word_for_the_pair_and_for_each_image():
     words = {"pair": "weak", "image 1": "faithful", "image 2": "not better than chance"}
     verdict = SimpleNamespace(word=lambda index, part: words[part])
     assert judgement(verdict) == "Maps: weak (image 1: faithful; image 2: not better than chance)."
+    words["image 2"] = HARDLY
+    assert judgement(verdict) == "Maps: weak (image 1: faithful; image 2: hiding it alone barely moves the score)."
     alike = SimpleNamespace(word=lambda index, part: "weak")
     assert judgement(alike) == "Maps of the pair and of each image: weak."
 

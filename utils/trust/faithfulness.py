@@ -23,6 +23,7 @@ FAITHFUL = "faithful"
 WEAK = "weak"
 CHANCE = "not better than chance"
 HARDLY = "nothing to explain, because hiding it barely moves the score"
+ALONE = "hiding it alone barely moves the score"  # of one image of a pair whose maps may be faithful
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +223,7 @@ class Verdict:
         gap, span = self.gap.of(part)[index], self.span.of(part)[index]
         share = self.share(part)[index]
         if torch.isnan(share):
+            word = word if part == "pair" else ALONE
             return f"{word} (by {span:+.3f})"
         numbers = f"(gap {gap:+.3f}, span {span:.3f})"
         if gap <= 0:
