@@ -12,7 +12,6 @@ from utils.config import ConfigError, ExplanationSettings, Normalization
 from utils.explanations.explanation import Source
 from utils.explanations.maps import (
     Task,
-    along_layers,
     along_path,
     at_layer,
     contrast,
@@ -46,8 +45,8 @@ from utils.network.variants import folded
             {"layer": "layer2"},
         ),
         ({"method": "occlusion"}, occlusion, {}),
-        ({"layer": "layer2", "steps": 2}, partial(along_layers, contrast), {"layer": "layer2", "steps": 2}),
-        ({}, partial(along_layers, contrast), {"steps": 4}),
+        ({"layer": "layer2", "steps": 2}, partial(along_path, hirescam, contrast), {"layer": "layer2", "steps": 2}),
+        ({}, partial(along_path, hirescam, contrast), {"steps": 4}),
     ],
 )
 def test_each_name_is_its_method(settings, method, task):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..config import LAST
+from ..config import LAST, MORE
 from ..files import ExplanationError
 from ..network.distance import (
     Explainable,
@@ -134,6 +134,10 @@ def along_path(formula, target, task: Task) -> Explanation:
     taken by the midpoint rule in `task.steps` steps. Gains times mean gradients add up to the change of the target, but
     for an error that shrinks with the steps.
 
+    Later layers that `task.layer` names too (MORE) are read in the same passes: their gains are from the map of the
+    blurred image to that of the image. The map of each layer is brought to the size and the root mean square of the
+    first one, which keeps its signs, and all are averaged.
+
     Args:
         formula: As the module has it.
         target: A function of the task and of the images' vectors (B, 2, D), before they are brought to length 1. It
@@ -146,76 +150,46 @@ def along_path(formula, target, task: Task) -> Explanation:
     images = task.images.flatten(0, 1)  # (2B, C, H, W)
     with evaluating(network):
         features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
+        maps = [features]  # (4B, C, h, w) of each layer
+        if layer.endswith(MORE):
+            maps += project_through(network, features, layer)[1]
         starts, ends = features.chunk(2)  # (2B, C, h, w)
         vectors_at_start, vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
         quantity = target(task, vectors)
-        gradients = torch.zeros_like(ends, dtype=vectors.dtype)
+        gains = []
+        for both in maps:
+            start, end = both.to(vectors.dtype).chunk(2)
+            gains.append(end - start)
+        gradients = [torch.zeros_like(gain) for gain in gains]
         for step in range(steps):
             with torch.enable_grad():
                 between = torch.lerp(starts, ends, (step + 0.5) / steps).requires_grad_()
-                values = quantity(paired(network.project_features(between, layer)))
-                (gradient,) = torch.autograd.grad(values.sum(), between)
-            gradients += gradient.to(gradients.dtype) / steps
-    gains = ends.to(vectors.dtype) - starts.to(vectors.dtype)
-    different = paired(formula(gains, gradients))  # (B, 2, h, w)
-    same = paired(formula(gains, -gradients))
-    total = paired(gains * gradients).flatten(1).sum(dim=1)  # (B,)
+                projected, later = project_through(network, between, layer)
+                slopes = torch.autograd.grad(quantity(paired(projected)).sum(), [between, *later])
+            for gradient, slope in zip(gradients, slopes, strict=True):
+                gradient += slope.to(gradient.dtype) / steps
+    different = []
+    same = []
+    for gain, gradient in zip(gains, gradients, strict=True):
+        different.append(formula(gain, gradient))  # (2B, h, w)
+        same.append(formula(gain, -gradient))
+    total = paired(gains[0] * gradients[0]).flatten(1).sum(dim=1)  # (B,)
     change = (quantity(vectors) - quantity(vectors_at_start)).sum(dim=1)
     completeness = torch.stack([total, change], dim=1)
     distances = distance(*unit(vectors).unbind(1))
-    return explained(task.images, distances, task.threshold, different, same, completeness)
+    evidence = paired(_averaged(different)), paired(_averaged(same))  # (B, 2, h, w) each
+    return explained(task.images, distances, task.threshold, *evidence, completeness)
 
 
-@torch.no_grad()
-def along_layers(target, task: Task) -> Explanation:
-    """Explain by what activations gain on a path, times the mean gradient of a target on it, at one or several layers.
-
-    At one layer this is `along_path` with the formula `hirescam`. Later layers that `task.layer` names too (MORE) are
-    read in the same passes: their gains are from the map of the blurred image to that of the image. The evidence of
-    each is brought to the size and the root mean square of the first, which keeps its signs; the map is the mean.
-    Completeness is that of the first layer.
-
-    Args:
-        target: As in `along_path`.
-        task: What is explained.
-    """
-    network, layer, steps = task.network, task.layer, task.steps
-    images = task.images.flatten(0, 1)  # (2B, C, H, W)
-    with evaluating(network):
-        features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
-        _, later = project_through(network, features, layer)
-        starts, ends = features.chunk(2)  # (2B, C, h, w)
-        vectors_at_start, vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
-        quantity = target(task, vectors)
-        gains = [ends.to(vectors.dtype) - starts.to(vectors.dtype)]  # of each layer
-        for maps in later:
-            gains.append(maps[len(images) :].to(vectors.dtype) - maps[: len(images)].to(vectors.dtype))
-        evidence = [torch.zeros_like(gain[:, 0]) for gain in gains]  # (2B, h, w) of each layer
-        for step in range(steps):
-            with torch.enable_grad():
-                between = torch.lerp(starts, ends, (step + 0.5) / steps).requires_grad_()
-                projected, on_the_way = project_through(network, between, layer)
-                values = quantity(paired(projected))
-                gradients = torch.autograd.grad(values.sum(), [between, *on_the_way])
-            for number, gradient in enumerate(gradients):
-                evidence[number] += (gains[number] * gradient.to(vectors.dtype)).sum(dim=1) / steps
-    different = paired(_averaged(evidence))  # (B, 2, h, w)
-    total = paired(evidence[0]).flatten(1).sum(dim=1)  # (B,)
-    change = (quantity(vectors) - quantity(vectors_at_start)).sum(dim=1)
-    completeness = torch.stack([total, change], dim=1)
-    distances = distance(*unit(vectors).unbind(1))
-    return explained(task.images, distances, task.threshold, different, -different, completeness)
-
-
-def _averaged(evidence) -> torch.Tensor:
+def _averaged(layers) -> torch.Tensor:
     """Average maps (N, h, w) of several layers, each brought to the size and root mean square of the first."""
-    first = evidence[0]
+    first = layers[0]
     strength = _strength(first)
     total = first
-    for maps in evidence[1:]:
+    for maps in layers[1:]:
         scaled = maps * strength / _strength(maps).clamp(min=torch.finfo(maps.dtype).tiny)
         total = total + F.interpolate(scaled[:, None], size=first.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    return total / len(evidence)
+    return total / len(layers)
 
 
 def _strength(maps):

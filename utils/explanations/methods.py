@@ -45,7 +45,7 @@ METHODS = {
     "hirescam": Recipe(partial(maps.at_layer, maps.hirescam)),
     "integrated": Recipe(partial(maps.along_path, maps.hirescam, maps.to_other), takes_steps=True),
     "path_layercam": Recipe(partial(maps.along_path, maps.layercam, maps.to_other), takes_steps=True),
-    "contrastive": Recipe(partial(maps.along_layers, maps.contrast), takes_steps=True, reads_several=True),
+    "contrastive": Recipe(partial(maps.along_path, maps.hirescam, maps.contrast), takes_steps=True, reads_several=True),
     "occlusion": Recipe(maps.occlusion, reads_layer=False),
 }
 
