@@ -75,6 +75,9 @@ def test_networks_of_one_stride_have_no_path_through_several_layers(calibrated):
     assert calibrated.network.path_start == "layer2"
     assert SiameseNetwork("test_efficientnet", 8, image_size=(64, 64)).path_start == "blocks.2"
     assert SiameseNetwork("test_vit", 8, image_size=(32, 32)).path_start is None
+    shallow = SiameseNetwork("test_resnet", 8, image_size=(64, 64))
+    del shallow._named["layer3"], shallow._named["layer4"]
+    assert shallow.path_start is None  # nothing behind stride 8
 
 
 def test_gaps_below_nothing_leave_the_best():

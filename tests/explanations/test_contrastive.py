@@ -80,7 +80,11 @@ def test_maps_of_later_layers_are_those_of_the_network():
     for layer, later in zip(LAYERS, maps, strict=True):
         torch.testing.assert_close(later, network.features(images[:, 0], layer))
     assert network.project_through(features, "layer1")[1] == []
-    assert network.project_through(network.features(images[:, 0]), "last+")[1] == []
+    for refused in ("last+", "layer4+", "layer2.0+"):
+        with pytest.raises(ConfigError, match="no layer of a coarser stride behind it"):
+            network.check_layer(refused)
+        with pytest.raises(ConfigError, match="Leave out the"):
+            explain(network, images, 0.5, layer=refused)
 
 
 def test_the_mean_over_layers_keeps_signs_and_ignores_their_scales():

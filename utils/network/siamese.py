@@ -71,22 +71,24 @@ class SiameseNetwork(nn.Module):
 
     @property
     def path_start(self) -> str | None:
-        """The last layer of stride 8, or of the next coarser stride; None where all layers have one stride."""
-        strides = {named.stride: name for name, named in self._named.items()}
-        if len(strides) == 1:
-            return None
-        return strides[min((stride for stride in strides if stride >= PATH_STRIDE), default=max(strides))]
+        """The last layer of stride 8, or of the next coarser stride; None where no layer behind it is coarser still."""
+        for stride, name in sorted(self._last_of_each_stride().items()):
+            if stride >= PATH_STRIDE and self._coarser(name):
+                return name
+        return None
 
     def check_layer(self, layer: str):
         """Check a layer before it is explained.
 
         Raises:
-            ConfigError: It cannot be read, or its map for images of `image_size` is a single place.
+            ConfigError: It cannot be read, names coarser ones of which there are none, or its map for images of
+                `image_size` is a single place.
         """
         name = self._name(layer)
         layout = self._named[self._last].layout
         if name != self._last:
             layout = self._reading(name).layout
+        self._later(layer)
         if layout.grid == (1, 1):
             raise ConfigError(
                 f"image.size: {list(self.image_size)} is too small for explanation.layer {layer!r} of "
@@ -127,18 +129,16 @@ class SiameseNetwork(nn.Module):
     def project_through(self, features, layer=LAST):
         """Return the same vectors, and the maps (N, c, h, w) of later layers on the way, which gradients flow through.
 
-        These are the last layers of each coarser stride if `layer` ends in MORE; otherwise, where it has no stride of
-        its own, and in a network of one stride, there are none.
+        These are the last layers of each coarser stride if `layer` ends in MORE; otherwise there are none.
+
+        Raises:
+            ConfigError: It ends so, and there are none.
         """
-        name = self._name(layer)
-        later = {}  # by stride
-        if layer.endswith(MORE) and name in self._named:
-            for other, named in self._named.items():
-                if named.path and named.stride > self._named[name].stride:
-                    later[named.stride] = self._reading(other)
-        if not later:
+        names = self._later(layer)
+        if not names:
             return self.project_features(features, layer), []
-        return self._layers.resume_through(self._reading(name), features, later.values())
+        later = [self._reading(name) for name in names]  # measured before any hook is set
+        return self._layers.resume_through(self._reading(self._name(layer)), features, later)
 
     def forward(self, images):
         """Return the embeddings of images (N, 3, H, W), float32 (N, embedding_size), of length 1."""
@@ -229,9 +229,41 @@ class SiameseNetwork(nn.Module):
     def _aliases(self) -> dict[str, str]:
         """Return the names of layers that are known as "last", "stride4", "stride8", ..."""
         aliases = {LAST: self._last}
-        for name, named in self._named.items():
-            aliases[f"stride{named.stride}"] = name  # the last one of each stride
+        for stride, name in self._last_of_each_stride().items():
+            aliases[f"stride{stride}"] = name
         return aliases
+
+    def _last_of_each_stride(self) -> dict[int, str]:
+        """Return the name of the last layer of each stride."""
+        names = {}
+        for name, named in self._named.items():
+            names[named.stride] = name
+        return names
+
+    def _later(self, layer) -> list[str]:
+        """Return the coarser layers that are read too where `layer` ends in MORE.
+
+        Raises:
+            ConfigError: It ends so, and there are none.
+        """
+        if not layer.endswith(MORE):
+            return []
+        names = self._coarser(self._name(layer))
+        if not names:
+            raise ConfigError(
+                f"explanation.layer: {layer!r} is refused: {self.backbone_model} has no layer of a coarser stride "
+                f"behind it. Leave out the {MORE}, or name an earlier layer"
+            )
+        return names
+
+    def _coarser(self, name) -> list[str]:
+        """Return the last layer of each coarser stride behind a named layer, of those that are modules."""
+        names = {}  # by stride
+        if name in self._named:
+            for later, named in self._named.items():
+                if named.path and named.stride > self._named[name].stride:
+                    names[named.stride] = later
+        return list(names.values())
 
     def _name(self, layer) -> str:
         layer = layer.removesuffix(MORE)

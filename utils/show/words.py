@@ -1,7 +1,7 @@
 """What figures and pages say of a pair, and of its maps, in words."""
 
 from ..explanations.explanation import Explanation
-from ..trust.faithfulness import ALONE, CHANCE, FAITHFUL, HARDLY, PARTS, WEAK, Verdict
+from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, PARTS, WEAK, Verdict, in_sentence
 
 SOLID = 0.25  # share of the strongest evidence from which a map has its full colour; weaker maps have a remark
 CLOSE = 0.01  # of a similarity to the limit: a title needs a third digit
@@ -80,12 +80,8 @@ def judgement(verdict: Verdict | None, index=0) -> str:
     pair, image1, image2 = (verdict.word(index, part) for part in PARTS)
     if pair == image1 == image2:
         return f"Maps of the pair and of each image: {pair}."
-    return f"Maps: {pair} (image 1: {_of_image(image1)}; image 2: {_of_image(image2)})."
-
-
-def _of_image(word):
-    """The word for the map of one image beside that for the pair."""
-    return ALONE if word == HARDLY else word
+    alone1, alone2 = in_sentence(image1, "image 1"), in_sentence(image2, "image 2")
+    return f"Maps: {pair} (image 1: {alone1}; image 2: {alone2})."
 
 
 def caption(pair: Explanation) -> str:

@@ -223,8 +223,7 @@ class Verdict:
         gap, span = self.gap.of(part)[index], self.span.of(part)[index]
         share = self.share(part)[index]
         if torch.isnan(share):
-            word = word if part == "pair" else ALONE
-            return f"{word} (by {span:+.3f})"
+            return f"{in_sentence(word, part)} (by {span:+.3f})"
         numbers = f"(gap {gap:+.3f}, span {span:.3f})"
         if gap <= 0:
             return f"{word}: the strongest pixels carry no more than the others {numbers}"
@@ -235,6 +234,13 @@ class Verdict:
         """How many random maps have a smaller gap, and how many there are."""
         random = self.random.of(part)[:, index]
         return int((random < self.gap.of(part)[index]).sum()), len(random)
+
+
+def in_sentence(word: str, part: str) -> str:
+    """Return a word as it reads in a sentence: of one image, HARDLY says nothing of the pair, so it becomes ALONE."""
+    if word == HARDLY and part != "pair":
+        return ALONE
+    return word
 
 
 def judge(network: Explainable, explanation: Explanation, seed=0) -> Verdict:
