@@ -67,7 +67,23 @@ def pixels_of(root, size, cache_path=None) -> Decoder:
     return open_pixels(folder, Decoder(folder.paths, size), cache_path, show=False)
 
 
-class Chequered(nn.Module):
+class ReadAtPixels(nn.Module):
+    """A network whose only feature map is the image itself."""
+
+    layers = ("image",)
+
+    def features(self, images, layer="last"):
+        return images
+
+    def features_and_vectors(self, images, layer="last"):
+        features = images.detach().requires_grad_(torch.is_grad_enabled())
+        return features, self(features)
+
+    def project_features(self, features, layer="last"):
+        return self(features)
+
+
+class Chequered(ReadAtPixels):
     """The embedding is (cos a, sin a), where the angle a adds up all pixels of a channel, weighted by a chequerboard.
 
     Blurring wipes a chequerboard out, so each pixel of a pattern carries its own value of the angle, and nothing else
@@ -79,7 +95,7 @@ class Chequered(nn.Module):
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
-class Coloured(nn.Module):
+class Coloured(ReadAtPixels):
     """The embedding is (cos a, sin a), where the angle a is pi / 2 times the share of green less that of red pixels."""
 
     def forward(self, images):

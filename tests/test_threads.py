@@ -58,7 +58,7 @@ from utils.network.distance import copy_of, distances_of, evaluating, unit
 from utils.network.hooks import hooked
 from utils.network.variants import dilated, folded, fully_random, randomised
 from utils.show.drawing import nothing
-from utils.trust.faithfulness import insertion_deletion, measure_chance
+from utils.trust.faithfulness import insertion_deletion, judge
 
 THREADS = 4
 ROUNDS = 20
@@ -274,7 +274,7 @@ def test_occlusion_all_verdicts_and_chance():
     tasks = {
         "occlusion": partial(explain, network, images, 0.5, method="occlusion"),
         "all verdicts": lambda: judge_all(network, {"one": pair, "other": explain(network, images, 0.5)}),
-        "chance": partial(measure_chance, network, pair),
+        "verdict": lambda: judge(network, pair).blind.both,
         "embeddings": partial(_embedded, network, images.flatten(0, 1)),
     }
     check_together(tasks)

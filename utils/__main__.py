@@ -59,7 +59,7 @@ def train(options):
             return
         trained = utils.calibrate(trained, splits, distances)
         metrics = utils.write_metrics(trained, splits, distances, baseline)
-        print(f"{trained.measurements}\n{trained.measurements.table()}")
+        print(trained.measurements)
         print(utils.diagnose(trained, splits, distances))
         print(f"{metrics}\nTest AUC {metrics['auc'].interval} ({config.results_path}/metrics.json)")
 

@@ -21,7 +21,7 @@ from pydantic import (
 
 from .files import UserError, printable, shortened
 
-AUTO = "auto"  # chosen on validation pairs, or by the backbone
+AUTO = "auto"  # chosen by the data, or by the backbone
 LOCAL_DIR = "local-dir"  # backbone_model: local-dir:PATH names the folder of a model
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 MORE = "+"  # behind the name of a layer: with the last layer of each coarser stride
@@ -190,6 +190,7 @@ Method = Literal[  # the keys of `explanations.methods.METHODS`
     "integrated",
     "path_layercam",
     "contrastive",
+    "thorough",
     "occlusion",
 ]
 Limits = Annotated[tuple[Number, Number] | None, Field(strict=False), BeforeValidator(_auto), AfterValidator(_rising)]
@@ -290,7 +291,7 @@ class ExplanationSettings(Section):
     method: Method = "contrastive"
     layer: str = AUTO
     output_stride: Literal[8, 16, 32] = 32
-    steps: Annotated[int | str, PlainValidator(_count_or_auto)] = AUTO
+    steps: Annotated[int, Field(ge=1, le=MOST)] = 3
     test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 8
     opacity: Annotated[Number, Field(ge=0, le=1)] = 0.6
 

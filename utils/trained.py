@@ -17,7 +17,7 @@ from .explanations.explanation import UNTESTED, Explanation, Source, embed_expla
 from .explanations.methods import explain, methods_of, name_of, replace_auto
 from .explanations.references import References
 from .files import printable
-from .network.distance import distance, evaluating, paired
+from .network.distance import distance, evaluating, paired, path_layer
 from .network.siamese import SiameseNetwork
 from .network.variants import folded
 from .score.calibration import Calibration
@@ -27,27 +27,18 @@ from .train import runs
 from .train.evaluation import pair_distances
 
 BATCH = 16  # pairs that are explained together
-ENOUGH = 0.85  # of the best gap: a finer map, or a quicker one, is worth the rest
 RULES = {  # of the key `decision.rule`, in words
     "balanced": "the best balanced accuracy",
     "eer": "equal error rates",
     "fmr": "a false match rate of at most {:g}",
 }
-UNCALIBRATED = "Not calibrated: `auto` is the last layer, and there are no references"
+UNCALIBRATED = "Not calibrated: there are no references"
 
 
 @dataclass(frozen=True)
 class Measurements:
     """What is measured once after training and saved in the checkpoint: explanations and probabilities need it."""
 
-    settings: dict[str, str | int | float]
-    """Method, layer, output_stride and steps of the config then, and the threshold."""
-    layer: str
-    """The value of `auto`, chosen on validation pairs."""
-    steps: int
-    """The value of `auto`, chosen on validation pairs."""
-    gaps: dict[str, float]
-    """Insertion minus deletion of each layer and number of steps that was tried."""
     names: tuple[str, ...]
     """Reference images, as "class/file"."""
     embeddings: torch.Tensor
@@ -60,20 +51,11 @@ class Measurements:
     @classmethod
     def from_dict(cls, content: dict) -> "Measurements":
         """Invert `dataclasses.asdict`."""
-        parts = {"auc": Interval(**content["auc"]), "calibration": Calibration(**content["calibration"])}
-        return cls(**content | parts)
-
-    def table(self) -> pd.DataFrame:
-        """Return insertion minus deletion of each layer and number of steps that was tried, the best first."""
-        gaps = pd.Series(self.gaps, name="insertion minus deletion", dtype=float)
-        return gaps.rename_axis("layer and steps").sort_values(ascending=False).round(3).to_frame()
+        auc, calibration = Interval(**content["auc"]), Calibration(**content["calibration"])
+        return cls(tuple(content["names"]), content["embeddings"], auc, calibration)
 
     def __str__(self):
-        return (
-            f"`auto` is {self.layer} and {self.steps} steps for {self.settings['method']}, chosen on validation pairs: "
-            f"the finest layer and the fewest steps within {1 - ENOUGH:.0%} of the best, or several layers (+) where "
-            f"measurably better; test AUC {self.auc}"
-        )
+        return f"test AUC {self.auc}, {len(self.names)} training images as references"
 
 
 @dataclass(frozen=True)
@@ -102,10 +84,8 @@ class Trained:
 
     @property
     def settings(self) -> ExplanationSettings:
-        """The settings `explanation` of config.yml, with `auto` replaced by what was measured."""
-        if self.measurements is None:
-            return replace_auto(self.config.explanation)
-        return replace_auto(self.config.explanation, self.measurements.layer, self.measurements.steps)
+        """The settings `explanation` of config.yml, with `auto` replaced by the layers of this network."""
+        return replace_auto(self.config.explanation, path_layer(self.network))
 
     @property
     def method(self) -> str:

@@ -10,18 +10,9 @@ from matplotlib.text import Text
 from utils import figure
 from utils.config import ConfigError, ExplanationSettings, Normalization
 from utils.explanations.explanation import Source
-from utils.explanations.maps import (
-    Task,
-    along_path,
-    at_layer,
-    contrast,
-    gradcam,
-    hirescam,
-    layercam,
-    occlusion,
-    to_other,
-)
+from utils.explanations.maps import Task, at_layer, gradcam, hirescam, layercam, occlusion
 from utils.explanations.methods import METHODS, PAPER, explain, methods_of, name_of, replace_auto
+from utils.explanations.paths import along_path, contrast, thorough, to_other
 from utils.explanations.references import References
 from utils.files import ExplanationError
 from utils.network.cut import Cut
@@ -46,7 +37,8 @@ from utils.network.variants import folded
         ),
         ({"method": "occlusion"}, occlusion, {}),
         ({"layer": "layer2", "steps": 2}, partial(along_path, hirescam, contrast), {"layer": "layer2", "steps": 2}),
-        ({}, partial(along_path, hirescam, contrast), {"steps": 4}),
+        ({}, partial(along_path, hirescam, contrast), {"layer": "layer2+", "steps": 3}),
+        ({"method": "thorough"}, thorough, {"layer": "layer2+"}),
     ],
 )
 def test_each_name_is_its_method(settings, method, task):
@@ -60,19 +52,21 @@ def test_every_name_that_the_config_takes_is_a_method():
     assert set(METHODS) == set(get_args(ExplanationSettings.model_fields["method"].annotation))
 
 
-def test_what_was_never_measured_is_the_last_layer():
+def test_auto_is_the_last_layer_or_the_path_through_several():
     inputs = (*network_and_images(), 0.5)
-    assert ExplanationSettings().layer == ExplanationSettings().steps == "auto"
-    for method in set(METHODS) - {"occlusion"}:
-        assert explain(*inputs, method=method).layer == "layer4"
-    assert torch.equal(explain(*inputs).evidence, explain(*inputs, layer="layer4", steps=4).evidence)
+    assert ExplanationSettings().layer == "auto"
+    for method, recipe in METHODS.items():
+        if recipe.reads_layer:
+            assert explain(*inputs, method=method).layer == ("layer2+" if recipe.reads_several else "layer4")
+    assert torch.equal(explain(*inputs).evidence, explain(*inputs, layer="layer2+", steps=3).evidence)
 
 
-def test_auto_stands_for_what_was_measured_and_nothing_else_is_touched():
-    settings = replace_auto(ExplanationSettings(method="integrated", steps=3), "layer2", 8)
-    assert (settings.layer, settings.steps) == ("layer2", 3)
-    settings = replace_auto(ExplanationSettings(layer="layer3"), "layer2", 8)
-    assert (settings.layer, settings.steps) == ("layer3", 8)
+def test_auto_is_replaced_and_nothing_else_is_touched():
+    settings = replace_auto(ExplanationSettings(method="integrated"), "layer2")
+    assert settings.layer == "layer2"
+    assert replace_auto(ExplanationSettings(method="integrated"), "layer2+").layer == "last"
+    assert replace_auto(ExplanationSettings(method="integrated", layer="layer2+"), "layer3").layer == "layer2"
+    assert replace_auto(ExplanationSettings(layer="layer3"), "layer2").layer == "layer3"
 
 
 def test_what_is_explained_is_carried():
@@ -149,8 +143,7 @@ def test_files_are_explained_as_their_pixels_are(calibrated):
     images = calibrated.load_pairs(pair)
     assert images.shape == (1, 2, 3, 32, 40)
     references = References(calibrated.measurements.embeddings)
-    place = {"layer": calibrated.measurements.layer, "steps": calibrated.measurements.steps}
-    expected = explain(calibrated.network, images, calibrated.threshold, references, **place)
+    expected = explain(calibrated.network, images, calibrated.threshold, references)
     torch.testing.assert_close(found.evidence[:1], expected.evidence, atol=1e-6, rtol=1e-3)
     assert calibrated.explain(pair, method="gradcam").method == "gradcam"
     everything = calibrated.explain_by_all(pair)

@@ -1,7 +1,9 @@
-"""Integrated gradients of the distance and of the contrastive target, in loops, with differences for gradients.
+"""Gradients on the path from the blurred image to the image, in loops, with differences for gradients.
 
 Written without reading the implementation.
 """
+
+import math
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from plain_network import (
     TinyNetwork,
     as_map,
     distance_between,
+    gradient,
     inner,
     length,
     mean_gradient,
@@ -22,6 +25,7 @@ from plain_network import (
 )
 
 from utils.explanations.methods import explain
+from utils.explanations.paths import _strongest
 from utils.explanations.references import References
 from utils.network.cut import Cut
 from utils.network.distance import blurred
@@ -149,3 +153,79 @@ def test_contrastive_target(network, images, threshold, with_references, steps):
         assert not neither.any()
     for pair in range(2):
         assert explanation.completeness[pair].tolist() == pytest.approx(completeness[pair], rel=1e-4, abs=1e-6)
+
+
+def strongest_places(values, share):
+    """1 at the strongest places of a map by (y, x), a share of all, and 0 at the others, with soft edges."""
+    order = sorted(values, key=lambda place: -values[place])
+    return {place: 1 / (1 + math.exp(-(share - rank / len(order)) / 0.1)) for rank, place in enumerate(order)}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 2.0])
+def test_thorough(network, images, threshold):
+    """The docstring of `thorough`, step by step: the map is too small for its blur to change anything."""
+    plain = PlainNetwork(network)
+    explanation = explain(Cut(network, "lift"), images, threshold, method="thorough")
+    starts, ends = both_ends(plain, images)
+    for pair in range(2):
+        embeddings = [plain.embedding(ends[pair, image]) for image in range(2)]
+        totals = [dict.fromkeys(places(), 0.0) for _ in range(2)]
+
+        def mixed(image, shown, pair=pair):
+            point = {}
+            for channel, y, x in ends[pair, image]:
+                start, end = starts[pair, image][channel, y, x], ends[pair, image][channel, y, x]
+                point[channel, y, x] = start + shown[y, x] * (end - start)
+            return point
+
+        def add(image, target, shown, states, pair=pair, totals=totals, mixed=mixed):
+            for (channel, y, x), slope in gradient(target, mixed(image, shown)).items():
+                gained = ends[pair, image][channel, y, x] - starts[pair, image][channel, y, x]
+                totals[image][y, x] += gained * slope / states
+
+        for image in range(2):
+            towards = embeddings[image] if threshold == 0 else [0.0] * DIMENSIONS
+            direction = [own - other for own, other in zip(towards, embeddings[1 - image], strict=True)]
+            divisor = length(plain.vector(ends[pair, image]))
+
+            def contrast(features, direction=direction, divisor=divisor):
+                return inner(scaled(plain.vector(features), divisor), direction)
+
+            for share in (0.7, 0.9):
+                add(image, contrast, dict.fromkeys(places(), share), 2)
+        sign = 1 if threshold == 0 else -1
+        for _ in range(3):
+            supports = [{place: sign * value for place, value in total.items()} for total in totals]
+            for share in (0.3, 0.7):
+                shown = [strongest_places(support, share) for support in supports]
+                hidden = [{place: 1 - value for place, value in mask.items()} for mask in shown]
+                for masks in (shown, hidden):
+                    for image in range(2):
+                        other = embeddings[1 - image]
+                        if threshold == 0:  # any pair is decided "different": both images are changed
+                            other = plain.embedding(mixed(1 - image, masks[1 - image]))
+
+                        def dissimilar(features, other=other):
+                            return -inner(plain.embedding(features), other)
+
+                        add(image, dissimilar, masks[image], 12)
+        for image in range(2):
+            evidence = explanation.evidence[pair, image].double()
+            torch.testing.assert_close(evidence, as_map(totals[image]), rtol=1e-4, atol=1e-6)
+
+
+def test_strongest_places_of_a_map_by_hand():
+    maps = torch.tensor([[[9.0, 3.0, 5.0], [2.0, 8.0, 1.0], [7.0, 4.0, 6.0]]])
+    ranks = torch.tensor([[0.0, 6.0, 4.0], [7.0, 1.0, 8.0], [2.0, 5.0, 3.0]])
+    for share in (0.3, 0.7):
+        expected = 1 / (1 + torch.exp(-(share - ranks / 9) / 0.1))
+        torch.testing.assert_close(_strongest(maps, share)[0, 0], expected)
+        assert (_strongest(maps, share) > 0.5).sum() == math.ceil(9 * share)
+
+
+def test_a_lone_place_ranks_below_a_region():
+    maps = torch.zeros(1, 40, 40)
+    maps[0, 5, 5] = 1.2
+    maps[0, 20:30, 20:30] = 1.0
+    shown = _strongest(maps, 0.05)[0, 0]
+    assert shown[5, 5] < shown[25, 25]

@@ -79,7 +79,7 @@ def test_paths_in_named_files_and_a_table_out(module, files, paths, tmp_path):
     table = explain_folder(files, pairs, tmp_path / "out", judged=True)
     assert table["distance"].tolist() == pytest.approx(distances_by_loops(module, paths[0], paths[1:]), abs=1e-4)
     assert [str(Path(path).relative_to(tmp_path)) for path in paths[1:]] == table["image 2"].tolist()
-    assert table["map of pair"].notna().all()
+    assert table["maps"].notna().all()
     for name in table["files"]:
         assert read_image(tmp_path / "out" / f"{name}.png").ndim == 3
         with np.load(tmp_path / "out" / f"{name}.npz", allow_pickle=False) as content:

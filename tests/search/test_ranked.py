@@ -101,7 +101,7 @@ def test_the_table_says_what_the_explanation_says(calibrated):
         assert row["probability"] == pytest.approx(explanation.probability[index, 0].item(), abs=1e-4)
         assert row["decision"] == explanation.decision(index)
         assert row["correct"] == ("yes" if explanation.correct(index) else "no")
-        assert row["map of pair"] == verdict.word(index)
+        assert row["maps"] == verdict.word(index)
 
 
 def test_what_is_known_of_no_pair_has_no_column(trained, tmp_path):

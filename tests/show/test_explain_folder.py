@@ -34,7 +34,7 @@ def test_files_hold_what_the_explanations_say(trained, pairs, tmp_path):
         assert (row["image 1"], row["image 2"]) == explanation.names[index]
         assert row["distance"] == pytest.approx(explanation.distance[index].item(), abs=1e-3)
         assert row["decision"] == explanation.decision(index)
-        colours = COLORMAP if row["map of pair"] in (FAITHFUL, WEAK) else GREY
+        colours = COLORMAP if row["maps"] in (FAITHFUL, WEAK) else GREY
         with np.load(tmp_path / "out" / f"{row['files']}.npz", allow_pickle=False) as content:
             assert np.allclose(content["factual"], explanation.factual[index].numpy(), atol=2e-2)
             assert np.allclose(content["counterfactual"], explanation.counterfactual[index].numpy(), atol=2e-2)

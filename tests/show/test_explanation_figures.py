@@ -43,10 +43,9 @@ def explanation_of(evidence, paths=None, **source):
 
 def verdict_on(explanation, gap=0.4):
     count = len(explanation)
-    random_maps = Effect(*torch.zeros(3, 20, count), explanation.different)
-    centre = Effect(*torch.zeros(3, count), explanation.different)
+    blind = Effect(*torch.zeros(3, 20, count), explanation.different)
     gaps, spans = (Effect(*torch.full((3, count), value), explanation.different) for value in (gap, 0.5))
-    return Verdict(explanation, gaps, spans, random_maps, centre)
+    return Verdict(explanation, gaps, spans, blind, spans)
 
 
 def texts(drawn_figure):
@@ -179,7 +178,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
     explanation = explanation_of(torch.randn(2, 2, 8, 8), paths)
     verdict = verdict_on(explanation)
     shown = texts(figure(explanation[1], verdict[1]))
-    assert "the strongest pixels carry 80% of what hiding both images would change (gap +0.400, span 0.500)" in shown
+    assert "0.80 of what is possible (insertion minus deletion +0.400 of +0.500)" in shown
     assert "Image 2: faithful" in shown
     other = explanation_of(torch.randn(2, 2, 8, 8), paths)
     with pytest.raises(ValueError, match="the verdict is of another explanation"):

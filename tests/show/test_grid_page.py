@@ -11,8 +11,8 @@ from helpers import explanation_of, network_and_images
 
 from utils import decompose, gallery, grid, grid_figure, judge, plane
 from utils.show.viewer import view_content
-from utils.show.words import NOTHING, caption, details_of, judgement, title_of
-from utils.trust.faithfulness import HARDLY
+from utils.show.words import NOTHING, caption, details_of, maps_in_short, title_of
+from utils.trust.faithfulness import CHANCE, FAITHFUL, HARDLY, WEAK
 
 HOSTILE = "<img src=x onerror=alert(1)>.jpg", "</script><script>alert(1)</script>"
 
@@ -39,17 +39,21 @@ def test_each_tile_opens_the_viewer_of_its_pair(pairs):
         expected = view_content(pair, verdict[index], decompose(network, pair))
         assert tile["view"] == json.loads(json.dumps(expected))
         name1, name2 = pair.names[0]
-        assert tile["caption"] == f"{name1} and {name2}. {caption(pair)} {judgement(verdict, index)}"
+        assert tile["caption"] == f"{name1} and {name2}. {caption(pair)} {maps_in_short(verdict, index)}"
 
 
-def test_a_word_for_the_pair_and_for_each_image():
-    words = {"pair": "weak", "image 1": "faithful", "image 2": "not better than chance"}
-    verdict = SimpleNamespace(word=lambda index, part: words[part])
-    assert judgement(verdict) == "Maps: weak (image 1: faithful; image 2: not better than chance)."
-    words["image 2"] = HARDLY
-    assert judgement(verdict) == "Maps: weak (image 1: faithful; image 2: hiding it alone barely moves the score)."
-    alike = SimpleNamespace(word=lambda index, part: "weak")
-    assert judgement(alike) == "Maps of the pair and of each image: weak."
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        (FAITHFUL, "Maps: \u2713 faithful (0.75 of what is possible)"),
+        (WEAK, "Maps: ~ weak (0.75 of what is possible)"),
+        (CHANCE, "Maps (grey): \u2717 not better than chance"),
+        (HARDLY, "~ nothing to explain"),
+    ],
+)
+def test_one_word_one_symbol_and_one_number(word, text):
+    verdict = SimpleNamespace(word=lambda index: word, share=lambda: [0.75])
+    assert maps_in_short(verdict) == text
 
 
 def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pairs):
@@ -59,8 +63,7 @@ def test_maps_that_were_not_judged_say_so_and_verdicts_must_be_of_these_pairs(pa
         assert panel.get_suptitle().endswith("\nMaps not judged.")
     verdict = judge(network, explanation)
     for index, panel in enumerate(grid_figure(explanation, verdict).subfigs[0].subfigs[:3]):
-        assert panel.get_suptitle().endswith(verdict.word(index))
-        assert judgement(verdict, index) in " ".join(panel.get_supxlabel().split())
+        assert panel.get_suptitle().endswith(maps_in_short(verdict, index))
     for shown in (grid, grid_figure):
         with pytest.raises(ValueError, match="the verdict is of another explanation"):
             shown(explanation[:2], verdict=verdict)

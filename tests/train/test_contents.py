@@ -53,7 +53,7 @@ def edited(best, path, value):
         (["classes"], GONE),
         (["measurements", "auc"], GONE),
         (["measurements", "calibration"], "text"),
-        (["measurements", "layer"], GONE),
+        (["measurements", "names"], GONE),
     ],
 )
 def test_a_part_that_is_missing_or_does_not_fit(config, best, path, value):

@@ -7,9 +7,11 @@ from helpers import CHEQUERED, Chequered, Coloured, different_pairs, explanation
 
 from utils.explanations.explanation import Explanation
 from utils.explanations.methods import explain
+from utils.explanations.paths import ROUNDS, SHOWN, STRONGEST
 from utils.network.distance import distances_of
 from utils.network.variants import fully_random
 from utils.trust.faithfulness import (
+    BLIND_MAPS,
     CHANCE,
     DRAWS,
     FAITHFUL,
@@ -17,7 +19,6 @@ from utils.trust.faithfulness import (
     LEAST_SHARE,
     LEAST_SPAN,
     PARTS,
-    RANDOM_MAPS,
     Effect,
     Verdict,
     explain_at_random,
@@ -25,7 +26,7 @@ from utils.trust.faithfulness import (
     insertion_deletion,
     judge,
     judge_all,
-    measure_chance,
+    span_of,
 )
 
 NOISE = 99  # a seed that no random map of a verdict has
@@ -42,10 +43,9 @@ def test_the_right_map_noise_and_a_blank_map():
         name: judge(network, explanation_of(network, images, maps))
         for name, maps in (("right", right), ("noise", noise_maps(20)), ("blank", torch.zeros_like(right)))
     }
-    for part in PARTS:
-        assert verdicts["right"].words(part).count(FAITHFUL) >= 19  # one object lies in the middle: so does the centre
-        assert verdicts["noise"].words(part).count(FAITHFUL) <= 1
-        assert verdicts["blank"].words(part).count(FAITHFUL) <= 3  # its order of pixels, from top to bottom, is chance
+    assert verdicts["right"].words().count(FAITHFUL) >= 19  # one object lies in the middle: so does the centre
+    assert verdicts["noise"].words().count(FAITHFUL) <= 1
+    assert verdicts["blank"].words().count(FAITHFUL) <= 3  # its order of pixels, from top to bottom, is chance
     assert (verdicts["right"].share() > 0.9).all()
 
 
@@ -61,19 +61,17 @@ def test_at_most_one_in_twenty_that_ignore_the_network_is_called_faithful():
     of_another = judge(untrained, replace(foreign, distance=distances_of(untrained, noise)))
     for verdict in (at_random, by_centre, of_another):
         assert verdict.words().count(FAITHFUL) <= 0.05 * len(verdict)
-        for image in ("image 1", "image 2"):  # beside fewer random maps
-            assert verdict.words(image).count(FAITHFUL) <= 0.1 * len(verdict)
     assert of_another.words().count(HARDLY) > 0
 
 
-def test_a_map_that_is_false_on_one_image_is_not_called_faithful_there():
+def test_a_map_that_is_false_on_one_image_carries_nothing_there():
     network = Chequered()
     images, right = different_pairs(5)
     half = torch.stack([right[:, 0], -right[:, 1]], dim=1)
     verdict = judge(network, explanation_of(network, images, half))
-    assert verdict.words("image 1").count(FAITHFUL) >= 4
-    assert set(verdict.words("image 2")) == {CHANCE}
-    assert "Image 2: not better than chance" in verdict.sentence()
+    assert (verdict.share("image 1") > 0.9).all()
+    assert not verdict.share("image 2").any()
+    assert "Image 2 alone: 0.00 of what is possible" in verdict.sentence()
 
 
 def test_random_maps_depend_on_the_seed_alone_and_the_centre_is_in_the_middle():
@@ -85,24 +83,28 @@ def test_random_maps_depend_on_the_seed_alone_and_the_centre_is_in_the_middle():
     torch.testing.assert_close(centre, centre.flip(0, 1))
 
 
-def test_chance_against_one_random_map_after_another():
-    """Each mask of image 1 beside each of image 2, explained and measured alone."""
+def test_the_yardsticks_one_after_another():
+    """Each mask of image 1 beside each of image 2, explained and measured alone; the span; the thorough maps."""
     network = Chequered()
     images, right = different_pairs(2)
     explanation = explanation_of(network, images, right)
-    random_maps, centre_prior = measure_chance(network, explanation, seed=5)
-    maps = [explain_at_random(network, images, 0.5, seed=5 + draw).towards_different for draw in range(DRAWS)]
+    verdict = judge(network, explanation, seed=5)
+    maps = [explain_by_centre(network, images, 0.5).towards_different]
+    maps += [explain_at_random(network, images, 0.5, seed=5 + draw).towards_different for draw in range(DRAWS)]
     maps += [1 - drawn for drawn in maps]  # the same places in the opposite order; ties at a border are broken again
     for row, first in enumerate(maps):
         for column, second in enumerate(maps):
             combined = explanation_of(network, images, torch.stack([first[:, 0], second[:, 1]], dim=1))
             gap = insertion_deletion(network, combined)
             for part in PARTS:
-                measured = random_maps.of(part)[row * RANDOM_MAPS + column]
-                torch.testing.assert_close(measured, gap.of(part), atol=1e-3, rtol=0)
-    centre = insertion_deletion(network, explain_by_centre(network, images, 0.5))
+                measured = verdict.blind.of(part)[row * BLIND_MAPS + column]
+                torch.testing.assert_close(measured, gap.of(part), atol=2e-3, rtol=0)
+    assert len(verdict.blind.both) == BLIND_MAPS**2
+    thorough = insertion_deletion(network, explain(network, images, 0.5, method="thorough"))
+    span = span_of(network, explanation)
     for part in PARTS:
-        torch.testing.assert_close(centre_prior.of(part), centre.of(part))
+        torch.testing.assert_close(verdict.thorough.of(part), thorough.of(part))
+        torch.testing.assert_close(verdict.span.of(part), span.of(part))
 
 
 def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
@@ -117,7 +119,7 @@ def test_one_pair_of_a_verdict_is_the_verdict_on_that_pair():
     assert together[1].explanation.same_as(explanation[1])
     assert together[1].sentence() == together.sentence(1)
     alone = judge(network, explanation[1])  # random maps are those of the pair, whatever stands beside it
-    torch.testing.assert_close(alone.random.both, together[1].random.both)
+    torch.testing.assert_close(alone.blind.both, together[1].blind.both)
 
 
 def test_several_explanations_are_judged_as_one_by_one():
@@ -131,8 +133,8 @@ def test_several_explanations_are_judged_as_one_by_one():
     for name, explanation in explanations.items():
         alone = judge(network, explanation, seed=4)
         assert together[name].explanation is explanation
-        for part in PARTS:
-            assert together[name].words(part) == alone.words(part)
+        assert together[name].words() == alone.words()
+        assert torch.equal(together[name].share(), alone.share())
     counterpart = explanation_of(network, images.flip(0), right)
     with pytest.raises(ValueError, match="of different pairs"):
         judge_all(network, explanations | {"other": counterpart})
@@ -144,7 +146,9 @@ def test_a_verdict_takes_108_passes_a_pair(monkeypatch):
     seen = []
     monkeypatch.setattr(network, "forward", lambda batch: seen.append(len(batch)) or Chequered.forward(network, batch))
     judge(network, explanation)
-    assert sum(seen) == 4 * 108
+    in_thorough = 4 * (4 + 2 * (len(SHOWN) + 2 * len(STRONGEST) * ROUNDS))  # here the layer is the image itself
+    assert sum(seen) == 4 * 104 + in_thorough
+    assert in_thorough == 4 * (4 + 28)
 
 
 def test_what_the_rank_by_itself_proves():
@@ -153,68 +157,66 @@ def test_what_the_rank_by_itself_proves():
     The gaps of opposite maps have the other sign; those of a pair decided "same" are means of one gap an image.
     """
     random = torch.Generator().manual_seed(0)
-    count = 2000
+    count = 4000
     own = torch.randn(2, count, generator=random)
-    drawn = torch.randn(2, DRAWS, count, generator=random)
-    drawn = torch.cat([drawn, -drawn], dim=1)  # (2, RANDOM_MAPS, B)
+    drawn = torch.randn(2, DRAWS + 1, count, generator=random)  # the centre prior is one more
+    drawn = torch.cat([drawn, -drawn], dim=1)  # (2, BLIND_MAPS, B)
     decided = torch.zeros(count, dtype=torch.bool)
-    image1 = drawn[0].repeat_interleave(RANDOM_MAPS, dim=0)  # each beside each of image 2
-    image2 = drawn[1].repeat(RANDOM_MAPS, 1)
-    random_maps = Effect(torch.zeros_like(image1), image1, image2, decided)
+    image1 = drawn[0].repeat_interleave(BLIND_MAPS, dim=0)  # each beside each of image 2
+    image2 = drawn[1].repeat(BLIND_MAPS, 1)
+    blind = Effect(torch.zeros_like(image1), image1, image2, decided)
     nothing = torch.zeros(count, 2, 1, 1)
     explanation = Explanation(torch.zeros(count, 2, 3, 1, 1), torch.full((count,), 0.1), 0.5, nothing, nothing)
-    span = Effect(*torch.full((3, count), LEAST_SPAN), decided)  # so small that the share is no hurdle
-    centre = Effect(*torch.full((3, count), -10.0), decided)
+    span = Effect(*torch.full((3, count), LEAST_SPAN), decided)
+    lowest = Effect(*torch.full((3, count), -10.0), decided)  # `thorough` is no hurdle
     gap = Effect(torch.zeros(count), *own, decided)
-    verdict = Verdict(explanation, gap, span, random_maps, centre)
-    for part, all_beaten, weak_or_better in (
-        ("pair", 1 / 20, 1 / 5),
-        ("image 1", 1 / 8, 1 / 4),
-        ("image 2", 1 / 8, 1 / 4),
-    ):
-        words = verdict.words(part)
-        above_all = (gap.of(part) > random_maps.of(part).amax(dim=0)).float().mean()
-        assert above_all.item() == pytest.approx(all_beaten, abs=0.02)
-        assert 1 - words.count(CHANCE) / count == pytest.approx(weak_or_better, abs=0.03)
+    verdict = Verdict(explanation, gap, span, blind, lowest)
+    above_all = (gap.decisive > blind.decisive.amax(dim=0)).float().mean()
+    assert above_all.item() == pytest.approx(1 / 20, abs=0.02)
+    assert 1 - verdict.words().count(CHANCE) / count == pytest.approx(1 / 5, abs=0.02)
 
 
-def verdict_of(gap, beaten, centre=0.0, span=1.0, different=True):
-    """A verdict on one pair, made up: of ten random maps `beaten` are below the gap."""
+def verdict_of(gap, beaten, span=1.0, different=True, thorough=1.0):
+    """A verdict on one pair, made up: of ten blind maps `beaten` are below the gap."""
     nothing = torch.zeros(1, 2, 4, 4)
     distances = torch.tensor([1.0 if different else 0.1])
     explanation = Explanation(torch.zeros(1, 2, 3, 4, 4), distances, 0.5, nothing, nothing)
     decided = torch.tensor([different])
     gaps = Effect(*torch.tensor([[gap], [gap + 0.2], [gap - 0.2]]), decided)
     spans = Effect(*torch.full((3, 1), span), decided)
-    random = torch.full((10, 1), gap + 1)
-    random[:beaten] = gap - 1
-    random_maps = Effect(random, random, random, decided)
-    return Verdict(explanation, gaps, spans, random_maps, Effect(*torch.full((3, 1), centre), decided))
+    blind = torch.full((10, 1), gap + 0.001)
+    blind[:beaten] = gap - 1
+    best = Effect(*torch.full((3, 1), thorough), decided)
+    return Verdict(explanation, gaps, spans, Effect(blind, blind, blind, decided), best)
 
 
-def test_words_by_random_maps_centre_share_and_span():
+def test_words_by_blind_maps_share_and_span():
     assert verdict_of(0.5, 10).word() == FAITHFUL
-    assert verdict_of(0.5, 10, centre=0.6).word() == "weak"  # the centre prior does better
     assert verdict_of(0.5, 9).word() == "weak"
-    assert verdict_of(LEAST_SHARE - 0.01, 10).word() == "weak"  # most of the span is missed
+    assert verdict_of(LEAST_SHARE - 0.01, 10).word() == "weak"  # a much better map was found
+    assert verdict_of(LEAST_SHARE - 0.01, 10, thorough=0.6).word() == FAITHFUL
     assert verdict_of(0.5, 7).word() == verdict_of(-0.1, 10).word() == CHANCE
     small = verdict_of(0.02, 10, span=LEAST_SPAN - 0.001)
     assert small.word() == HARDLY
-    assert HARDLY in small.sentence()
-    assert "carry no more than the others (gap -0.100, span 1.000)" in verdict_of(-0.1, 10).sentence()
+    assert "nothing to explain (hiding all of it takes 0.099 from its support)" in small.sentence()
     assert np.isnan(small.share().item())
 
 
-@pytest.mark.parametrize(("different", "words"), [(True, "both images"), (False, "each image")])
-def test_the_sentence_says_what_was_judged(different, words):
-    sentence = verdict_of(0.5, 10, different=different).sentence()
-    carried = f"the strongest pixels carry 50% of what hiding {words} would change (gap +0.500, span 1.000)"
-    assert f"Maps faithful: {carried}; better than all of 10 combinations of random maps." in sentence
-    assert (
-        "Image 1: faithful: the strongest pixels carry 70% of what hiding it would change (gap +0.700, span 1.000)."
-        in sentence
+def test_the_share_is_of_the_best_map_and_never_above_1_or_below_0():
+    for gap, best, share in ((0.3, 0.6, 0.5), (0.3, 0.2, 1.0), (-0.1, 0.6, 0.0), (-0.1, -0.5, 0.0)):
+        assert verdict_of(gap, 10, thorough=best).share().item() == pytest.approx(share)
+    assert verdict_of(0.3, 9, thorough=0.2).possible().item() == pytest.approx(0.301)  # a blind map is the best
+
+
+@pytest.mark.parametrize("different", [True, False])
+def test_the_sentence_says_what_was_judged(different):
+    lines = verdict_of(0.5, 10, different=different).sentence().splitlines()
+    assert lines[0] == (
+        "Maps: faithful, 0.50 of what is possible (insertion minus deletion +0.500 of +1.000); better than all of 10 "
+        "maps that know nothing."
     )
-    assert "Image 2: " in sentence
+    assert lines[1] == "Image 1 alone: 0.70 of what is possible (insertion minus deletion +0.700 of +1.000)."
+    assert lines[2].startswith("Image 2 alone: 0.30 of what is possible")
 
 
 def test_another_network_than_the_explained_one_is_refused():

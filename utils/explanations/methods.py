@@ -15,14 +15,13 @@ import torch
 from ..config import AUTO, LAST, MORE, ExplanationSettings, Normalization
 from ..device import deterministic_or_refused
 from ..files import ExplanationError
-from ..network.distance import Explainable, distances_of, pairs_for
-from . import maps
+from ..network.distance import Explainable, distances_of, pairs_for, path_layer
+from . import maps, paths
 from .explanation import UNKNOWN, Explanation, Source, check_shown
 from .maps import Task
 from .references import References
 
 PAPER = {"method": "gradcam", "layer": LAST, "output_stride": 32}  # the settings of the paper's explanation
-STEPS = 4  # where `steps: auto` was never measured
 UNUSUAL = 20  # a value that normalised pixels hardly reach
 BEYOND = 0.1  # of the range of normalised pixels, by which values may leave it
 
@@ -43,9 +42,12 @@ METHODS = {
     "gradcam++": Recipe(partial(maps.at_layer, maps.gradcam_plus_plus)),
     "layercam": Recipe(partial(maps.at_layer, maps.layercam)),
     "hirescam": Recipe(partial(maps.at_layer, maps.hirescam)),
-    "integrated": Recipe(partial(maps.along_path, maps.hirescam, maps.to_other), takes_steps=True),
-    "path_layercam": Recipe(partial(maps.along_path, maps.layercam, maps.to_other), takes_steps=True),
-    "contrastive": Recipe(partial(maps.along_path, maps.hirescam, maps.contrast), takes_steps=True, reads_several=True),
+    "integrated": Recipe(partial(paths.along_path, maps.hirescam, paths.to_other), takes_steps=True),
+    "path_layercam": Recipe(partial(paths.along_path, maps.layercam, paths.to_other), takes_steps=True),
+    "contrastive": Recipe(
+        partial(paths.along_path, maps.hirescam, paths.contrast), takes_steps=True, reads_several=True
+    ),
+    "thorough": Recipe(paths.thorough, reads_several=True),
     "occlusion": Recipe(maps.occlusion, reads_layer=False),
 }
 
@@ -66,8 +68,8 @@ def explain(
         threshold: Distance in [0, 2] up to which a pair is decided "same".
         references: Training images that the method `contrastive` contrasts with.
         source: What is known of the pairs beside their values; a doubt about the values is added to its warning.
-        settings: The keys of `explanation` in config.yml: method, layer, steps, output_stride; `auto` is the last layer
-            and STEPS.
+        settings: The keys of `explanation` in config.yml: method, layer, steps, output_stride. The layer `auto` is the
+            last one or, for methods that read several, the path of `path_layer`.
 
     Raises:
         ConfigError: A key, a value or a layer is unknown.
@@ -75,11 +77,12 @@ def explain(
         ExplanationError: The images cannot be explained, the map of the layer has only one place, or the maps are not
             finite.
     """
-    settings = replace_auto(ExplanationSettings().changed(**settings))
-    method = METHODS[settings.method]
+    settings = ExplanationSettings().changed(**settings)
     if not hasattr(network, "project_features"):
         kind = type(network).__name__
         raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
+    settings = replace_auto(settings, path_layer(network))
+    method = METHODS[settings.method]
     images = pairs_for(network, images)
     check_shown(images, source)
     task = Task(network, images, threshold, references, settings.layer, settings.steps)
@@ -131,14 +134,18 @@ def name_of(settings: ExplanationSettings) -> str:
     return name
 
 
-def replace_auto(settings: ExplanationSettings, layer=LAST, steps=STEPS) -> ExplanationSettings:
-    """Return the settings with a layer and steps in place of `auto`; with one layer where the method reads only one."""
+def replace_auto(settings: ExplanationSettings, layer=LAST) -> ExplanationSettings:
+    """Return the settings with a layer in place of `auto`.
+
+    Where a method reads only one layer, several (MORE) are replaced by the last one if `auto`, else by their first one.
+    """
+    reads_several = METHODS[settings.method].reads_several
     if settings.layer == AUTO:
+        if layer.endswith(MORE) and not reads_several:
+            layer = LAST
         settings = settings.changed(layer=layer)
-    if not METHODS[settings.method].reads_several:
+    if not reads_several:
         settings = settings.changed(layer=settings.layer.removesuffix(MORE))
-    if settings.steps == AUTO:
-        settings = settings.changed(steps=steps)
     return settings
 
 

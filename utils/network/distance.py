@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..config import LAST
+from ..config import LAST, MORE
 from ..files import ExplanationError
 from .hooks import copy_without_hooks
 
@@ -53,6 +53,15 @@ def project_through(network: Explainable, features, layer: str) -> tuple[torch.T
     if hasattr(network, "project_through"):
         return network.project_through(features, layer)
     return network.project_features(features, layer), []
+
+
+def path_layer(network: Explainable) -> str:
+    """Return the layer at which paths through several layers start, with those behind it; "last" where there are none.
+
+    Only a network with an attribute `path_start`, as SiameseNetwork has it, can read several layers.
+    """
+    start = getattr(network, "path_start", None)
+    return LAST if start is None else f"{start}{MORE}"
 
 
 def pairs_for(network: nn.Module, images) -> torch.Tensor:

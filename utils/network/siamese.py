@@ -14,7 +14,7 @@ from .backbones import backbone_arguments, build_backbone, layout_of, load_weigh
 from .distance import evaluating, example_of, unit
 from .layers import Layers, Reading
 
-PATH_STRIDE = 8  # pixels of a cell, at which paths through several layers start
+PATH_CELLS = 16  # along the shorter side of the map at which paths through several layers start, at least
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
 
 
@@ -57,6 +57,7 @@ class SiameseNetwork(nn.Module):
         self._last = list(self._named)[-1]
         self._layers = Layers(self.backbone, self._run, self._vectors)
         self._readings = {}  # by name of the layer
+        self._unreadable = frozenset()  # names of layers
         if pretrained:
             load_weights(self.backbone, self.backbone_model, pretrained)
         self._frozen = []
@@ -71,11 +72,16 @@ class SiameseNetwork(nn.Module):
 
     @property
     def path_start(self) -> str | None:
-        """The last layer of stride 8, or of the next coarser stride; None where no layer behind it is coarser still."""
-        for stride, name in sorted(self._last_of_each_stride().items()):
-            if stride >= PATH_STRIDE and self._coarser(name):
-                return name
-        return None
+        """The coarsest layer whose map has PATH_CELLS cells along its shorter side, or else the finest one.
+
+        None where no layer behind it is coarser.
+        """
+        start = None
+        for _, name in sorted(self._last_of_each_stride().items()):  # the finest first
+            has_cells = min(self._named[name].layout.grid) >= PATH_CELLS
+            if (start is None or has_cells) and self._is_readable(name) and self._coarser(name):
+                start = name
+        return start
 
     def check_layer(self, layer: str):
         """Check a layer before it is explained.
@@ -257,13 +263,22 @@ class SiameseNetwork(nn.Module):
         return names
 
     def _coarser(self, name) -> list[str]:
-        """Return the last layer of each coarser stride behind a named layer, of those that are modules."""
+        """Return the last layer of each coarser stride behind a named layer, of modules that can be read."""
         names = {}  # by stride
         if name in self._named:
             for later, named in self._named.items():
-                if named.path and named.stride > self._named[name].stride:
+                if named.path and named.stride > self._named[name].stride and self._is_readable(later):
                     names[named.stride] = later
         return list(names.values())
+
+    def _is_readable(self, name) -> bool:
+        """Return whether a layer can be read: after training, a map of tokens may no longer answer to its places."""
+        if name not in self._readings and name not in self._unreadable:
+            try:
+                self._reading(name)
+            except ConfigError:
+                self._unreadable = self._unreadable | {name}
+        return name not in self._unreadable
 
     def _name(self, layer) -> str:
         layer = layer.removesuffix(MORE)

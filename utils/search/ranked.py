@@ -6,7 +6,7 @@ import pandas as pd
 from ..data.splits import Splits
 from ..explanations.explanation import Explanation
 from ..trained import Trained
-from ..trust.faithfulness import LEAST_SPAN, PARTS, Verdict, span_of
+from ..trust.faithfulness import LEAST_SPAN, Verdict, span_of
 
 CORRECT = {True: "yes", False: "no", None: None}
 TYPICAL = 8  # pairs around the median, of which the first that can be explained is shown
@@ -30,8 +30,8 @@ def scores_table(explanation: Explanation, verdict: Verdict | None = None) -> pd
         row["decision"] = explanation.decision(index)
         row["correct"] = CORRECT[explanation.correct(index)]
         if verdict is not None:
-            for part in PARTS:
-                row[f"map of {part}"] = verdict.word(index, part)
+            row["maps"] = verdict.word(index)
+            row["share of what is possible"] = verdict.share()[index].item()
         row["warning"] = explanation.source.warning or None
         rows.append(row)
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)

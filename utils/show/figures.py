@@ -43,7 +43,6 @@ from .words import (
     NOTHING,
     details_of,
     is_believed,
-    judgement,
     maps_in_short,
     symbol_of,
     texts_of,
@@ -160,19 +159,16 @@ def methods_figure(verdicts: dict[str, Verdict], opacity=OPACITY, default=""):
 
 
 def _in_short(verdict):
-    """The word for a pair, and how much of the score the strongest pixels carry, where they carry any."""
+    """The word for a pair, and the share of what is possible where the maps are believed."""
     word = f"{symbol_of(verdict.word())} {verdict.word()}"
     if not is_believed(verdict):
         return word
-    return f"{word}: {min(float(verdict.share()[0]), 1):.0%}"
+    return f"{word} ({verdict.share()[0]:.2f})"
 
 
 def _rank(verdict: Verdict):
-    """Where a method stands among others: by its word, then by its share of the span, or its gap without one."""
-    share = verdict.share()[0]
-    if torch.isnan(share):
-        share = verdict.gap.decisive[0]
-    return WORDS_FROM_BEST.index(verdict.word()), -float(share)
+    """Where a method stands among others: by its word, then by its gap."""
+    return WORDS_FROM_BEST.index(verdict.word()), -float(verdict.gap.decisive[0])
 
 
 @styled
@@ -202,10 +198,7 @@ def grid_figure(explanation: Explanation, verdict: Verdict | None = None, opacit
             weak = show_map(axes, images[number], pair, number, opacity, colours=colours_of(verdict, index))
             axes.set_title(wrapped(weak, COLUMN))
             axes.set_xlabel(named(pair.names[0][number], COLUMN + 8))
-        text = details_of(pair)
-        if verdict is not None:
-            text += f" {judgement(verdict, index)}"
-        set_texts(panels[index], f"{title_of(pair)}\n{maps_in_short(verdict, index)}", text)
+        set_texts(panels[index], f"{title_of(pair)}\n{maps_in_short(verdict, index)}", details_of(pair))
     colour_bar(drawing, cax=side.add_axes([0.05, 0.3, 0.25, 0.4]))
     drawing.suptitle(wrapped(title, TITLE), fontsize=13)
     return finished(drawing, file_name("grid", explanation[0], str(len(explanation))), warning)

@@ -24,7 +24,7 @@ from ..search.ranked import scores_table
 from ..trained import BATCH, Trained
 from ..trust.faithfulness import judge
 from .drawing import OPACITY, colours_of, overlay, photos, wrapped
-from .words import KINDS, judgement, remark
+from .words import KINDS, maps_in_short, remark
 
 COLUMNS = ("image1", "image2")  # of a CSV file of pairs
 DELIMITERS = ",;\t"  # of CSV files; Excel writes the second in most of Europe, and the third for "Unicode text"
@@ -82,7 +82,7 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
                 verdict = judge(trained.network, explanation, seed) if judged else None
                 rows = scores_table(explanation, verdict).to_dict("records")
                 for index, name in enumerate(explained):
-                    looks = judgement(verdict, index), colours_of(verdict, index)
+                    looks = maps_in_short(verdict, index), colours_of(verdict, index)
                     tasks.append(pool.submit(_write, folder / name, explanation[index], rows[index], *looks))
             bar.update(len(batch))
         for task in tasks:

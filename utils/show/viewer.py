@@ -15,7 +15,7 @@ from ..trained import Trained
 from ..trust.faithfulness import Verdict
 from .drawing import COLORMAP, GREY, OPACITY, check_verdict, file_name, photo, photos, pixels
 from .html import Element, component, data_uri, packed
-from .words import KINDS, NOTHING, SOLID, UNJUDGED, caption, is_believed, judgement, remark, titles_of_maps
+from .words import KINDS, NOTHING, SOLID, UNJUDGED, caption, is_believed, maps_in_short, remark, titles_of_maps
 
 IMAGE_SIDE = 448  # pixels
 MAP_SIDE = 64  # cells of a heatmap along a side: finer than the layers that maps are read from
@@ -185,7 +185,7 @@ def grid(explanation: Explanation, network: Explainable | None = None, verdict: 
     for index, pair in enumerate(explanation):
         matches = network and decompose(network, pair, LAST)
         content = view_content(pair, verdict and verdict[index], matches)
-        text = f"{content['title']}. {caption(pair)} {judgement(verdict, index)}"
+        text = f"{content['title']}. {caption(pair)} {maps_in_short(verdict, index)}"
         pairs.append({"caption": text, "view": content})
     name, title = "pairs_nothing", NOTHING
     if pairs:

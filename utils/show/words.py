@@ -1,7 +1,7 @@
 """What figures and pages say of a pair, and of its maps, in words."""
 
 from ..explanations.explanation import Explanation
-from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, PARTS, WEAK, Verdict, in_sentence
+from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, WEAK, Verdict
 
 SOLID = 0.25  # share of the strongest evidence from which a map has its full colour; weaker maps have a remark
 CLOSE = 0.01  # of a similarity to the limit: a title needs a third digit
@@ -73,17 +73,6 @@ def texts_of(pair: Explanation, verdict: Verdict | None, index: int) -> tuple[st
     return f"{title_of(pair)}\n{maps_in_short(verdict, index)}", "\n".join(lines)
 
 
-def judgement(verdict: Verdict | None, index=0) -> str:
-    """Say how faithful the maps of a pair are, and those of each image."""
-    if verdict is None:
-        return UNJUDGED
-    pair, image1, image2 = (verdict.word(index, part) for part in PARTS)
-    if pair == image1 == image2:
-        return f"Maps of the pair and of each image: {pair}."
-    alone1, alone2 = in_sentence(image1, "image 1"), in_sentence(image2, "image 2")
-    return f"Maps: {pair} (image 1: {alone1}; image 2: {alone2})."
-
-
 def caption(pair: Explanation) -> str:
     """Describe a pair: the decision, whether it is correct, similarity, probability, and the actual classes."""
     return f"{title_of(pair)}. {details_of(pair)}".strip()
@@ -101,12 +90,14 @@ def is_believed(verdict: Verdict | None, index=0) -> bool:
     return verdict is None or verdict.word(index) in (FAITHFUL, WEAK)
 
 
-def maps_in_short(verdict: Verdict | None, index: int) -> str:
+def maps_in_short(verdict: Verdict | None, index=0) -> str:
     """Say how faithful the maps of a pair are, in one line of a title."""
     if verdict is None:
         return UNJUDGED
     word = verdict.word(index)
+    text = f"{symbol_of(word)} {word}"
     if word == HARDLY:
-        return f"{symbol_of(word)} Hiding these images barely moves the score"
-    grey = "" if is_believed(verdict, index) else " (grey)"
-    return f"Maps{grey}: {symbol_of(word)} {word}"
+        return text
+    if not is_believed(verdict, index):
+        return f"Maps (grey): {text}"
+    return f"Maps: {text} ({verdict.share()[index]:.2f} of what is possible)"

@@ -11,20 +11,28 @@ import torch
 from ..data.sample import load_masks
 from ..data.splits import Splits, pairs_of_files
 from ..device import progress
+from ..explanations.explanation import embed_explained
 from ..files import write_text
 from ..network.distance import distance, mean_colour
 from ..score.intervals import Interval, mean_interval
 from ..trained import Trained
 from .controls import PROBED, choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
-from .faithfulness import FAITHFUL, Verdict, embed_evidence, gap_of, insertion_deletion, measure_chance, span_of
+from .faithfulness import (
+    FAITHFUL,
+    LEAST_SPAN,
+    Verdict,
+    embed_evidence,
+    gap_of,
+    insertion_deletion,
+    measure_yardsticks,
+)
 
 BAR = "#56b4e966"
 QUESTIONS = {  # columns of the table, and the field whose bars stand behind the first one
     "faithful": (
         [
             "faithful pairs",
-            "faithful images",
-            "share of span",
+            "share of possible",
             "both images",
             "each image",
             "correct when shown, hidden",
@@ -67,11 +75,13 @@ class Row:
     span: float
     """The largest change that hiding could make of what verdicts read."""
     share: float
+    """Mean of `Verdict.share`, of the pairs that have something to explain."""
+    share_of_span: float
     """`gap_decisive` as a share of the span."""
     faithful: Interval
     """Share of pairs whose maps are judged faithful."""
-    faithful_each: float
-    """Share of images."""
+    faithful_by_span: Interval
+    """The same by an earlier rule: at least half of the span, instead of half of what is possible."""
     inserted: float
     """Share of pairs decided correctly, mean over the shares of pixels that are shown in both images."""
     deleted: float
@@ -125,8 +135,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
     masks = [None] * len(batches) if masks is None else masks.split(size)
     partners = choose_partners(splits, len(pairs), seed)
     random = random_network(trained, seed)
-    chances = []
-    spans = []
+    yardsticks = []
     rows = []
     for name, method in progress(methods.items(), "Methods", trained.config.hyperparameters.verbose, len(methods)):
         method(network, batches[0][:1], *inputs)  # the first call loads what it needs
@@ -136,15 +145,16 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         seconds = (time.perf_counter() - began) / len(pairs)
         measured = []
         for part, explanation in enumerate(explanations):
-            if part == len(chances):  # measured once, with the first method
-                chances.append(measure_chance(network, explanation, seed))
-                spans.append(span_of(network, explanation))
-            measured.append(_measure(network, explanation, spans[part], chances[part], different[part], masks[part]))
+            if part == len(yardsticks):  # measured once, with the first method
+                untouched = embed_explained(network, explanation)
+                yardsticks.append(measure_yardsticks(network, explanation, untouched, seed))
+            measured.append(_measure(network, explanation, yardsticks[part], different[part], masks[part]))
         measured = pd.concat(measured)
         columns = measured.mean().to_dict()
         columns["gap"] = mean_interval(measured["gap"], drawn, seed)
-        columns["faithful"] = mean_interval(measured["faithful"], drawn, seed, rate=True)
-        columns["share"] = columns["gap_decisive"] / (columns["span"] or float("nan"))
+        for column in ("faithful", "faithful_by_span"):
+            columns[column] = mean_interval(measured[column], drawn, seed, rate=True)
+        columns["share_of_span"] = columns["gap_decisive"] / (columns["span"] or float("nan"))
         count = probed.get(name, PROBED)
         images = torch.cat(batches)[:count]
         columns["sanity"] = sanity(method, trained, images, random)
@@ -176,9 +186,10 @@ def table(rows: list[Row]) -> pd.DataFrame:
             "in mean colour": f"{row.gap_colour:.3f}",
             "each image": f"{row.gap_each:.3f}",
             "decisive": f"{row.gap_decisive:.3f}",
-            "share of span": f"{row.share:.0%}",
-            "faithful pairs": f"{row.faithful.value:.0%} ({row.faithful.low:.0%} to {row.faithful.high:.0%})",
-            "faithful images": f"{row.faithful_each:.0%}",
+            "faithful pairs": _percent(row.faithful),
+            "share of possible": f"{row.share:.2f}",
+            "share of span": f"{row.share_of_span:.0%}",
+            "faithful by half of the span": _percent(row.faithful_by_span),
             "correct when shown, hidden": f"{row.inserted:.0%}, {row.deleted:.0%}",
         }
         if row.default:
@@ -219,7 +230,7 @@ def methods_table(rows: list[Row], question: str):
 def numbers_of(rows: list[Row]) -> pd.DataFrame:
     """Return the rows as plain numbers; an interval has columns such as `gap`, `gap_low` and `gap_high`."""
     numbers = pd.json_normalize([asdict(row) for row in rows], sep="_")
-    return numbers.rename(columns={"gap_value": "gap", "faithful_value": "faithful"})
+    return numbers.rename(columns=lambda name: name.removesuffix("_value"))
 
 
 def write_table(rows: list[Row], folder) -> pd.DataFrame:
@@ -229,19 +240,27 @@ def write_table(rows: list[Row], folder) -> pd.DataFrame:
     return numbers
 
 
-def _measure(network, explanation, span, chance, different, masks) -> pd.DataFrame:
+def _percent(rate: Interval) -> str:
+    """A rate with its interval."""
+    return f"{rate.value:.0%} ({rate.low:.0%} to {rate.high:.0%})"
+
+
+def _measure(network, explanation, yardsticks, different, masks) -> pd.DataFrame:
     """Measure the maps of a batch: columns of Row, one line for each pair.
 
     different: the actual classes, bool (B,). masks: bool (B, 2, H, W), or None.
     """
     masked, untouched = embed_evidence(network, explanation)
     gap = gap_of(masked, untouched, explanation.different)
+    verdict = Verdict(explanation, gap, *yardsticks)
     columns = {
         "gap": gap.both,
         "gap_colour": insertion_deletion(network, explanation, hide=mean_colour).both,
         "gap_each": gap.each,
         "gap_decisive": gap.decisive,
-        "span": span.decisive,
+        "span": verdict.span.decisive,
+        "share": verdict.share(),
+        "faithful_by_span": _faithful_by_span(verdict),
     }
     for name, embeddings in zip(("inserted", "deleted"), masked, strict=True):
         decisions = distance(*embeddings.unbind(2)) > explanation.threshold  # (S, B)
@@ -255,8 +274,11 @@ def _measure(network, explanation, span, chance, different, masks) -> pd.DataFra
         columns["completeness_error"] = (total - change).abs()
     measured = pd.DataFrame({name: values.cpu().double() for name, values in columns.items()})
     measured["copies"] = copies(explanation).reshape(-1, 2).mean(axis=1)
-    verdict = Verdict(explanation, gap, span, *chance)
     measured["faithful"] = np.array(verdict.words()) == FAITHFUL
-    words = np.array([verdict.words("image 1"), verdict.words("image 2")])
-    measured["faithful_each"] = (words == FAITHFUL).mean(axis=0)
     return measured
+
+
+def _faithful_by_span(verdict) -> torch.Tensor:
+    """Return where the gap is above those of all blind maps, and at least half of the span."""
+    gap, span = verdict.gap.decisive, verdict.span.decisive
+    return (gap > verdict.blind.decisive.amax(dim=0)) & (gap >= span / 2) & (span >= LEAST_SPAN)

@@ -8,22 +8,32 @@ import torch.nn.functional as F
 
 from ..device import progress
 from ..explanations.explanation import Explanation, embed_explained, pairs_of, ranks_of
-from ..network.distance import Explainable, blurred, distance, distances_of, embed_pairs, evaluating, similarity
+from ..explanations.maps import Task
+from ..explanations.paths import thorough
+from ..network.distance import (
+    Explainable,
+    blurred,
+    distance,
+    distances_of,
+    embed_pairs,
+    evaluating,
+    path_layer,
+    similarity,
+)
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the pixels, strongest first; symmetric, or the gap of chance would not be 0
-DRAWS = 3  # random maps drawn for each image
-RANDOM_MAPS = 2 * DRAWS  # with their opposites, whose gaps have the other sign: these need no passes, and add less
+DRAWS = 2  # random maps drawn for each image
+BLIND_MAPS = 2 * (DRAWS + 1)  # with the centre prior, and opposites, whose gaps have the other sign, without passes
 CELLS = 7  # along each side of a random map, which is as smooth as a heatmap
-LEAST_SHARE = 0.5  # of the span, for "faithful"
+LEAST_SHARE = 0.5  # of what is possible, for "faithful"
 LEAST_SPAN = 0.1  # of similarity: below, hiding everything changes next to nothing
-LEAST_BEATEN = 0.8  # share of the random maps that a weak map is above
+LEAST_BEATEN = 0.8  # share of the blind maps that a weak map is above
 UNLIKELY = 123_456  # a seed that no chance is drawn from, or a random map would be compared with itself
-PARTS = ("pair", "image 1", "image 2")  # what a word is about
+PARTS = ("pair", "image 1", "image 2")  # what is hidden
 FAITHFUL = "faithful"
 WEAK = "weak"
 CHANCE = "not better than chance"
-HARDLY = "nothing to explain, because hiding it barely moves the score"
-ALONE = "hiding it alone barely moves the score"  # of one image of a pair whose maps may be faithful
+HARDLY = "nothing to explain"
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +100,7 @@ def span_of(network: Explainable, explanation: Explanation, hide=blurred) -> Eff
     with evaluating(network):
         untouched = embed_explained(network, explanation)
         hidden = embed_pairs(network, hide(explanation.images))
-    lost = support(untouched, untouched, explanation.different) - support(hidden, untouched, explanation.different)
-    return Effect(*lost, explanation.different)
+    return _lost(hidden, untouched, explanation.different)
 
 
 @torch.no_grad()
@@ -132,6 +141,11 @@ def gap_of(masked, untouched, different) -> Effect:
     return Effect(*(inserted - deleted).mean(dim=1), different)
 
 
+def _lost(hidden, untouched, different) -> Effect:
+    """Return the support that is lost, from embeddings (B, 2, D) of hidden and of unchanged images."""
+    return Effect(*(support(untouched, untouched, different) - support(hidden, untouched, different)), different)
+
+
 def support(changed, untouched, different) -> torch.Tensor:
     """Return the support for the decision with both images, image 1 or image 2 changed.
 
@@ -158,141 +172,155 @@ class Verdict:
     gap: Effect
     """Insertion minus deletion."""
     span: Effect
-    """The largest change that hiding could make."""
-    random: Effect
-    """The gaps of R random maps, float32 (R, B)."""
-    centre: Effect
-    """The gaps of the centre prior."""
+    """The support that hiding everything takes."""
+    blind: Effect
+    """The gaps of R maps that ignore the network, float32 (R, B): random ones and the centre prior."""
+    thorough: Effect
+    """The gaps of the maps of the method `thorough`."""
 
     def __len__(self):
         return len(self.explanation)
 
     def __getitem__(self, index: int | slice) -> "Verdict":
-        explanation, gap, span = self.explanation[index], self.gap[index], self.span[index]
-        return Verdict(explanation, gap, span, self.random[index], self.centre[index])
+        effects = (self.gap, self.span, self.blind, self.thorough)
+        return Verdict(self.explanation[index], *[effect[index] for effect in effects])
+
+    def possible(self, part="pair") -> torch.Tensor:
+        """Return the largest gap of all maps that were measured for each pair, float32 (B,).
+
+        These are its own map, that of the method `thorough`, and the blind ones. A better map may exist.
+        """
+        gaps = torch.stack([self.gap.of(part), self.thorough.of(part)])
+        return torch.cat([gaps, self.blind.of(part)]).amax(dim=0)
 
     def share(self, part="pair") -> torch.Tensor:
-        """Return the gap as a share of the span, float32 (B,); NaN where the span is below LEAST_SPAN."""
-        span = self.span.of(part)
-        share = self.gap.of(part) / span
-        return share.where(span >= LEAST_SPAN, torch.nan)
-
-    def word(self, index=0, part="pair") -> str:
-        """Say in a word how well the map shows what the network decides by; never whether the decision is correct.
-
-        faithful: its gap is at least LEAST_SHARE of the span, above those of all random maps and of the centre.
-        weak: positive, and above LEAST_BEATEN of the random maps.
-
-        Only DRAWS random maps are drawn for an image: the others are their opposites and, for the pair, combinations.
-        So the rank itself proves little: a gap that is one more draw is above all of them in 1 of 8 images and in 1 of
-        20 pairs decided "same", and weak or better in 1 of 4 and 1 of 5. The share of the span and the centre make
-        "faithful" rarer: `make faithfulness` measures how often maps that ignore the network are called so.
+        """Return the gap as a share of what is possible, float32 (B,) in [0, 1]; NaN where the span is below LEAST_SPAN.
 
         Args:
-            index: Of the pair.
-            part: What the word is about: "pair", "image 1" or "image 2".
+            part: What is hidden: "pair", "image 1" or "image 2".
         """
-        gap, share = self.gap.of(part)[index], self.share(part)[index]
-        beaten, count = self._beaten(index, part)
+        gap, possible = self.gap.of(part), self.possible(part)
+        share = (gap / possible.where(possible > 0, 1)).clamp(min=0)
+        return share.where(self.span.of(part) >= LEAST_SPAN, torch.nan)
+
+    def word(self, index=0) -> str:
+        """Say in a word how well the maps of a pair show what the network decides by; never whether it is correct.
+
+        faithful: the gap is at least LEAST_SHARE of what is possible, and above those of all blind maps.
+        weak: positive, and above those of LEAST_BEATEN of the blind maps.
+
+        The maps of `thorough` are mostly the best that was measured: for them, the word rests on the blind maps alone.
+        Only DRAWS random maps are drawn for an image; the others are the centre prior, the opposites and combinations.
+        So the rank by itself proves little: a gap that is one more draw is above all of them in 1 of 20 pairs decided
+        "same", and weak or better in 1 of 5. The share makes "faithful" rarer: `make faithfulness` measures how often
+        maps that ignore the network are called so.
+        """
+        gap, share = self.gap.decisive[index], self.share()[index]
+        beaten, count = self._beaten(index)
         if torch.isnan(share):
             return HARDLY
         if gap <= 0 or beaten < LEAST_BEATEN * count:
             return CHANCE
-        if share < LEAST_SHARE or beaten < count or gap <= self.centre.of(part)[index]:
+        if share < LEAST_SHARE or beaten < count:
             return WEAK
         return FAITHFUL
 
-    def words(self, part="pair") -> list[str]:
+    def words(self) -> list[str]:
         """Return the word for each pair."""
-        return [self.word(index, part) for index in range(len(self))]
+        return [self.word(index) for index in range(len(self))]
 
     def sentence(self, index=0) -> str:
-        """Return the word for the pair with the numbers behind it, then those for each image."""
-        hidden = "both images" if self.gap.different[index] else "each image"
-        text = f"Maps {self._in_words(index, 'pair', hidden)}"
-        beaten, count = self._beaten(index, "pair")
+        """Return the word for a pair with the numbers behind it, then those of each image by itself."""
+        beaten, count = self._beaten(index)
         above = "all" if beaten == count else f"{beaten / count:.0%}"
-        text += f"; better than {above} of {count} combinations of random maps"
+        line = f"Maps: {self.word(index)}, {self._in_numbers(index)}; better than {above} of {count} maps that know nothing."
+        if self.word(index) == HARDLY:
+            line = f"Maps: {self._in_numbers(index)}."
+        lines = [line]
         for part in PARTS[1:]:
-            text += f".\n{part.capitalize()}: {self._in_words(index, part, 'it')}"
-        return f"{text}."
+            lines.append(f"{part.capitalize()} alone: {self._in_numbers(index, part)}.")
+        return "\n".join(lines)
 
-    def _in_words(self, index, part, hidden) -> str:
-        """The word, and what the strongest pixels carry of what hiding `hidden` changes."""
-        word = self.word(index, part)
-        gap, span = self.gap.of(part)[index], self.span.of(part)[index]
+    def _in_numbers(self, index, part="pair") -> str:
+        """The share of what is possible, and the gap that it is computed from."""
         share = self.share(part)[index]
-        if torch.isnan(share):
-            return f"{in_sentence(word, part)} (by {span:+.3f})"
-        numbers = f"(gap {gap:+.3f}, span {span:.3f})"
-        if gap <= 0:
-            return f"{word}: the strongest pixels carry no more than the others {numbers}"
-        carried = "all" if share >= 1 else f"{share:.0%}"
-        return f"{word}: the strongest pixels carry {carried} of what hiding {hidden} would change {numbers}"
+        if share.isnan():
+            return f"nothing to explain (hiding all of it takes {self.span.of(part)[index]:.3f} from its support)"
+        gap, possible = self.gap.of(part)[index], self.possible(part)[index]
+        return f"{share:.2f} of what is possible (insertion minus deletion {gap:+.3f} of {possible:+.3f})"
 
-    def _beaten(self, index, part) -> tuple[int, int]:
-        """How many random maps have a smaller gap, and how many there are."""
-        random = self.random.of(part)[:, index]
-        return int((random < self.gap.of(part)[index]).sum()), len(random)
-
-
-def in_sentence(word: str, part: str) -> str:
-    """Return a word as it reads in a sentence: of one image, HARDLY says nothing of the pair, so it becomes ALONE."""
-    if word == HARDLY and part != "pair":
-        return ALONE
-    return word
+    def _beaten(self, index) -> tuple[int, int]:
+        """How many blind maps have a smaller gap, and how many there are."""
+        blind = self.blind.decisive[:, index]
+        return int((blind < self.gap.decisive[index]).sum()), len(blind)
 
 
 def judge(network: Explainable, explanation: Explanation, seed=0) -> Verdict:
-    """Compare the factual maps of B pairs with random maps and the centre prior.
+    """Compare the factual maps of B pairs with maps that ignore the network, and with those of the method `thorough`.
 
-    A pair takes 108 network passes.
+    A pair takes 108 network passes, and the 28 of `thorough` forwards and backwards behind its layer.
+
+    Raises:
+        ValueError: The explanation is of another network.
     """
-    gap = insertion_deletion(network, explanation)
-    span = span_of(network, explanation)
-    return Verdict(explanation, gap, span, *measure_chance(network, explanation, seed))
+    return judge_all(network, {explanation.method: explanation}, seed)[explanation.method]
 
 
 def judge_all(network: Explainable, explanations: dict[str, Explanation], seed=0) -> dict[str, Verdict]:
-    """Judge several explanations of the same pairs; chance is measured once.
+    """Judge several explanations of the same pairs; what they are compared with is measured once.
 
     Raises:
-        ValueError: They are of different images or thresholds.
+        ValueError: They are of different images or thresholds, or of another network.
     """
     first = next(iter(explanations.values()))
-    chance = measure_chance(network, first, seed)
-    span = span_of(network, first)
+    yardsticks = None
     verdicts = {}
-    for name, explanation in progress(explanations.items(), "Verdicts"):
+    for name, explanation in progress(explanations.items(), "Verdicts", len(explanations) > 1):
         if explanation.threshold != first.threshold or not torch.equal(explanation.images, first.images):
             raise ValueError("these explanations are of different pairs: judge them one by one")
-        verdicts[name] = Verdict(explanation, insertion_deletion(network, explanation), span, *chance)
+        masked, untouched = embed_evidence(network, explanation)
+        yardsticks = yardsticks or measure_yardsticks(network, explanation, untouched, seed)
+        verdicts[name] = Verdict(explanation, gap_of(masked, untouched, explanation.different), *yardsticks)
     return verdicts
 
 
 @torch.no_grad()
-def measure_chance(network: Explainable, explanation: Explanation, seed=0) -> tuple[Effect, Effect]:
-    """Measure the gaps of maps that ignore the network: random maps, (R, B), and the centre prior, (B,).
+def measure_yardsticks(network: Explainable, explanation: Explanation, untouched, seed=0) -> tuple[Effect, ...]:
+    """Measure what the gap of an explanation is compared with, as a Verdict holds it: `span`, `blind`, `thorough`.
 
-    Random maps of image 1 and of image 2 are embedded once; each combination of two is a random map of the pair.
+    Args:
+        network: The network that was explained.
+        explanation: Of B pairs.
+        untouched: The embeddings of their images, (B, 2, D).
+        seed: Of the random maps.
+    """
+    images, different = explanation.images, explanation.different
+    with evaluating(network):
+        span = _lost(embed_pairs(network, blurred(images)), untouched, different)
+        blind = _measure_blind(network, explanation, untouched, seed)
+        best = thorough(Task(network, images, explanation.threshold, layer=path_layer(network)))
+        possible = gap_of(embed_masked(network, images, best.ranking), untouched, different)
+    return span, blind, possible
+
+
+def _measure_blind(network, explanation, untouched, seed) -> Effect:
+    """Measure the gaps of maps that ignore the network, (R, B): random maps, the centre prior, and their opposites.
+
+    Maps of image 1 and of image 2 are embedded once; each combination of two is a map of the pair.
     """
     images = explanation.images
-    with evaluating(network):
-        untouched = embed_explained(network, explanation)
-        centre = embed_masked(network, images, _centre_map(images))
-        masked = []
-        for draw in progress(range(DRAWS), "Random maps"):
-            masked.append(embed_masked(network, images, _random_maps(images, seed + draw)[0]))
+    masked = [embed_masked(network, images, _centre_map(images))]
     for draw in range(DRAWS):
-        masked.append(masked[draw].flip(0, 1))  # of the opposite map: nine deleted tenths leave its strongest tenth
+        masked.append(embed_masked(network, images, _random_maps(images, seed + draw)[0]))
+    for maps in masked[:]:
+        masked.append(maps.flip(0, 1))  # of the opposite map: nine deleted tenths leave its strongest tenth
     gaps = []
     for first in masked:
         for second in masked:
             combined = torch.stack([first[..., 0, :], second[..., 1, :]], dim=-2)
             gap = gap_of(combined, untouched, explanation.different)
             gaps.append(torch.stack([gap.both, gap.image1, gap.image2]))
-    random = Effect(*torch.stack(gaps, dim=1), explanation.different)
-    return random, gap_of(centre, untouched, explanation.different)
+    return Effect(*torch.stack(gaps, dim=1), explanation.different)
 
 
 def explain_at_random(network: Explainable, images, threshold: float, references=None, seed=UNLIKELY) -> Explanation:
