@@ -77,8 +77,7 @@ def test_explain_judges_maps_where_asked(command, tiny_data, tmp_path):
     for options in ([], ["--judged"]):
         folder = tmp_path / f"maps{len(options)}"
         command("explain", "--pairs", tmp_path / "pairs.csv", "--out", folder, *options)
-        judged = [name for name in pd.read_csv(folder / "scores.csv").columns if name.startswith("map of")]
-        assert bool(judged) == bool(options)
+        assert ("maps" in pd.read_csv(folder / "scores.csv").columns) == bool(options)
 
 
 def test_search_lists_the_most_similar_images(command, tiny_data):

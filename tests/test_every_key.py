@@ -280,7 +280,7 @@ KEYS = {
     "explanation.method": ("gradcam", evidence, {}),
     "explanation.layer": ("layer1", evidence, {}),
     "explanation.output_stride": (16, evidence, {}),
-    "explanation.steps": (3, evidence, {"explanation.layer": "layer2"}),  # behind the last one all is linear
+    "explanation.steps": (1, evidence, {"explanation.layer": "layer2"}),  # behind the last one all is linear
     "explanation.test_pairs": (3, pairs_to_compare, {}),
     "explanation.opacity": (0.2, explained_pixels, ONE_EPOCH),
     "inference.image1": ("c.png", explained_files, OWN_PAIR),

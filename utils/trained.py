@@ -17,7 +17,7 @@ from .explanations.explanation import UNTESTED, Explanation, Source, embed_expla
 from .explanations.methods import explain, methods_of, name_of, replace_auto
 from .explanations.references import References
 from .files import printable
-from .network.distance import distance, evaluating, paired, path_layer
+from .network.distance import distance, evaluating, paired
 from .network.siamese import SiameseNetwork
 from .network.variants import folded
 from .score.calibration import Calibration
@@ -85,7 +85,7 @@ class Trained:
     @property
     def settings(self) -> ExplanationSettings:
         """The settings `explanation` of config.yml, with `auto` replaced by the layers of this network."""
-        return replace_auto(self.config.explanation, path_layer(self.network))
+        return replace_auto(self.config.explanation, self.network)
 
     @property
     def method(self) -> str:

@@ -1,7 +1,8 @@
-"""`make faithfulness`: every method and its peers on three networks, in one run.
+"""`make faithfulness`: every method and its peers on four networks, in one run.
 
-The sample's network, a ResNet18 from scratch on photographs, and a pretrained network on the same photographs; each is
-trained unless `--checkpoints` has it. Results go to results/faithfulness.md and results/faithfulness.json.
+The sample's network, a transformer on the sample, a ResNet18 from scratch on photographs, and a pretrained network on
+the same photographs; each is trained unless `--checkpoints` has it. A method that reads one layer gets the one that is
+best on validation pairs. Results go to results/faithfulness.md and results/faithfulness.json.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from utils import (
     choose_pairs,
     compare,
     decompose,
+    explain,
     fit,
     judge,
     load_config,
@@ -33,9 +35,11 @@ from utils import (
     smallest_edit,
     table,
 )
+from utils.config import MORE
 from utils.data.sample import SAMPLE_FOLDER, ensure_sample, load_masks
-from utils.data.splits import Pairs, pairs_of_files
+from utils.data.splits import pairs_of_files
 from utils.device import start
+from utils.explanations.methods import METHODS, name_of
 from utils.network.distance import distances_of
 from utils.score.intervals import intervals, mean_interval, weighted_mean
 from utils.train.runs import run_names
@@ -44,7 +48,6 @@ from utils.trust.controls import pointing, random_network, sanity_curves
 from utils.trust.faithfulness import (
     FAITHFUL,
     LEAST_SPAN,
-    PARTS,
     WEAK,
     explain_at_random,
     explain_by_centre,
@@ -63,6 +66,14 @@ SCRATCH = {  # a network for photographs without pretrained weights
     "early_stopping.patience": 40,
     "LRScheduler.patience": 4,
 }
+TRANSFORMER = {  # on the sample: convolutions up to stride 16, attention in each block behind them
+    "backbone_model": "levit_conv_128s",
+    "hyperparameters.epochs": 60,
+    "hyperparameters.learning_rate": 0.001,
+}
+PARTS_OF_RUN = ("blind", "differences", "edits", "matches", "mistakes", "sanity")  # beside the table of methods
+CHOSEN_ON = 16  # validation pairs, the layer of a method that reads one
+LAYERS = 6  # at most, among which it is chosen
 SLOW = ("occlusion", "FGGB", "CorrRISE", "SBSM")  # their controls are measured on few pairs
 SLOW_PROBED = 4
 PROBED = 16
@@ -178,7 +189,6 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     """
     files = choose_pairs(splits, BLIND, trained.config.seed + 1)
     pairs = pairs_of_files(files)
-    pairs_of_images = Pairs(np.tile(pairs.first, 2), np.tile(pairs.second, 2), np.tile(pairs.labels, 2))
     batches = trained.load_batches(files)
     random, random_references = random_network(trained, seed=1)
     # with the trained threshold all its pairs would be decided the same way
@@ -195,13 +205,10 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     rows = []
     numbers = []
     for name, (method, images, network, threshold, references) in cases.items():
-        parts = []
+        words = []
         for batch in images:
-            verdict = judge(network, method(network, batch, threshold, references), seed=7)
-            parts.append(pd.DataFrame({part: verdict.words(part) for part in PARTS}))
-        words = pd.concat(parts)
-        words_of_images = pd.concat([words["image 1"], words["image 2"]])
-        rates = rates_of("pairs", words["pair"], pairs) | rates_of("images", words_of_images, pairs_of_images)
+            words += judge(network, method(network, batch, threshold, references), seed=7).words()
+        rates = rates_of(pd.Series(words), pairs)
         row = {"maps that know nothing": f"{name}, {len(files)} pairs"}
         number = {"maps": name, "pairs": len(files)}
         for kind, rate in rates.items():
@@ -212,11 +219,11 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True), numbers
 
 
-def rates_of(kind, words, pairs) -> dict:
+def rates_of(words, pairs) -> dict:
     """Return how often words are "faithful", and at least "weak", each an Interval."""
     return {
-        f"{kind} faithful": mean_interval(words == FAITHFUL, pairs, rate=True),
-        f"{kind} weak or better": mean_interval(words.isin((FAITHFUL, WEAK)), pairs, rate=True),
+        "faithful": mean_interval(words == FAITHFUL, pairs, rate=True),
+        "weak or better": mean_interval(words.isin((FAITHFUL, WEAK)), pairs, rate=True),
     }
 
 
@@ -301,7 +308,40 @@ def changed_settings(settings) -> str:
     return ", ".join(changes) or "nothing else"
 
 
-def measure(settings, count, without):
+def at_best_layers(trained, splits) -> tuple[dict, str]:
+    """Return the methods by name, each that reads one layer at the best one, and a line about the choice.
+
+    The best has the largest mean gap on validation pairs, among at most LAYERS from the first to the last.
+    """
+    files = splits.files(splits.valid_pairs, CHOSEN_ON, trained.config.seed)
+    batches = trained.load_batches(files)
+    names = trained.network.layers
+    places = np.linspace(0, len(names) - 1, min(LAYERS, len(names))).round().astype(int)
+    methods = methods_of(trained.settings)
+    chosen = {"gradcam, last": methods["gradcam, last"]}
+    choices = []
+    for name, recipe in METHODS.items():
+        settings = trained.settings.changed(method=name)
+        if not recipe.reads_layer or recipe.reads_several:
+            chosen[name_of(settings)] = methods[name_of(settings)]
+            continue
+        gaps = {}
+        for place in places:
+            layer = names[place]
+            gap = 0
+            for images in batches:
+                inputs = images, trained.threshold, trained.references
+                explanation = explain(trained.network, *inputs, **settings.changed(layer=layer).model_dump())
+                gap += insertion_deletion(trained.network, explanation).decisive.sum().item() / len(files)
+            gaps[layer] = gap
+        best = max(gaps, key=gaps.get)
+        settings = settings.changed(layer=best)
+        chosen[name_of(settings)] = methods_of(settings)[name_of(settings)]
+        choices.append(f"{name} {best} ({', '.join(f'{layer} {gap:+.3f}' for layer, gap in gaps.items())})")
+    return chosen, f"Layers by the gap on {len(files)} validation pairs: {'; '.join(choices)}."
+
+
+def measure(settings, count, without, parts):
     """Train unless there is a network, and measure all methods.
 
     Returns:
@@ -316,8 +356,8 @@ def measure(settings, count, without):
     settings = trained.config
     began = time.perf_counter()
     pairs = choose_pairs(splits, count, settings.seed)
-    layer = trained.settings.layer
-    methods = methods_of(trained.settings)
+    layer = trained.settings.layer.removesuffix(MORE)
+    methods, choices = at_best_layers(trained, splits)
     default = methods[trained.method]
     methods |= PEERS
     methods["PAIR-X"] = partial(pair_x, layer=layer)
@@ -331,7 +371,9 @@ def measure(settings, count, without):
     comparison = table(rows).to_markdown(disable_numparse=True)
     print(comparison, flush=True)
     quick = {name: method for name, method in methods.items() if name not in SLOW}
-    blind, numbers = blind_maps(trained, default, splits)
+    blind, numbers = "", []
+    if "blind" in parts:
+        blind, numbers = blind_maps(trained, default, splits)
     network = {"dataset": rows[0].dataset, "network": rows[0].network}
     controls = f"Controls of the default on {count} pairs, of {', '.join(SLOW)} on {SLOW_PROBED}, of the others on "
     controls += f"{PROBED}."
@@ -346,34 +388,39 @@ def measure(settings, count, without):
         "",
         comparison,
         "",
-        controls,
-        "",
-        *planted_differences(trained, quick),
-        *checked_edits(trained, pairs[:CHECKED]),
-        matches(trained, pairs),
-        "",
-        correct_and_incorrect(trained, choose_pairs(splits, 4 * count, settings.seed)),
+        f"{controls} {choices}",
         "",
         blind,
         "",
-        sanity(trained, default, pairs),
-        "",
     ]
+    if "differences" in parts:
+        lines += planted_differences(trained, quick)
+    if "edits" in parts:
+        lines += checked_edits(trained, pairs[:CHECKED])
+    if "matches" in parts:
+        lines += [matches(trained, pairs), ""]
+    if "mistakes" in parts:
+        lines += [correct_and_incorrect(trained, choose_pairs(splits, 4 * count, settings.seed)), ""]
+    if "sanity" in parts:
+        lines += [sanity(trained, default, pairs), ""]
     print("\n".join(lines[-12:]), f"\n{time.perf_counter() - began:.0f} s", flush=True)
     return rows, [network | number for number in numbers], lines
 
 
 def networks(options, folder) -> list:
     """Return the configs of the networks that are measured."""
-    settings = [config({"checkpoints_path": f"{folder}/sample"})]
+    settings = [
+        config({"checkpoints_path": f"{folder}/sample"}),
+        config(TRANSFORMER | {"checkpoints_path": f"{folder}/transformer"}),
+    ]
     if options.photographs:
         changes = {"data_path": options.photographs, "checkpoints_path": f"{folder}/scratch"}
         settings.append(config(SCRATCH | changes))
     if options.photographs and options.weights:
         changes |= {"pretrained": options.weights, "checkpoints_path": f"{folder}/pretrained"}
         settings.append(config(changes, PHOTOGRAPHS))
-    if options.config:
-        own = load_config(options.config)
+    for path in options.config:
+        own = load_config(path)
         if own.data_path.resolve() != SAMPLE_FOLDER.resolve():
             settings.append(own)
     return settings
@@ -381,13 +428,16 @@ def networks(options, folder) -> list:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", help="a config whose network is measured beside the others")
+    parser.add_argument("--config", nargs="*", default=[], help="configs whose networks are measured beside the others")
     parser.add_argument("--photographs", help="a folder of photographs, one folder per class")
     parser.add_argument("--weights", help="weights for tests/benchmarks/photographs.yml")
     parser.add_argument("--checkpoints", type=Path, help="folder of the networks; missing ones are trained there")
     parser.add_argument("--pairs", type=int, default=128, help="test pairs of each dataset, at most")
     parser.add_argument("--without", nargs="*", default=[], help="methods to leave out: FGGB, CorrRISE, SBSM, ...")
-    parser.add_argument("--only", help="one of the networks: sample, scratch or pretrained")
+    parser.add_argument(
+        "--only", nargs="*", help="of the networks, by folder: sample, transformer, scratch, pretrained"
+    )
+    parser.add_argument("--parts", nargs="*", default=PARTS_OF_RUN, help="what is measured beside the methods")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
@@ -396,9 +446,9 @@ def main():
     lines = [f"# Faithfulness, {date.today()}", "", machine(), ""]
     with tempfile.TemporaryDirectory() as temporary:
         for settings in networks(options, options.checkpoints or temporary):
-            if options.only and settings.checkpoints_path.name != options.only:
+            if options.only and settings.checkpoints_path.name not in options.only:
                 continue
-            measured = measure(settings, options.pairs, options.without)
+            measured = measure(settings, options.pairs, options.without, options.parts)
             rows += measured[0]
             blind += measured[1]
             lines += measured[2]

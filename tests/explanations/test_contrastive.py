@@ -5,8 +5,8 @@ from captum.attr import LayerIntegratedGradients
 from helpers import network_and_images
 
 from utils.config import ConfigError
-from utils.explanations.paths import _averaged
 from utils.explanations.methods import explain
+from utils.explanations.paths import _averaged
 from utils.explanations.references import References, embed_references
 from utils.network.distance import blurred, distances_of
 

@@ -212,7 +212,7 @@ def test_the_last_layer_needs_no_backward_pass_through_the_backbone(monkeypatch)
     passes = []
     for stage in network.backbone.children():
         stage.register_forward_pre_hook(lambda module, inputs: passes.append(torch.is_grad_enabled()))
-    explain(network, images, 0.5)
+    explain(network, images, 0.5, layer="last")
     assert passes == [False] * 8  # one pass of both images, nothing recorded for a backward pass
 
 

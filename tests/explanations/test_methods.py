@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
-from helpers import Chequered, network_and_images
+from helpers import network_and_images
 from matplotlib.text import Text
 
 from utils import figure
@@ -62,11 +62,14 @@ def test_auto_is_the_last_layer_or_the_path_through_several():
 
 
 def test_auto_is_replaced_and_nothing_else_is_touched():
-    settings = replace_auto(ExplanationSettings(method="integrated"), "layer2")
-    assert settings.layer == "layer2"
-    assert replace_auto(ExplanationSettings(method="integrated"), "layer2+").layer == "last"
-    assert replace_auto(ExplanationSettings(method="integrated", layer="layer2+"), "layer3").layer == "layer2"
-    assert replace_auto(ExplanationSettings(layer="layer3"), "layer2").layer == "layer3"
+    network, _ = network_and_images()
+    settings = ExplanationSettings(steps=2)
+    assert replace_auto(settings, network) == settings.changed(layer="layer2+")
+    assert replace_auto(settings).layer == "last"
+    assert replace_auto(settings.changed(method="integrated"), network).layer == "last"
+    assert replace_auto(settings.changed(output_stride=16), network).layer == "last"
+    assert replace_auto(settings.changed(method="integrated", layer="layer2+"), network).layer == "layer2"
+    assert replace_auto(settings.changed(layer="layer3"), network).layer == "layer3"
 
 
 def test_what_is_explained_is_carried():
@@ -100,8 +103,8 @@ def test_what_is_refused():
         explain(network, images, 0.5, metod="gradcam")
     with pytest.raises(ConfigError, match=r"step: unknown key; did you mean steps\?"):
         explain(network, images, 0.5, step=4)
-    with pytest.raises(ValueError, match=r"Chequered cannot be read at a layer: pass Cut"):
-        explain(Chequered(), images, 0.5)
+    with pytest.raises(ValueError, match=r"Flatten cannot be read at a layer: pass Cut"):
+        explain(torch.nn.Flatten(), images, 0.5)
     with pytest.raises(ValueError, match="paths of 1 pairs, but distances of 2"):
         explain(network, images, 0.5, source=Source(paths=[("a", "b")]))
     for wrong in (images[:, 0], images.repeat(1, 2, 1, 1, 1)):

@@ -192,12 +192,12 @@ def test_layers_of_one_place_are_refused_by_name():
     for method in ("gradcam", "layercam", "integrated", "contrastive"):
         assert explain(network, images, 0.5, method=method, layer="layer3", steps=1).evidence.any()
         with pytest.raises(ExplanationError, match=f"gives maps of 1 x 1 for images of 32 x 32.*name one of {named}"):
-            explain(network, images, 0.5, method=method, steps=1)
+            explain(network, images, 0.5, method=method, layer="last", steps=1)
     with pytest.raises(ExplanationError, match="gives maps of 1 x 1"):
         decompose(network, explain(network, images, 0.5, method="occlusion"))
     larger = SiameseNetwork("test_resnet", 8, image_size=(64, 64)).eval()  # convolutions take other images too
     with pytest.raises(ExplanationError, match="gives maps of 1 x 1 for images of 32 x 32"):
-        explain(larger, images, 0.5)
+        explain(larger, images, 0.5, layer="last")
 
 
 def test_images_too_small_to_be_explained_are_refused_before_training(make_config):

@@ -179,7 +179,7 @@ def test_the_verdict_stands_above_and_must_be_of_the_same_explanation(paths):
     verdict = verdict_on(explanation)
     shown = texts(figure(explanation[1], verdict[1]))
     assert "0.80 of what is possible (insertion minus deletion +0.400 of +0.500)" in shown
-    assert "Image 2: faithful" in shown
+    assert "Image 2 alone: 0.80 of what is possible" in shown
     other = explanation_of(torch.randn(2, 2, 8, 8), paths)
     with pytest.raises(ValueError, match="the verdict is of another explanation"):
         figure(other, verdict)
@@ -227,7 +227,7 @@ def test_every_method_is_shown_once(paths, count):
     assert [axes.get_title() for axes in shown if axes.get_title()] == best_first
     assert len(shown) == 2 * count
     labels = [axes.get_xlabel() for axes in shown if axes.get_xlabel()]
-    best = [f"✓ {FAITHFUL}: 80%", f"✓ {FAITHFUL}: 60%", f"~ {WEAK}: 40%", f"~ {WEAK}: 20%", f"✗ {CHANCE}"]  # of 0.5
+    best = [f"✓ {FAITHFUL} (0.80)", f"✓ {FAITHFUL} (0.60)", f"~ {WEAK} (0.40)", f"~ {WEAK} (0.20)", f"✗ {CHANCE}"]
     assert labels == best[-count:]
 
 

@@ -35,7 +35,7 @@ def test_each_suspect_stands_beside_its_neighbour_with_their_maps(calibrated, su
         assert panel.get_suptitle() == suspicion
         words = " ".join(panel.get_supxlabel().split())
         assert words == " ".join(f"{alike.get_suptitle()} {alike.get_supxlabel()}".split())
-        assert "Image 2: " in words  # the maps are judged
+        assert "Image 2 alone: " in words  # the maps are judged
         shown = [axes.images[0].get_array() for axes in panel.axes if axes.images]
         expected = [axes.images[0].get_array() for axes in alike.axes if axes.images]
         assert all(np.array_equal(one, other) for one, other in zip(shown, expected, strict=True))

@@ -13,7 +13,7 @@ from utils.data.splits import pairs_of_files
 from utils.explanations.methods import explain
 from utils.network.distance import blurred, distances_of, mean_colour
 from utils.score.intervals import Interval, mean_interval
-from utils.trust import comparison
+from utils.trust import comparison, faithfulness
 from utils.trust.comparison import choose_pairs, compare, methods_table, table, write_table
 from utils.trust.controls import choose_partners, copies, partner_agreement, pointing, random_network, sanity, stability
 from utils.trust.faithfulness import (
@@ -65,6 +65,8 @@ def correctly_decided(network, explanation, pairs, shown):
 def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypatch):
     monkeypatch.setattr(comparison, "load_masks", left_and_lower)
     monkeypatch.setattr(trained_module, "BATCH", 2)
+    for module in (comparison, faithfulness):
+        monkeypatch.setattr(module, "LEAST_SPAN", 0.0)  # there is little to explain here
     splits = calibrated.load_splits()
     (row,) = compare({"ours": METHOD}, calibrated, pairs, splits, seed=3, probed={"ours": 2})
     network, threshold = calibrated.network, calibrated.threshold
@@ -88,7 +90,7 @@ def test_every_column_against_its_own_recomputation(calibrated, pairs, monkeypat
         for index in range(len(verdict)):
             own, whole = verdict.gap.decisive[index].item(), verdict.span.decisive[index].item()
             best = max(verdict.blind.decisive[:, index].tolist())
-            by_span.append(own > best and own >= 0.5 * whole and whole >= 0.1)
+            by_span.append(own > best and own >= 0.5 * whole and whole >= 0)
     drawn = pairs_of_files(pairs)
     both = mean_interval(gap.both.double().numpy(), drawn, seed=3)
     faithful = mean_interval([word == FAITHFUL for word in words], drawn, seed=3, rate=True)
@@ -184,7 +186,7 @@ def test_the_table_shows_each_value_under_its_heading(tmp_path):
         assert next(iter(answer.data)) == columns[0]
     assert shown == answers | {"decisive": shown["decisive"]}  # of which the share of the span is made
     written = pd.read_csv(tmp_path / "methods.csv").iloc[0]
-    assert (written["method"], written["partner"]) == ("ours", 0.23)
+    assert (written["method"], written["partner"]) == ("ours", 0.24)
     assert (written["gap"], written["gap_low"], written["faithful_high"]) == (0.06, 0.5, 0.75)
 
 

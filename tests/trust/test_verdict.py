@@ -195,6 +195,7 @@ def test_words_by_blind_maps_share_and_span():
     assert verdict_of(0.5, 9).word() == "weak"
     assert verdict_of(LEAST_SHARE - 0.01, 10).word() == "weak"  # a much better map was found
     assert verdict_of(LEAST_SHARE - 0.01, 10, thorough=0.6).word() == FAITHFUL
+    assert verdict_of(0.2, 10, thorough=0.2).word() == "weak"  # less than a quarter of the span
     assert verdict_of(0.5, 7).word() == verdict_of(-0.1, 10).word() == CHANCE
     small = verdict_of(0.02, 10, span=LEAST_SPAN - 0.001)
     assert small.word() == HARDLY
@@ -203,9 +204,10 @@ def test_words_by_blind_maps_share_and_span():
 
 
 def test_the_share_is_of_the_best_map_and_never_above_1_or_below_0():
-    for gap, best, share in ((0.3, 0.6, 0.5), (0.3, 0.2, 1.0), (-0.1, 0.6, 0.0), (-0.1, -0.5, 0.0)):
+    for gap, best, share in ((0.3, 0.6, 0.5), (0.6, 0.2, 1.0), (-0.1, 0.6, 0.0), (-0.1, -0.5, 0.0)):
         assert verdict_of(gap, 10, thorough=best).share().item() == pytest.approx(share)
-    assert verdict_of(0.3, 9, thorough=0.2).possible().item() == pytest.approx(0.301)  # a blind map is the best
+    assert verdict_of(0.6, 9, thorough=0.2).possible().item() == pytest.approx(0.601)  # a blind map is the best
+    assert verdict_of(0.2, 10, thorough=0.2).share().item() == pytest.approx(0.4)  # none reaches half of the span
 
 
 @pytest.mark.parametrize("different", [True, False])

@@ -81,7 +81,7 @@ def explain(
     if not hasattr(network, "project_features"):
         kind = type(network).__name__
         raise ValueError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...), or a SiameseNetwork")
-    settings = replace_auto(settings, path_layer(network))
+    settings = replace_auto(settings, network)
     method = METHODS[settings.method]
     images = pairs_for(network, images)
     check_shown(images, source)
@@ -134,15 +134,17 @@ def name_of(settings: ExplanationSettings) -> str:
     return name
 
 
-def replace_auto(settings: ExplanationSettings, layer=LAST) -> ExplanationSettings:
+def replace_auto(settings: ExplanationSettings, network: Explainable | None = None) -> ExplanationSettings:
     """Return the settings with a layer in place of `auto`.
 
-    Where a method reads only one layer, several (MORE) are replaced by the last one if `auto`, else by their first one.
+    That is the path through several layers of the network, or the last layer where the method or the output stride
+    allows no such path. A method that reads one layer takes the first one of several (MORE) that are named.
     """
     reads_several = METHODS[settings.method].reads_several
     if settings.layer == AUTO:
-        if layer.endswith(MORE) and not reads_several:
-            layer = LAST
+        layer = LAST
+        if reads_several and settings.output_stride == 32 and network is not None:
+            layer = path_layer(network)
         settings = settings.changed(layer=layer)
     if not reads_several:
         settings = settings.changed(layer=settings.layer.removesuffix(MORE))

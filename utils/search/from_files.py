@@ -13,7 +13,7 @@ from ..explanations.explanation import UNKNOWN, Explanation, Source
 from ..explanations.methods import explain, replace_auto
 from ..explanations.references import References
 from ..files import ExplanationError
-from ..network.distance import Explainable, images_for, paired, path_layer, place_of
+from ..network.distance import Explainable, images_for, paired, place_of
 from ..trained import files_of
 
 FAILURES = (OSError, ValueError, LookupError, RuntimeError, SyntaxError, cv2.error)  # of libraries that decode images
@@ -47,7 +47,7 @@ class FromFiles:
         self.load = load
         self.threshold = threshold
         self.references = references
-        self.settings = replace_auto(ExplanationSettings().changed(**settings), path_layer(network))
+        self.settings = replace_auto(ExplanationSettings().changed(**settings), network)
         self.source = source
 
     def load_images(self, *paths) -> torch.Tensor:

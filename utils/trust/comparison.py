@@ -33,6 +33,8 @@ QUESTIONS = {  # columns of the table, and the field whose bars stand behind the
         [
             "faithful pairs",
             "share of possible",
+            "share of span",
+            "faithful by half of the span",
             "both images",
             "each image",
             "correct when shown, hidden",
@@ -74,8 +76,8 @@ class Row:
     """The one that verdicts read."""
     span: float
     """The largest change that hiding could make of what verdicts read."""
-    share: float
-    """Mean of `Verdict.share`, of the pairs that have something to explain."""
+    share: float | None
+    """Mean of `Verdict.share`; None where no pair has something to explain."""
     share_of_span: float
     """`gap_decisive` as a share of the span."""
     faithful: Interval
@@ -154,6 +156,8 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         columns["gap"] = mean_interval(measured["gap"], drawn, seed)
         for column in ("faithful", "faithful_by_span"):
             columns[column] = mean_interval(measured[column], drawn, seed, rate=True)
+        if np.isnan(columns["share"]):
+            columns["share"] = None
         columns["share_of_span"] = columns["gap_decisive"] / (columns["span"] or float("nan"))
         count = probed.get(name, PROBED)
         images = torch.cat(batches)[:count]
@@ -187,7 +191,7 @@ def table(rows: list[Row]) -> pd.DataFrame:
             "each image": f"{row.gap_each:.3f}",
             "decisive": f"{row.gap_decisive:.3f}",
             "faithful pairs": _percent(row.faithful),
-            "share of possible": f"{row.share:.2f}",
+            "share of possible": "" if row.share is None else f"{row.share:.2f}",
             "share of span": f"{row.share_of_span:.0%}",
             "faithful by half of the span": _percent(row.faithful_by_span),
             "correct when shown, hidden": f"{row.inserted:.0%}, {row.deleted:.0%}",

@@ -186,21 +186,21 @@ class Verdict:
         return Verdict(self.explanation[index], *[effect[index] for effect in effects])
 
     def possible(self, part="pair") -> torch.Tensor:
-        """Return the largest gap of all maps that were measured for each pair, float32 (B,).
+        """Return the largest gap of all maps that were measured for each pair, or half of the span, float32 (B,).
 
-        These are its own map, that of the method `thorough`, and the blind ones. A better map may exist.
+        These maps are its own, that of the method `thorough`, and the blind ones. A better one may exist, so less than
+        half of the span counts as half of it.
         """
-        gaps = torch.stack([self.gap.of(part), self.thorough.of(part)])
+        gaps = torch.stack([self.gap.of(part), self.thorough.of(part), self.span.of(part) / 2])
         return torch.cat([gaps, self.blind.of(part)]).amax(dim=0)
 
     def share(self, part="pair") -> torch.Tensor:
-        """Return the gap as a share of what is possible, float32 (B,) in [0, 1]; NaN where the span is below LEAST_SPAN.
+        """Return the gap as a share of what is possible, float32 (B,) in [0, 1]; NaN for a span below LEAST_SPAN.
 
         Args:
             part: What is hidden: "pair", "image 1" or "image 2".
         """
-        gap, possible = self.gap.of(part), self.possible(part)
-        share = (gap / possible.where(possible > 0, 1)).clamp(min=0)
+        share = (self.gap.of(part) / self.possible(part)).clamp(min=0)
         return share.where(self.span.of(part) >= LEAST_SPAN, torch.nan)
 
     def word(self, index=0) -> str:
@@ -209,7 +209,7 @@ class Verdict:
         faithful: the gap is at least LEAST_SHARE of what is possible, and above those of all blind maps.
         weak: positive, and above those of LEAST_BEATEN of the blind maps.
 
-        The maps of `thorough` are mostly the best that was measured: for them, the word rests on the blind maps alone.
+        The maps of `thorough` are mostly the best that was measured: for them, half of the span is what is possible.
         Only DRAWS random maps are drawn for an image; the others are the centre prior, the opposites and combinations.
         So the rank by itself proves little: a gap that is one more draw is above all of them in 1 of 20 pairs decided
         "same", and weak or better in 1 of 5. The share makes "faithful" rarer: `make faithfulness` measures how often
@@ -231,12 +231,13 @@ class Verdict:
 
     def sentence(self, index=0) -> str:
         """Return the word for a pair with the numbers behind it, then those of each image by itself."""
-        beaten, count = self._beaten(index)
-        above = "all" if beaten == count else f"{beaten / count:.0%}"
-        line = f"Maps: {self.word(index)}, {self._in_numbers(index)}; better than {above} of {count} maps that know nothing."
-        if self.word(index) == HARDLY:
-            line = f"Maps: {self._in_numbers(index)}."
-        lines = [line]
+        word = self.word(index)
+        text = self._in_numbers(index)
+        if word != HARDLY:
+            beaten, count = self._beaten(index)
+            above = "all" if beaten == count else f"{beaten / count:.0%}"
+            text = f"{word}, {text}; better than {above} of {count} maps that know nothing"
+        lines = [f"Maps: {text}."]
         for part in PARTS[1:]:
             lines.append(f"{part.capitalize()} alone: {self._in_numbers(index, part)}.")
         return "\n".join(lines)
