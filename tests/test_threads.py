@@ -58,7 +58,7 @@ from utils.network.distance import copy_of, distances_of, evaluating, unit
 from utils.network.hooks import hooked
 from utils.network.variants import dilated, folded, fully_random, randomised
 from utils.show.drawing import nothing
-from utils.trust.faithfulness import insertion_deletion, judge
+from utils.trust.faithfulness import insertion_deletion
 
 THREADS = 4
 ROUNDS = 20

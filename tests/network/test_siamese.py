@@ -213,27 +213,31 @@ def test_a_backbone_that_gives_its_class_token_alone_is_refused():
         SiameseNetwork("pit_ti_224", 8, image_size=(64, 64))
 
 
-def test_the_path_starts_at_the_coarsest_layer_of_16_cells():
-    def start(backbone, *size):
-        return SiameseNetwork(backbone, 8, image_size=size).path_start
+def test_the_path_is_read_from_the_coarsest_layer_of_16_cells():
+    def layer(backbone, *size):
+        return SiameseNetwork(backbone, 8, image_size=size).path_layer
 
-    assert start("test_resnet", 128, 160) == "layer2"  # of stride 8
-    assert start("test_resnet", 120, 160) == "layer1"  # layer2 has 15 rows
-    assert start("test_resnet", 48, 48) == "layer1"  # none has 16 cells: the finest stride
-    assert start("test_efficientnet", 64, 64) == "blocks.1"
-    assert start("test_vit", 32, 32) is None  # all layers have one stride
+    assert layer("test_resnet", 128, 160) == "layer2+"  # of stride 8
+    assert layer("test_resnet", 120, 160) == "layer1+"  # layer2 has 15 rows
+    assert layer("test_resnet", 48, 48) == "layer1+"  # none has 16 cells: the finest stride
+    assert layer("test_efficientnet", 64, 64) == "blocks.1+"
+    assert layer("test_vit", 32, 32) == "blocks.2"  # of seven layers of one stride, without the others
 
 
 def test_layers_that_cannot_be_read_are_no_part_of_the_path(monkeypatch):
     """As where the tokens of a trained transformer no longer answer to their places."""
     network = SiameseNetwork("test_resnet", 8, image_size=(64, 64))
     reading = network._reading
+    refused = {"layer1", "layer3"}
 
     def refuse(name):
-        if name in ("layer1", "layer3"):
+        if name in refused:
             raise ConfigError("refused")
         return reading(name)
 
     monkeypatch.setattr(network, "_reading", refuse)
-    assert network.path_start == "layer2"
+    assert network.path_layer == "layer2+"
     assert network._later("layer2+") == ["layer4"]
+    refused |= {"layer2", "layer4"}
+    network._unreadable = network._unreadable | refused
+    assert network.path_layer == "last"

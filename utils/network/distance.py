@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..config import LAST, MORE
+from ..config import LAST
 from ..files import ExplanationError
 from .hooks import copy_without_hooks
 
@@ -56,12 +56,8 @@ def project_through(network: Explainable, features, layer: str) -> tuple[torch.T
 
 
 def path_layer(network: Explainable) -> str:
-    """Return the layer at which paths through several layers start, with those behind it; "last" where there are none.
-
-    Only a network with an attribute `path_start`, as SiameseNetwork has it, can read several layers.
-    """
-    start = getattr(network, "path_start", None)
-    return LAST if start is None else f"{start}{MORE}"
+    """Return the layer that methods on a path read: the last one, unless the network has another `path_layer`."""
+    return getattr(network, "path_layer", LAST)
 
 
 def pairs_for(network: nn.Module, images) -> torch.Tensor:

@@ -71,17 +71,21 @@ class SiameseNetwork(nn.Module):
         return list(self._named)
 
     @property
-    def path_start(self) -> str | None:
-        """The coarsest layer whose map has PATH_CELLS cells along its shorter side, or else the finest one.
+    def path_layer(self) -> str:
+        """The layer that methods on a path read, with MORE where coarser layers are behind it.
 
-        None where no layer behind it is coarser.
+        It is the coarsest one whose map has PATH_CELLS cells along its shorter side, or else the finest. Where all
+        layers have one stride, as in most transformers, it is the layer a third of the way, without the others.
         """
         start = None
         for _, name in sorted(self._last_of_each_stride().items()):  # the finest first
             has_cells = min(self._named[name].layout.grid) >= PATH_CELLS
             if (start is None or has_cells) and self._is_readable(name) and self._coarser(name):
-                start = name
-        return start
+                start = f"{name}{MORE}"
+        third = self.layers[len(self.layers) // 3]
+        if start is None and self._is_readable(third):
+            start = third
+        return start or LAST
 
     def check_layer(self, layer: str):
         """Check a layer before it is explained.
