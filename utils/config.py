@@ -21,6 +21,7 @@ from pydantic import (
 
 from .files import UserError, printable, shortened
 
+STEPS = 3  # of paths
 AUTO = "auto"  # chosen by the data, or by the backbone
 LOCAL_DIR = "local-dir"  # backbone_model: local-dir:PATH names the folder of a model
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
@@ -148,6 +149,10 @@ def _count_or_auto(value, least=1):
     if value == AUTO or (type(value) is int and least <= value <= MOST):
         return value
     raise ValueError(f"should be auto or a whole number from {least} to {MOST}")
+
+
+def _steps(value):
+    return STEPS if value == AUTO else value  # as runs of earlier versions have it
 
 
 def _decision(value):
@@ -291,7 +296,7 @@ class ExplanationSettings(Section):
     method: Method = "contrastive"
     layer: str = AUTO
     output_stride: Literal[8, 16, 32] = 32
-    steps: Annotated[int, Field(ge=1, le=MOST)] = 3
+    steps: Annotated[int, Field(ge=1, le=MOST), BeforeValidator(_steps)] = STEPS
     test_pairs: Annotated[int, Field(ge=1, le=MOST)] = 8
     opacity: Annotated[Number, Field(ge=0, le=1)] = 0.6
 
