@@ -54,9 +54,8 @@ def test_numbers_of_maps_are_those_of_the_results():
     blind = [row for row in results["blind"] if row["maps"] != "images of noise"]
     text = " ".join(section("What the heatmaps mean").split())
     for rate, digits, words in (
-        ("pairs faithful", 1, "are called faithful"),
-        ("images faithful", 1, "of their images"),
-        ("pairs weak or better", 0, "of pairs are weak or better with maps that know nothing"),
+        ("faithful", 1, "of 208 pairs are called faithful"),
+        ("weak or better", 0, "of pairs are weak or better with maps that know nothing"),
     ):
         most = max((row[rate] for row in blind), key=lambda interval: interval["value"])
         value, low, high = (f"{100 * most[end]:.{digits}f}" for end in ("value", "low", "high"))

@@ -6,7 +6,7 @@ from helpers import network_and_images
 
 from utils.config import ConfigError
 from utils.explanations.methods import explain
-from utils.explanations.paths import _averaged
+from utils.explanations.paths import _fused
 from utils.explanations.references import References, embed_references
 from utils.network.distance import blurred, distances_of
 
@@ -66,8 +66,12 @@ def test_one_step_against_a_full_backward_pass():
                 strength = (sum(evidence.flatten() ** 2) / (height * width)) ** 0.5
                 if number == 0:
                     scale, size = strength, (height, width)
+                if number == 0:
+                    fine = evidence
                 enlarged = F.interpolate(evidence[None, None], size=size, mode="bilinear", align_corners=False)
                 total = total + enlarged * scale / strength / len(LAYERS)
+            root = fine.abs() ** 0.5
+            total = total * root / (sum(root.flatten() ** 2) / root.numel()) ** 0.5
             expected = F.interpolate(total, size=images.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
             torch.testing.assert_close(found.evidence[pair, own], expected)
 
@@ -87,19 +91,30 @@ def test_maps_of_later_layers_are_those_of_the_network():
             explain(network, images, 0.5, layer=refused)
 
 
-def test_the_mean_over_layers_keeps_signs_and_ignores_their_scales():
+def test_fused_layers_keep_signs_and_ignore_their_scales():
     """What all layers count towards one decision stays so: no mean is subtracted."""
     fine = torch.randn(3, 8, 8)
     coarse = torch.randn(3, 4, 4)
-    averaged = _averaged([fine, coarse])
+    fused = _fused([fine, coarse])
     enlarged = F.interpolate(coarse[:, None], size=(8, 8), mode="bilinear", align_corners=False)[:, 0]
     agreed = (fine > 0) == (enlarged > 0)
     assert agreed.any()
-    assert torch.equal(averaged[agreed] > 0, fine[agreed] > 0)
-    torch.testing.assert_close(_averaged([fine, 1e4 * coarse]), averaged)
-    torch.testing.assert_close(_averaged([10 * fine, coarse]), 10 * averaged)
-    assert torch.equal(_averaged([fine]), fine)
-    assert not _averaged([torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)]).any()
+    assert torch.equal(fused[agreed] > 0, fine[agreed] > 0)
+    torch.testing.assert_close(_fused([fine, 1e4 * coarse]), fused)
+    torch.testing.assert_close(_fused([10 * fine, coarse]), 10 * fused)
+    assert torch.equal(_fused([fine]), fine)
+    assert not _fused([torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)]).any()
+
+
+def test_fused_layers_are_as_sharp_as_the_finest():
+    """Where the finest map has nothing, nothing is shown; where it is alike, the coarse one orders the regions."""
+    fine = torch.zeros(1, 8, 8)
+    fine[0, 1, 1] = fine[0, 6, 6] = 1.0
+    coarse = torch.zeros(1, 2, 2)
+    coarse[0, 0, 0], coarse[0, 1, 1] = 1.0, -0.5
+    fused = _fused([fine, coarse])[0]
+    assert fused[1, 1] > fused[6, 6]
+    assert (fused != 0).sum() == 2
 
 
 @pytest.mark.parametrize("threshold", [0.0, 2.0])

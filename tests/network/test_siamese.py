@@ -221,12 +221,13 @@ def test_the_path_is_read_from_the_coarsest_layer_of_16_cells():
     assert layer("test_resnet", 120, 160) == "layer1+"  # layer2 has 15 rows
     assert layer("test_resnet", 48, 48) == "layer1+"  # none has 16 cells: the finest stride
     assert layer("test_efficientnet", 64, 64) == "blocks.1+"
-    assert layer("test_vit", 32, 32) == "blocks.2"  # of seven layers of one stride, without the others
+    assert layer("test_resnet", 40, 40) == "layer1"  # layer2 has 5 cells: nothing that coarse is read
+    assert layer("test_vit", 32, 32) == "blocks.2"  # of seven layers of one stride
 
 
 def test_layers_that_cannot_be_read_are_no_part_of_the_path(monkeypatch):
     """As where the tokens of a trained transformer no longer answer to their places."""
-    network = SiameseNetwork("test_resnet", 8, image_size=(64, 64))
+    network = SiameseNetwork("test_resnet", 8)
     reading = network._reading
     refused = {"layer1", "layer3"}
 

@@ -15,6 +15,7 @@ from .distance import evaluating, example_of, unit
 from .layers import Layers, Reading
 
 PATH_CELLS = 16  # along the shorter side of the map at which paths through several layers start, at least
+LEAST_CELLS = 6  # along the shorter side of the maps behind it
 TRAINED_SHARE = {"full": 1.0, "last": 0.25, "frozen": 0.0}  # of the stages, from the last one down
 
 
@@ -75,17 +76,20 @@ class SiameseNetwork(nn.Module):
         """The layer that methods on a path read, with MORE where coarser layers are behind it.
 
         It is the coarsest one whose map has PATH_CELLS cells along its shorter side, or else the finest. Where all
-        layers have one stride, as in most transformers, it is the layer a third of the way, without the others.
+        layers have one stride, as in most transformers, it is the layer a third of the way.
         """
+        by_stride = sorted(self._last_of_each_stride().items())  # the finest first
         start = None
-        for _, name in sorted(self._last_of_each_stride().items()):  # the finest first
+        for _, name in by_stride:
             has_cells = min(self._named[name].layout.grid) >= PATH_CELLS
             if (start is None or has_cells) and self._is_readable(name) and self._coarser(name):
                 start = f"{name}{MORE}"
-        third = self.layers[len(self.layers) // 3]
-        if start is None and self._is_readable(third):
-            start = third
-        return start or LAST
+        if start is not None:
+            return start
+        alone = by_stride[0][1]
+        if len(by_stride) == 1:
+            alone = self.layers[len(self.layers) // 3]
+        return alone if self._is_readable(alone) else LAST
 
     def check_layer(self, layer: str):
         """Check a layer before it is explained.
@@ -262,16 +266,20 @@ class SiameseNetwork(nn.Module):
         if not names:
             raise ConfigError(
                 f"explanation.layer: {layer!r} is refused: {self.backbone_model} has no layer of a coarser stride "
-                f"behind it. Leave out the {MORE}, or name an earlier layer"
+                f"behind it that has {LEAST_CELLS} cells along each side. Leave out the {MORE}, or name an earlier layer"
             )
         return names
 
     def _coarser(self, name) -> list[str]:
-        """Return the last layer of each coarser stride behind a named layer, of modules that can be read."""
+        """Return the last layer of each coarser stride behind a named layer, of modules that can be read.
+
+        Maps of fewer than LEAST_CELLS cells along a side are left out: they would tint the whole image.
+        """
         names = {}  # by stride
         if name in self._named:
             for later, named in self._named.items():
-                if named.path and named.stride > self._named[name].stride and self._is_readable(later):
+                has_cells = min(named.layout.grid) >= LEAST_CELLS
+                if named.path and has_cells and named.stride > self._named[name].stride and self._is_readable(later):
                     names[named.stride] = later
         return list(names.values())
 
