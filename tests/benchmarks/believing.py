@@ -182,7 +182,7 @@ def sanity(trained, default, pairs) -> str:
 def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     """Measure how often maps that know nothing are called faithful, and weak or better.
 
-    Random maps; the maps of a network of shuffled weights; of images of noise; and of another pair of the batch.
+    Random maps; the maps of a network of shuffled weights; and those of another pair of the batch.
 
     Returns:
         A table in Markdown, and the same as numbers.
@@ -193,13 +193,10 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     random, random_references = random_network(trained, seed=1)
     # with the trained threshold all its pairs would be decided the same way
     random_threshold = float(torch.cat([distances_of(random, images) for images in batches]).median())
-    generator = torch.Generator().manual_seed(0)
-    noise = [torch.randn(images.shape, generator=generator).to(images) for images in batches]
     known = trained.network, trained.threshold, trained.references
     cases = {
         "random maps": (partial(explain_at_random, seed=1000), batches, *known),
         "a random network": (default, batches, random, random_threshold, random_references),
-        "images of noise": (default, noise, *known),
         "maps of another pair": (partial(explain_another_pair, default), batches, *known),
     }
     rows = []

@@ -2,11 +2,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from captum.attr import LayerIntegratedGradients
-from helpers import network_and_images
+from helpers import CHEQUERED, Chequered, board, network_and_images, patterned
 
 from utils.config import ConfigError
 from utils.explanations.methods import explain
-from utils.explanations.paths import _fused
+from utils.explanations.paths import _averaged
 from utils.explanations.references import References, embed_references
 from utils.network.distance import blurred, distances_of
 
@@ -66,12 +66,8 @@ def test_one_step_against_a_full_backward_pass():
                 strength = (sum(evidence.flatten() ** 2) / (height * width)) ** 0.5
                 if number == 0:
                     scale, size = strength, (height, width)
-                if number == 0:
-                    fine = evidence
                 enlarged = F.interpolate(evidence[None, None], size=size, mode="bilinear", align_corners=False)
                 total = total + enlarged * scale / strength / len(LAYERS)
-            root = fine.abs() ** 0.5
-            total = total * root / (sum(root.flatten() ** 2) / root.numel()) ** 0.5
             expected = F.interpolate(total, size=images.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
             torch.testing.assert_close(found.evidence[pair, own], expected)
 
@@ -84,37 +80,49 @@ def test_maps_of_later_layers_are_those_of_the_network():
     for layer, later in zip(LAYERS, maps, strict=True):
         torch.testing.assert_close(later, network.features(images[:, 0], layer))
     assert network.project_through(features, "layer1")[1] == []
-    for refused in ("last+", "layer4+", "layer2.0+"):
+    for reaveraged in ("last+", "layer4+", "layer2.0+"):
         with pytest.raises(ConfigError, match="no layer of a coarser stride behind it"):
-            network.check_layer(refused)
+            network.check_layer(reaveraged)
         with pytest.raises(ConfigError, match="Leave out the"):
-            explain(network, images, 0.5, layer=refused)
+            explain(network, images, 0.5, layer=reaveraged)
 
 
-def test_fused_layers_keep_signs_and_ignore_their_scales():
+class TwoLayers(Chequered):
+    """Sums of 6 x 6 pixels stand between the image and the angle."""
+
+    def project_through(self, features, layer):
+        coarse = 36 * F.avg_pool2d(features[:, :1] * board(*features.shape[2:]), 6)
+        angles = coarse.sum(dim=(1, 2, 3))
+        return torch.stack([angles.cos(), angles.sin()], dim=1), [coarse]
+
+
+@pytest.mark.parametrize("method", ["contrastive", "thorough"])
+def test_planted_evidence_against_the_decision_is_in_the_counterfactual_map(method):
+    """Image 1 has a square that turns its angle away from that of image 2, and one that turns it back a little."""
+    supports, first = patterned(CHEQUERED, (6, 6), 0.9)
+    contradicts, second = patterned(CHEQUERED, (12, 18), -0.3)
+    other, _ = patterned(CHEQUERED, (12, 12), -0.6)
+    images = torch.stack([supports + contradicts, other])[None]
+    explanation = explain(TwoLayers(), images, 0.5, method=method, layer="image+")
+    assert explanation.different.all()
+    assert explanation.factual[0, 0][first].sum() > 0.9 * explanation.factual[0, 0].sum()
+    assert explanation.counterfactual[0, 0][second].sum() > 0.9 * explanation.counterfactual[0, 0].sum()
+    assert explanation.counterfactual[0, 0].any()
+
+
+def test_the_mean_over_layers_keeps_signs_and_ignores_their_scales():
     """What all layers count towards one decision stays so: no mean is subtracted."""
     fine = torch.randn(3, 8, 8)
     coarse = torch.randn(3, 4, 4)
-    fused = _fused([fine, coarse])
+    averaged = _averaged([fine, coarse])
     enlarged = F.interpolate(coarse[:, None], size=(8, 8), mode="bilinear", align_corners=False)[:, 0]
     agreed = (fine > 0) == (enlarged > 0)
     assert agreed.any()
-    assert torch.equal(fused[agreed] > 0, fine[agreed] > 0)
-    torch.testing.assert_close(_fused([fine, 1e4 * coarse]), fused)
-    torch.testing.assert_close(_fused([10 * fine, coarse]), 10 * fused)
-    assert torch.equal(_fused([fine]), fine)
-    assert not _fused([torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)]).any()
-
-
-def test_fused_layers_are_as_sharp_as_the_finest():
-    """Where the finest map has nothing, nothing is shown; where it is alike, the coarse one orders the regions."""
-    fine = torch.zeros(1, 8, 8)
-    fine[0, 1, 1] = fine[0, 6, 6] = 1.0
-    coarse = torch.zeros(1, 2, 2)
-    coarse[0, 0, 0], coarse[0, 1, 1] = 1.0, -0.5
-    fused = _fused([fine, coarse])[0]
-    assert fused[1, 1] > fused[6, 6]
-    assert (fused != 0).sum() == 2
+    assert torch.equal(averaged[agreed] > 0, fine[agreed] > 0)
+    torch.testing.assert_close(_averaged([fine, 1e4 * coarse]), averaged)
+    torch.testing.assert_close(_averaged([10 * fine, coarse]), 10 * averaged)
+    assert torch.equal(_averaged([fine]), fine)
+    assert not _averaged([torch.zeros(1, 8, 8), torch.zeros(1, 4, 4)]).any()
 
 
 @pytest.mark.parametrize("threshold", [0.0, 2.0])
@@ -215,7 +223,7 @@ def test_references_are_embedded_one_by_one_too():
     assert found.names == ("a/1", "a/2", "b/1", "b/2")
 
 
-def test_an_unknown_layer_is_refused():
+def test_an_unknown_layer_is_reaveraged():
     network, images = network_and_images()
-    with pytest.raises(ConfigError, match=r"'layer\d' is refused"):
+    with pytest.raises(ConfigError, match=r"'layer\d' is reaveraged"):
         explain(network, images, 0.5, layer="layer9")

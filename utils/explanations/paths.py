@@ -58,7 +58,7 @@ def along_path(formula, target, task: Task) -> Explanation:
     for an error that shrinks with the steps.
 
     Later layers that `task.layer` names too (MORE) are read in the same passes: their gains are from the map of the
-    blurred image to that of the image. The maps of all layers are fused into one.
+    blurred image to that of the image. The maps of all layers are averaged.
 
     Args:
         formula: As `maps.py` has it.
@@ -85,7 +85,7 @@ def along_path(formula, target, task: Task) -> Explanation:
     change = (quantity(path.vectors) - quantity(path.vectors_at_start)).sum(dim=1)
     completeness = torch.stack([total, change], dim=1)
     distances = distance(*unit(path.vectors).unbind(1))
-    evidence = paired(_fused(different)), paired(_fused(same))  # (B, 2, h, w) each
+    evidence = paired(_averaged(different)), paired(_averaged(same))  # (B, 2, h, w) each
     return explained(task.images, distances, task.threshold, *evidence, completeness)
 
 
@@ -126,12 +126,12 @@ def thorough(task: Task) -> Explanation:
         states = ROUNDS * 2 * len(STRONGEST)
         for _ in range(ROUNDS):
             towards_decision = torch.where(different, 1, -1).repeat_interleave(2)[:, None, None]
-            maps = _fused(evidence) * towards_decision  # (2B, h, w)
+            maps = _averaged(evidence) * towards_decision  # (2B, h, w)
             for share in STRONGEST:
                 shown = _strongest(maps, share)
                 add(decisive, shown, states)
                 add(decisive, 1 - shown, states)
-    evidence = paired(_fused(evidence))  # (B, 2, h, w)
+    evidence = paired(_averaged(evidence))  # (B, 2, h, w)
     return explained(task.images, distances, task.threshold, evidence, -evidence)
 
 
@@ -149,23 +149,18 @@ def _strongest(maps, share) -> torch.Tensor:
     return torch.sigmoid((share - ranks) / EDGE)
 
 
-def _fused(layers) -> torch.Tensor:
-    """Fuse maps (N, h, w) of several layers into one of the size of the first; a single one stays as it is.
+def _averaged(layers) -> torch.Tensor:
+    """Average maps (N, h, w) of several layers, each brought to the size and root mean square of the first.
 
-    Their average decides over sign and region, the first and finest one over the places within: the average of the
-    maps, each brought to the size and root mean square of the first, is multiplied by the root of the first.
+    No mean is subtracted: signs stay what they are.
     """
     first = layers[0]
-    if len(layers) == 1:
-        return first
-    tiny = torch.finfo(first.dtype).tiny
     strength = _strength(first)
     total = first
     for maps in layers[1:]:
-        scaled = maps * strength / _strength(maps).clamp(min=tiny)
+        scaled = maps * strength / _strength(maps).clamp(min=torch.finfo(maps.dtype).tiny)
         total = total + F.interpolate(scaled[:, None], size=first.shape[1:], mode="bilinear", align_corners=False)[:, 0]
-    places = first.abs().sqrt()
-    return total / len(layers) * places / _strength(places).clamp(min=tiny)
+    return total / len(layers)
 
 
 def _strength(maps):

@@ -266,7 +266,7 @@ class SiameseNetwork(nn.Module):
         if not names:
             raise ConfigError(
                 f"explanation.layer: {layer!r} is refused: {self.backbone_model} has no layer of a coarser stride "
-                f"behind it that has {LEAST_CELLS} cells along each side. Leave out the {MORE}, or name an earlier layer"
+                f"behind it with {LEAST_CELLS} cells along each side. Leave out the {MORE}, or name an earlier layer"
             )
         return names
 
