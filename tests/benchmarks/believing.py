@@ -79,7 +79,6 @@ SLOW_PROBED = 4
 PROBED = 16
 CHECKED = 32  # pairs whose edits and matches are measured: they take seconds each
 STEPS = 16  # of matches
-BLIND = 208  # pairs whose maps know nothing of them: how often are these called faithful, or weak?
 FEWEST_ERRORS = 5
 
 
@@ -179,7 +178,7 @@ def sanity(trained, default, pairs) -> str:
     return f"Sanity of the default, weights shuffled from the top down to: {steps}."
 
 
-def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
+def blind_maps(trained, default, splits, count) -> tuple[str, list[dict]]:
     """Measure how often maps that know nothing are called faithful, and weak or better.
 
     Random maps; the maps of a network of shuffled weights; and those of another pair of the batch.
@@ -187,7 +186,7 @@ def blind_maps(trained, default, splits) -> tuple[str, list[dict]]:
     Returns:
         A table in Markdown, and the same as numbers.
     """
-    files = choose_pairs(splits, BLIND, trained.config.seed + 1)
+    files = choose_pairs(splits, count, trained.config.seed + 1)
     pairs = pairs_of_files(files)
     batches = trained.load_batches(files)
     random, random_references = random_network(trained, seed=1)
@@ -338,7 +337,7 @@ def at_best_layers(trained, splits) -> tuple[dict, str]:
     return chosen, f"Layers by the gap on {len(files)} validation pairs: {'; '.join(choices)}."
 
 
-def measure(settings, count, without, parts):
+def measure(settings, count, without, parts, blind_pairs):
     """Train unless there is a network, and measure all methods.
 
     Returns:
@@ -370,7 +369,7 @@ def measure(settings, count, without, parts):
     quick = {name: method for name, method in methods.items() if name not in SLOW}
     blind, numbers = "", []
     if "blind" in parts:
-        blind, numbers = blind_maps(trained, default, splits)
+        blind, numbers = blind_maps(trained, default, splits, blind_pairs)
     network = {"dataset": rows[0].dataset, "network": rows[0].network}
     controls = f"Controls of the default on {count} pairs, of {', '.join(SLOW)} on {SLOW_PROBED}, of the others on "
     controls += f"{PROBED}."
@@ -435,6 +434,7 @@ def main():
         "--only", nargs="*", help="of the networks, by folder: sample, transformer, scratch, pretrained"
     )
     parser.add_argument("--parts", nargs="*", default=PARTS_OF_RUN, help="what is measured beside the methods")
+    parser.add_argument("--blind", type=int, default=208, help="pairs whose maps know nothing of them")
     parser.add_argument("--results", type=Path, default=ROOT / "results")
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
@@ -445,7 +445,7 @@ def main():
         for settings in networks(options, options.checkpoints or temporary):
             if options.only and settings.checkpoints_path.name not in options.only:
                 continue
-            measured = measure(settings, options.pairs, options.without, options.parts)
+            measured = measure(settings, options.pairs, options.without, options.parts, options.blind)
             rows += measured[0]
             blind += measured[1]
             lines += measured[2]

@@ -191,11 +191,11 @@ def verdict_of(gap, beaten, span=1.0, different=True, thorough=1.0):
 
 
 def test_words_by_blind_maps_share_and_span():
-    assert verdict_of(0.5, 10).word() == FAITHFUL
-    assert verdict_of(0.5, 9).word() == "weak"
+    assert verdict_of(0.8, 10).word() == FAITHFUL
+    assert verdict_of(0.8, 9).word() == "weak"
     assert verdict_of(LEAST_SHARE - 0.01, 10).word() == "weak"  # a much better map was found
-    assert verdict_of(LEAST_SHARE - 0.01, 10, thorough=0.6).word() == FAITHFUL
-    assert verdict_of(0.2, 10, thorough=0.2).word() == "weak"  # less than a quarter of the span
+    assert verdict_of(LEAST_SHARE - 0.01, 10, thorough=0.8).word() == FAITHFUL
+    assert verdict_of(0.3, 10, thorough=0.3).word() == "weak"  # of half of the span
     assert verdict_of(0.5, 7).word() == verdict_of(-0.1, 10).word() == CHANCE
     small = verdict_of(0.02, 10, span=LEAST_SPAN - 0.001)
     assert small.word() == HARDLY
