@@ -44,7 +44,7 @@ def test_numbers_of_maps_are_those_of_the_results():
         cell = f"{row['faithful']:.0%} ({100 * low:.0f} to {100 * high:.0f}), {row['gap_colour']:.3f}".replace(
             "%", " %"
         )
-        name = row["method"] if row["method"].endswith("last") else row["method"].partition(",")[0]
+        name = row["method"] if row["method"] == "gradcam, last" else row["method"].partition(",")[0]
         shown.setdefault(name, []).append(cell)
     table = re.compile(r"^\| (?:`([^`]+)`|(random map))[^|]* \| (.*) \|$", re.MULTILINE)
     lines = [(name or control, cells) for name, control, cells in table.findall(section("What was measured"))]
