@@ -164,19 +164,19 @@ def test_ctrl_c_ends_training_with_one_line(make_config, tmp_path):
     assert not list((tmp_path / "checkpoints").glob("**/.*.pt.*"))
 
 
-def _interrupted_in_native_code(*_):
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt as error:
-        raise SystemError("returned a result with an exception set") from error
+@pytest.mark.parametrize("kind", [SystemError, RuntimeError, ValueError])  # the last one is pydantic's
+def test_ctrl_c_that_native_code_has_turned_into_another_error(kind, make_config, monkeypatch, capsys):
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise kind("returned a result with an exception set") from error
 
-
-def test_ctrl_c_that_native_code_has_turned_into_another_error(make_config, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "optimize", _interrupted_in_native_code)
+    monkeypatch.setattr(loop, "optimize", interrupted)
     with pytest.raises(Interrupted, match="Interrupted in epoch 1"):
         loop.fit(make_config())
     with pytest.raises(SystemExit) as caught, without_traceback():
-        _interrupted_in_native_code()
+        interrupted()
     assert caught.value.code == 130
     assert capsys.readouterr().err.strip() == GOES_ON
     assert is_ctrl_c(RuntimeError("KeyboardInterrupt: <EMPTY MESSAGE>"))

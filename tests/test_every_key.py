@@ -278,7 +278,7 @@ KEYS = {
     "deterministic": (True, algorithms, {}),
     "compile": (True, compiled, ONE_EPOCH),
     "explanation.method": ("gradcam", evidence, {}),
-    "explanation.layer": ("layer1", evidence, {}),
+    "explanation.layer": ("layer2", evidence, {}),
     "explanation.output_stride": (16, evidence, {}),
     "explanation.steps": (1, evidence, {"explanation.layer": "layer2"}),  # behind the last one all is linear
     "explanation.test_pairs": (3, pairs_to_compare, {}),

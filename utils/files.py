@@ -117,7 +117,7 @@ def without_traceback():
         yield
     except UserError as error:
         sys.exit(f"\n{error}")
-    except (KeyboardInterrupt, RuntimeError, SystemError) as error:
+    except (KeyboardInterrupt, RuntimeError, SystemError, ValueError) as error:
         if not is_ctrl_c(error):
             raise
         text = GOES_ON

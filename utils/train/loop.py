@@ -150,7 +150,7 @@ def _stopping(history, config):
     """Turn Ctrl-C and a lack of memory inside into errors of one line."""
     try:
         yield
-    except (KeyboardInterrupt, RuntimeError, SystemError, MemoryError) as error:
+    except (KeyboardInterrupt, RuntimeError, SystemError, ValueError, MemoryError) as error:
         if is_ctrl_c(error):
             where = f"Interrupted in epoch {len(history) + 1}."
             raise Interrupted(f"{where} Run the same again: it goes on after the last whole epoch.") from error
