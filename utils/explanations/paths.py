@@ -124,8 +124,8 @@ def thorough(task: Task) -> Explanation:
         for shown in SHOWN:
             add(target, shown, len(SHOWN))
         states = ROUNDS * 2 * len(STRONGEST)
+        towards_decision = torch.where(different, 1, -1).repeat_interleave(2)[:, None, None]
         for _ in range(ROUNDS):
-            towards_decision = torch.where(different, 1, -1).repeat_interleave(2)[:, None, None]
             maps = _averaged(evidence) * towards_decision  # (2B, h, w)
             for share in STRONGEST:
                 shown = _strongest(maps, share)

@@ -246,7 +246,7 @@ class Verdict:
         """The share of what is possible, and the gap that it is computed from."""
         share = self.share(part)[index]
         if share.isnan():
-            return f"nothing to explain (hiding all of it takes {self.span.of(part)[index]:.3f} from its support)"
+            return f"{HARDLY} (hiding all of it takes {self.span.of(part)[index]:.3f} from its support)"
         gap, possible = self.gap.of(part)[index], self.possible(part)[index]
         return f"{share:.2f} of what is possible (insertion minus deletion {gap:+.3f} of {possible:+.3f})"
 
@@ -300,8 +300,8 @@ def measure_yardsticks(network: Explainable, explanation: Explanation, untouched
         span = _lost(embed_pairs(network, blurred(images)), untouched, different)
         blind = _measure_blind(network, explanation, untouched, seed)
         best = thorough(Task(network, images, explanation.threshold, layer=path_layer(network)))
-        possible = gap_of(embed_masked(network, images, best.ranking), untouched, different)
-    return span, blind, possible
+        gap_of_best = gap_of(embed_masked(network, images, best.ranking), untouched, different)
+    return span, blind, gap_of_best
 
 
 def _measure_blind(network, explanation, untouched, seed) -> Effect:
