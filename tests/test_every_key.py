@@ -10,7 +10,18 @@ import torch
 from helpers import refusing, write_images
 from PIL import Image
 
-from utils import choose_pairs, explain, figure, fit, history_figure, load_splits, load_trained, saved
+from utils import (
+    choose_pairs,
+    explain,
+    figure,
+    fit,
+    gallery,
+    history_figure,
+    load_splits,
+    load_trained,
+    saved,
+    search_rule,
+)
 from utils import device as runtime
 from utils.config import inference_pair, key_names
 from utils.data import cache
@@ -200,6 +211,11 @@ def decision(config, checkpoints):
     return trained.threshold, trained.band
 
 
+def search_limit(config, checkpoints):
+    trained = load_trained(config.model_copy(update={"checkpoints_path": checkpoints}))
+    return search_rule(trained, gallery(trained)).limit
+
+
 def explained_files(config):
     for path in (config.inference.image1, config.inference.image2):
         Image.fromarray(PIXELS).save(path)
@@ -269,6 +285,7 @@ KEYS = {
     "decision.rule": ("fmr", decision, {"decision.fmr": 0.4}),
     "decision.fmr": (0.8, decision, {"decision.rule": "fmr", "decision.fmr": 0.4}),
     "decision.abstain": (0.3, decision, {}),
+    "decision.fpir": (0.4, search_limit, {"decision.fpir": 0.2}),
     "backbone_training": ("frozen", trained_weights, ONE_EPOCH),
     "backbone_rate": (0.1, trained_weights, ONE_EPOCH),
     "embedding_size": (5, lambda config: build_network(config).embedding.weight.shape, {}),

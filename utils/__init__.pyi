@@ -16,6 +16,8 @@ from .data.splits import load_splits as load_splits
 from .device import Runtime as Runtime
 from .device import find_runtime as find_runtime
 from .device import start as start
+from .explanations.choice import Choice as Choice
+from .explanations.choice import choose as choose
 from .explanations.edits import Edit as Edit
 from .explanations.edits import smallest_edit as smallest_edit
 from .explanations.explanation import Explanation as Explanation
@@ -41,6 +43,10 @@ from .search.gallery import Gallery as Gallery
 from .search.gallery import dataset_map as dataset_map
 from .search.gallery import gallery as gallery
 from .search.gallery import most_similar as most_similar
+from .search.identify import identification_metrics as identification_metrics
+from .search.identify import identify as identify
+from .search.identify import search_rule as search_rule
+from .search.identify import why as why
 from .search.ranked import most_uncertain as most_uncertain
 from .search.ranked import scores_table as scores_table
 from .search.ranked import surest as surest
@@ -68,6 +74,8 @@ from .show.figures import methods_figure as methods_figure
 from .show.figures import point_figure as point_figure
 from .show.figures import sanity_figure as sanity_figure
 from .show.folder import explain_folder as explain_folder
+from .show.identified import identification_figure as identification_figure
+from .show.identified import identify_folder as identify_folder
 from .show.pretrained import explain_files as explain_files
 from .show.pretrained import pretrained_network as pretrained_network
 from .show.report import report as report
@@ -90,3 +98,4 @@ from .trust.controls import sanity_curves as sanity_curves
 from .trust.faithfulness import Verdict as Verdict
 from .trust.faithfulness import judge as judge
 from .trust.faithfulness import judge_all as judge_all
+from .trust.faithfulness import judge_choice as judge_choice

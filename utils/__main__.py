@@ -108,6 +108,13 @@ def search(options):
     print(utils.scores_table(pairs).to_string(index=False))
 
 
+def identify(options):
+    """Say of each image of a folder which class of a gallery it is of, or that it is unknown: a table and a page."""
+    trained = utils.load_trained(utils.load_config(options.config, options.set))
+    table = utils.identify_folder(trained, options.images, options.gallery, options.out)
+    print(f"{len(table)} images: {options.out}/identified.csv, {options.out}/identified.html")
+
+
 def report(options):
     """Write report.html, one page about the current run, to `results_path`."""
     trained = utils.load_trained(utils.load_config(options.config, options.set))
@@ -186,6 +193,10 @@ def _parser():
     command.add_argument("image", help="the image that others are compared with")
     command.add_argument("--folder", help="folder of the images to search (default: the test images)")
     command.add_argument("--count", type=int, default=5, help="how many images are listed (default: 5)")
+    command = add_with_config(identify)
+    command.add_argument("images", help="folder of the images that are identified")
+    command.add_argument("--gallery", required=True, help="folder of known images, with a folder for each class")
+    command.add_argument("--out", default="results/identified", help="folder that is written to (default: %(default)s)")
     add_with_config(report)
     command = add_with_config(lab)
     command.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")

@@ -290,6 +290,7 @@ class DecisionSettings(Section):
     rule: Literal["balanced", "eer", "fmr"] = "balanced"
     fmr: Between = 0.01
     abstain: Between | None = None
+    fpir: Between = 0.05
 
 
 class ExplanationSettings(Section):

@@ -76,6 +76,47 @@ def test_embeddings_are_computed_once_until_an_image_changes(trained, tmp_path, 
     assert np.allclose(changed.embeddings[1:], first.embeddings[1:], atol=1e-5)
 
 
+def test_only_new_images_are_embedded(trained, tmp_path, monkeypatch):
+    write_images(tmp_path / "some", 5)
+    first = gallery(trained, tmp_path / "some")
+    counts = []
+    network = type(trained.network)
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda self, images: counts.append(len(images)) or forward(self, images))
+    write_images(tmp_path / "some" / "more", 2, seed=1)
+    grown = gallery(trained, tmp_path / "some")
+    assert sum(counts) == 2
+    assert len(grown) == 7
+    by_path = dict(zip(grown.paths, grown.embeddings, strict=True))
+    assert all(np.array_equal(by_path[path], row) for path, row in zip(first.paths, first.embeddings, strict=True))
+    (tmp_path / "some" / "0.png").unlink()
+    assert len(gallery(trained, tmp_path / "some")) == 6
+    assert sum(counts) == 2
+
+
+def test_a_run_that_was_stopped_continues(trained, tmp_path, monkeypatch):
+    """After two images, and then four, what was embedded is stored."""
+    write_images(tmp_path / "some", 10)
+    monkeypatch.setattr("utils.search.gallery.CHUNK", 2)
+    counts = []
+    network = type(trained.network)
+    forward = network.forward
+
+    def stopped(self, images):
+        if sum(counts) >= 6:
+            raise KeyboardInterrupt
+        counts.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(network, "forward", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        gallery(trained, tmp_path / "some")
+    counts.clear()
+    monkeypatch.setattr(network, "forward", lambda self, images: counts.append(len(images)) or forward(self, images))
+    assert len(gallery(trained, tmp_path / "some")) == 10
+    assert sum(counts) == 4
+
+
 def test_what_cannot_be_decoded_is_left_out_and_named(trained, tmp_path):
     write_images(tmp_path / "a", 3)
     (tmp_path / "a" / "broken.png").write_bytes(b"no image")

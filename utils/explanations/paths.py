@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 from ..config import MORE
 from ..files import ExplanationError
-from ..network.distance import blurred, distance, evaluating, paired, project_through, unit
+from ..network.distance import Explainable, blurred, distance, evaluating, paired, project_through, unit
 from .explanation import Explanation, ranks_of
 from .maps import Task, explained
 
@@ -16,37 +16,51 @@ EDGE = 0.1  # of the places: how gradually it shows and hides
 SMOOTHING = 20  # of each side of a map, one part: the sigma of the blur before places are ranked
 
 
-class _Path:
-    """The straight path from the feature maps of the blurred images to those of the images, in evaluation mode."""
+class BlurPath:
+    """The straight path from the feature maps of N blurred images to those of the images, in evaluation mode."""
 
-    def __init__(self, task: Task):
-        self.network = task.network
-        self.layer = task.layer
-        images = task.images.flatten(0, 1)  # (2B, C, H, W)
-        features, vectors = self.network.features_and_vectors(torch.cat([blurred(images), images]), self.layer)
-        maps = [features]  # (4B, C, h, w) of each layer
-        if self.layer.endswith(MORE):
-            maps += project_through(self.network, features, self.layer)[1]
-        self.starts, self.ends = features.chunk(2)  # (2B, C, h, w)
-        self.vectors_at_start, self.vectors = paired(vectors).chunk(2)  # (B, 2, D), float32 or longer
-        self.gains = []  # from start to end, (2B, C, h, w) of each layer
+    def __init__(self, network: Explainable, images, layer: str):
+        """Read the network at both ends of the path.
+
+        Args:
+            network: In evaluation mode.
+            images: (N, C, H, W).
+            layer: Where the path begins; of several (MORE), the later ones are read on the way.
+        """
+        self.network = network
+        self.layer = layer
+        features, vectors = network.features_and_vectors(torch.cat([blurred(images), images]), layer)
+        maps = [features]  # (2N, C, h, w) of each layer
+        if layer.endswith(MORE):
+            maps += project_through(network, features, layer)[1]
+        self.starts, self.ends = features.chunk(2)  # (N, C, h, w)
+        self.vectors_at_start, self.vectors = vectors.chunk(2)  # (N, D), float32 or longer
+        self.gains = []  # from start to end, (N, C, h, w) of each layer
         for both in maps:
             start, end = both.to(vectors.dtype).chunk(2)
             self.gains.append(end - start)
 
     def gradients(self, quantity, shown):
-        """Return the gradients of a quantity at a point of the path, (2B, C, h, w) of each layer.
+        """Return the gradients of a quantity at a point of the path, (N, C, h, w) of each layer.
 
         Args:
-            quantity: A function from vectors (B, 2, D) to numbers, which are added up.
-            shown: How far along the path, in [0, 1]: a number, or a tensor (2B, 1, h, w) for each place.
+            quantity: A function from vectors (N, D) to numbers, which are added up.
+            shown: How far along the path, in [0, 1]: a number, or a tensor (N, 1, h, w) for each place.
         """
         with torch.enable_grad():
             weight = torch.as_tensor(shown, dtype=self.starts.dtype, device=self.starts.device)
             point = torch.lerp(self.starts, self.ends, weight).requires_grad_()
             vectors, later = project_through(self.network, point, self.layer)
-            gradients = torch.autograd.grad(quantity(paired(vectors)).sum(), [point, *later])
+            gradients = torch.autograd.grad(quantity(vectors).sum(), [point, *later])
         return [gradient.to(gain.dtype) for gradient, gain in zip(gradients, self.gains, strict=True)]
+
+    def mean_gradients(self, quantity, steps: int):
+        """Return the gradients of a quantity averaged over the path by the midpoint rule, as `gradients` does."""
+        means = [torch.zeros_like(gain) for gain in self.gains]
+        for step in range(steps):
+            for mean, gradient in zip(means, self.gradients(quantity, (step + 0.5) / steps), strict=True):
+                mean += gradient / steps
+        return means
 
 
 @torch.no_grad()
@@ -69,22 +83,19 @@ def along_path(formula, target, task: Task) -> Explanation:
     Source: Sundararajan et al. 2017, Axiomatic Attribution, equation 1.
     """
     with evaluating(task.network):
-        path = _Path(task)
-        quantity = target(task, path.vectors)
-        gradients = [torch.zeros_like(gain) for gain in path.gains]
-        for step in range(task.steps):
-            at_step = path.gradients(quantity, (step + 0.5) / task.steps)
-            for gradient, slope in zip(gradients, at_step, strict=True):
-                gradient += slope / task.steps
+        path = BlurPath(task.network, task.images.flatten(0, 1), task.layer)
+        vectors = paired(path.vectors)
+        quantity = target(task, vectors)
+        gradients = path.mean_gradients(lambda between: quantity(paired(between)), task.steps)
     different = []
     same = []
     for gain, gradient in zip(path.gains, gradients, strict=True):
         different.append(formula(gain, gradient))  # (2B, h, w)
         same.append(formula(gain, -gradient))
     total = paired(path.gains[0] * gradients[0]).flatten(1).sum(dim=1)  # (B,)
-    change = (quantity(path.vectors) - quantity(path.vectors_at_start)).sum(dim=1)
+    change = (quantity(vectors) - quantity(paired(path.vectors_at_start))).sum(dim=1)
     completeness = torch.stack([total, change], dim=1)
-    distances = distance(*unit(path.vectors).unbind(1))
+    distances = distance(*unit(vectors).unbind(1))
     evidence = paired(_averaged(different)), paired(_averaged(same))  # (B, 2, h, w) each
     return explained(task.images, distances, task.threshold, *evidence, completeness)
 
@@ -103,36 +114,50 @@ def thorough(task: Task) -> Explanation:
     A pair takes 14 passes forwards and backwards behind the layer. Later layers are read as `along_path` reads them.
     """
     with evaluating(task.network):
-        path = _Path(task)
-        embeddings = unit(path.vectors)
+        path = BlurPath(task.network, task.images.flatten(0, 1), task.layer)
+        vectors = paired(path.vectors)
+        embeddings = unit(vectors)
         distances = distance(*embeddings.unbind(1))
         different = task.different(distances)  # (B,)
+        target = contrast(task, vectors)
 
-        def decisive(vectors):
-            changed = unit(vectors)
+        def decisive(between):
+            changed = unit(paired(between))
             both = (changed[:, 0] * changed[:, 1]).sum(dim=1)  # (B,)
             each = (changed * embeddings.flip(1)).sum(dim=(1, 2))
             return -torch.where(different, both, each)
 
-        evidence = [torch.zeros_like(gain[:, 0]) for gain in path.gains]  # (2B, h, w) of each layer
-
-        def add(quantity, shown, states):
-            for values, gain, gradient in zip(evidence, path.gains, path.gradients(quantity, shown), strict=True):
-                values += (gain * gradient).sum(dim=1) / states
-
-        target = contrast(task, path.vectors)
-        for shown in SHOWN:
-            add(target, shown, len(SHOWN))
-        states = ROUNDS * 2 * len(STRONGEST)
-        towards_decision = torch.where(different, 1, -1).repeat_interleave(2)[:, None, None]
-        for _ in range(ROUNDS):
-            maps = _averaged(evidence) * towards_decision  # (2B, h, w)
-            for share in STRONGEST:
-                shown = _strongest(maps, share)
-                add(decisive, shown, states)
-                add(decisive, 1 - shown, states)
-    evidence = paired(_averaged(evidence))  # (B, 2, h, w)
+        towards_decision = torch.where(different, 1, -1).repeat_interleave(2)
+        evidence = refined(path, lambda between: target(paired(between)), decisive, towards_decision)
+    evidence = paired(evidence)  # (B, 2, h, w)
     return explained(task.images, distances, task.threshold, evidence, -evidence)
+
+
+def refined(path: BlurPath, target, decisive, signs) -> torch.Tensor:
+    """Return what raises a quantity, ranked anew in each of ROUNDS, as `thorough` describes it: (N, h, w).
+
+    Args:
+        path: Of N images.
+        target: The quantity at the beginning, a function from vectors (N, D) to numbers.
+        decisive: The quantity whose change insertion and deletion measure, a function as `target`.
+        signs: (N,), 1 where the strongest places are those that raise it, -1 where they are those that lower it.
+    """
+    evidence = [torch.zeros_like(gain[:, 0]) for gain in path.gains]  # (N, h, w) of each layer
+
+    def add(quantity, shown, states):
+        for values, gain, gradient in zip(evidence, path.gains, path.gradients(quantity, shown), strict=True):
+            values += (gain * gradient).sum(dim=1) / states
+
+    for shown in SHOWN:
+        add(target, shown, len(SHOWN))
+    states = ROUNDS * 2 * len(STRONGEST)
+    for _ in range(ROUNDS):
+        maps = _averaged(evidence) * signs[:, None, None]
+        for share in STRONGEST:
+            shown = _strongest(maps, share)
+            add(decisive, shown, states)
+            add(decisive, 1 - shown, states)
+    return _averaged(evidence)
 
 
 def _strongest(maps, share) -> torch.Tensor:

@@ -24,6 +24,8 @@ from ..network.distance import evaluating
 from ..trained import Trained
 from .from_files import FromFiles, check_reads_files, tensors_digest
 
+CHUNK = 1000  # images that are embedded before the cache is first written
+
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
@@ -71,7 +73,8 @@ class Gallery:
 def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
     """Embed the images of a folder and all below it, or, without a folder, the test images of the run.
 
-    Embeddings of a Trained are stored below `cache_path`; they are computed again when a file or the network changes.
+    Embeddings of a Trained are stored below `cache_path`, so only images that are new or have changed are embedded, and
+    a run that was stopped continues.
 
     Args:
         trained: A trained network, or any other in FromFiles.
@@ -91,13 +94,7 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
         splits = trained.load_splits()
         root = splits.folder.root
         paths = [splits.folder.paths[index] for index in splits.test]
-    if isinstance(trained, FromFiles):
-        embeddings, unreadable = _embed_one_by_one(trained, paths)
-    elif trained.config.cache_path is None:
-        embeddings, unreadable = _embed(trained, paths)
-    else:
-        name = f"{files_digest([root.resolve(), *paths])}_{network_digest(trained)}.npz"
-        embeddings, unreadable = _from_cache(trained, paths, trained.config.cache_path / "embeddings" / name)
+    embeddings, unreadable = embed_files(trained, paths, str(root.resolve()) if source else f"test images of {root}")
     readable = tuple(path for path in paths if path not in unreadable)
     if not readable:
         cause = f"none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}"
@@ -225,19 +222,63 @@ def _images_of(root) -> list[str]:
     return paths
 
 
-def _from_cache(trained, paths, file) -> tuple[np.ndarray, dict[str, str]]:
-    """Read what `_embed` returns from its file; where that is missing or damaged, compute it and write the file."""
+def embed_files(trained: Trained | FromFiles, paths, name: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Embed image files; those that a Trained has embedded before are read from below `cache_path`.
+
+    Args:
+        trained: A trained network, or any other in FromFiles.
+        paths: N image files.
+        name: Of this list of files, which may grow and change.
+
+    Returns:
+        The embeddings of all that can be decoded, float32 (R, D), and the causes for the others by path.
+    """
+    if isinstance(trained, FromFiles):
+        return _embed_one_by_one(trained, paths)
+    if trained.config.cache_path is None:
+        return _embed(trained, paths)
+    name = f"{tensors_digest(name, [])}_{network_digest(trained)}.npz"
+    return _embed_new(trained, paths, trained.config.cache_path / "embeddings" / name)
+
+
+def _embed_new(trained, paths, file) -> tuple[np.ndarray, dict[str, str]]:
+    """Embed the image files whose embeddings the cache file lacks, and add them to it; return what `embed_files` does.
+
+    The file is written after CHUNK images, then after twice as many each time, so that writing takes little time.
+    """
+    digests = [files_digest([path]) for path in paths]
+    stored = _read_stored(file)
+    waiting = [index for index, digest in enumerate(digests) if digest not in stored]
+    unreadable = {}
+    count = CHUNK
+    while waiting:
+        part, waiting = waiting[:count], waiting[count:]
+        count *= 2
+        embeddings, causes = _embed(trained, [paths[index] for index in part])
+        unreadable |= causes
+        readable = [digests[index] for index in part if paths[index] not in causes]
+        stored |= dict(zip(readable, embeddings, strict=True))
+        _write_stored(file, {digest: stored[digest] for digest in digests if digest in stored})
+    embeddings = [stored[digest] for digest in digests if digest in stored]
+    return np.array(embeddings, np.float32), unreadable
+
+
+def _read_stored(file) -> dict[str, np.ndarray]:
+    """Read embeddings by the fingerprints of their image files; none where the cache file is missing or damaged."""
     try:
         with open(file, "rb") as opened, np.load(opened) as stored:
-            return stored["embeddings"], dict(stored["unreadable"].tolist())
+            return dict(zip(stored["digests"].tolist(), stored["embeddings"], strict=True))
     except Exception:  # of damaged files NumPy raises a dozen kinds
-        embeddings, unreadable = _embed(trained, paths)
+        return {}
+
+
+def _write_stored(file, embeddings):
+    """Write what `_read_stored` reads."""
     try:
         with atomic(file) as opened:
-            np.savez(opened, embeddings=embeddings, unreadable=np.array(list(unreadable.items()), str).reshape(-1, 2))
+            np.savez(opened, digests=np.array(list(embeddings)), embeddings=np.array(list(embeddings.values())))
     except OSError as error:
-        warnings.warn(f"cache_path: {error} Embeddings are computed again each time.", RuntimeWarning, stacklevel=3)
-    return embeddings, unreadable
+        warnings.warn(f"cache_path: {error} Embeddings are computed again each time.", RuntimeWarning, stacklevel=5)
 
 
 @torch.no_grad()

@@ -30,10 +30,10 @@ WHAT = (
 )
 FAITHFUL = (
     "Insertion minus deletion: how much more of the decision the strongest pixels of a map carry than all others; near "
-    "0, any other pixels would do as well. Faithful maps carry at least half of what hiding everything changes, more "
-    "than random maps and a map of the image's centre."
+    "0, any other pixels would do as well. Where maps are faithful, it is at least four fifths of the best that was "
+    "found for the pair, and larger than for random maps and a map of the image's centre."
 )
-COLUMNS = ["both images", "each image", "share of span", "faithful pairs"]  # of the table of methods
+COLUMNS = ["both images", "each image", "share of possible", "faithful pairs"]  # of the table of methods
 FEW_FAITHFUL = 0.5  # of pairs
 WIDE = 0.05  # of an AUC's interval, from end to end
 GENERAL = [

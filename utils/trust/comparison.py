@@ -30,15 +30,7 @@ from .faithfulness import (
 BAR = "#56b4e966"
 QUESTIONS = {  # columns of the table, and the field whose bars stand behind the first one
     "faithful": (
-        [
-            "faithful pairs",
-            "share of possible",
-            "share of span",
-            "faithful by half of the span",
-            "both images",
-            "each image",
-            "correct when shown, hidden",
-        ],
+        ["faithful pairs", "share of possible", "both images", "each image", "correct when shown, hidden"],
         "faithful",
     ),
     "specific": (["random network", "other partner: same, another class", "copies"], "sanity"),
@@ -83,7 +75,7 @@ class Row:
     faithful: Interval
     """Share of pairs whose maps are judged faithful."""
     faithful_by_span: Interval
-    """The same by an earlier rule: at least half of the span, instead of half of what is possible."""
+    """The same by an earlier rule: at least half of the span, instead of LEAST_SHARE of what is possible."""
     inserted: float
     """Share of pairs decided correctly, mean over the shares of pixels that are shown in both images."""
     deleted: float

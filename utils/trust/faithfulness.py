@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..device import progress
-from ..explanations.explanation import Explanation, embed_explained, pairs_of, ranks_of
+from ..explanations.choice import Choice, margins
+from ..explanations.explanation import ROUNDING, Explanation, embed_explained, pairs_of, ranks_of
 from ..explanations.maps import Task
 from ..explanations.paths import thorough
 from ..network.distance import (
@@ -322,6 +323,57 @@ def _measure_blind(network, explanation, untouched, seed) -> Effect:
             gap = gap_of(combined, untouched, explanation.different)
             gaps.append(torch.stack([gap.both, gap.image1, gap.image2]))
     return Effect(*torch.stack(gaps, dim=1), explanation.different)
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceVerdict(Verdict):
+    """Whether the map of a Choice is faithful. Effects are of the margin between both candidates, on the one image."""
+
+    turns_without: float | None
+    """The smallest of SHARES of the strongest pixels without which the other candidate is nearer; None if it never is.
+    """
+
+    def sentence(self, index=0) -> str:
+        """Return the word with the numbers behind it, and whether hiding the strongest pixels turns the order."""
+        text = super().sentence(index).splitlines()[0]
+        if self.turns_without is None:
+            return f"{text} Hiding its strongest pixels does not turn the order of both candidates."
+        return f"{text} Without its strongest {self.turns_without:.0%} of the pixels the other candidate is nearer."
+
+
+@torch.no_grad()
+def judge_choice(network: Explainable, choice: Choice, seed=0) -> ChoiceVerdict:
+    """Compare the map of a choice with maps that ignore the network, in 64 passes of one image.
+
+    Args:
+        network: The network that was explained.
+        choice: Of one image.
+        seed: Of the random maps.
+
+    Raises:
+        ValueError: The choice is of another network.
+    """
+    twice = choice.image[:, None].expand(-1, 2, -1, -1, -1)  # two maps go through the network as a pair
+    rankings = [torch.stack([choice.evidence, _centre_map(twice)[0, 0]])[None]]
+    for draw in range(DRAWS):
+        rankings.append(_random_maps(twice, seed + draw)[0])
+    rankings = torch.cat(rankings)  # (M / 2, 2, H, W)
+    with evaluating(network):
+        ends = margins(network(torch.cat([choice.image, blurred(choice.image)])), choice.nearer, choice.farther)
+        if abs(ends[0].item() - choice.margin) > ROUNDING:
+            raise ValueError("the choice is of another network: pass the one that was explained, in its Cut if in one")
+        masked = embed_masked(network, twice.expand(len(rankings), -1, -1, -1, -1), rankings).flatten(2, 3)
+    inserted, deleted = margins(masked, choice.nearer, choice.farther)  # (S, M) each
+    gaps = (inserted - deleted).mean(dim=0)
+    turned = torch.nonzero(deleted[:, 0] < 0).flatten()
+    different = torch.ones_like(gaps[:1], dtype=torch.bool)
+
+    def effect(values):
+        return Effect(values, values, values, different)
+
+    blind = effect(torch.cat([gaps[1:], -gaps[1:]])[:, None])
+    turns_without = SHARES[turned[0]] if len(turned) else None
+    return ChoiceVerdict(choice, effect(gaps[:1]), effect(ends[:1] - ends[1:]), blind, effect(gaps[:1]), turns_without)
 
 
 def explain_at_random(network: Explainable, images, threshold: float, references=None, seed=UNLIKELY) -> Explanation:
