@@ -126,10 +126,10 @@ def test_an_image_is_identified_or_unknown(calibrated):
     pair = calibrated.explain((path, nearest))
     assert result.candidates["probability"].iloc[0] == pytest.approx(pair.probability[0, 0].item(), abs=0.01)
     assert result.name == images.classes[0]
-    assert result.sentence().startswith(f"{images.classes[0]}: nearest class {images.classes[0]}")
+    assert result.sentence().startswith(f"Identified as {images.classes[0]} (similarity 0.")
     strict = replace(result, rule=replace(result.rule, limit=0.0), accepted=False)
     assert strict.name == UNKNOWN
-    assert strict.sentence().startswith("unknown: nearest class")
+    assert strict.sentence().startswith("Unknown, nearest class: ")
 
 
 def test_no_decision_where_the_limit_cannot_be_estimated(trained):
@@ -137,7 +137,7 @@ def test_no_decision_where_the_limit_cannot_be_estimated(trained):
     result = identify(trained, images.paths[0], images, 0.01)
     count = len(trained.load_splits().valid)
     assert result.name is None
-    for text in ("no decision: nearest class", f"from {count} validation images (at least 99 are needed)"):
+    for text in ("No decision, nearest class: ", f"from {count} validation images (at least 99 are needed)"):
         assert text in result.sentence()
     metrics = identification_metrics(trained, trained.load_splits(), 0.01)
     assert metrics["fpir"].shown == metrics["fnir"].shown == "cannot be estimated"

@@ -45,7 +45,7 @@ def test_the_figure_says_what_decides(calibrated):
         str(result.rule),
     ):
         assert part in text
-    assert figure.get_suptitle().splitlines()[-2] == first
+    assert f"Identified as {first} (similarity " in text
     assert (drawn(figure) != drawn(identification_figure(calibrated, result, choice, verdict, opacity=0))).any()
     with pytest.raises(ValueError, match="of another choice"):
         identification_figure(calibrated, result, why(calibrated, result), verdict)
@@ -54,7 +54,7 @@ def test_the_figure_says_what_decides(calibrated):
 def test_the_figure_of_an_unknown_image(calibrated):
     result = identify(calibrated, gallery(calibrated).paths[0], fpir=0.2)
     unknown = replace(result, accepted=False)
-    assert "unknown" in identification_figure(calibrated, unknown).get_suptitle()
+    assert "Unknown, nearest class: " in identification_figure(calibrated, unknown).get_suptitle()
 
 
 def test_a_folder_is_identified_in_a_table_and_a_page(calibrated, folders, tmp_path):

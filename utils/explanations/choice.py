@@ -44,7 +44,7 @@ class Choice:
         return f"thorough at {self.layer.replace(MORE, ' and coarser layers')}"
 
 
-def choose(network: Explainable, image, nearer, farther) -> Choice:
+def choose(network: Explainable, image, nearer, farther, layer: str | None = None) -> Choice:
     """Explain why an image is more similar to some images than to others.
 
     The map is made as the method `thorough` makes it. Its target is <e, a - b>, where e is the embedding of the image,
@@ -55,12 +55,14 @@ def choose(network: Explainable, image, nearer, farther) -> Choice:
         image: Float (C, H, W), as the network takes it.
         nearer: Embeddings of length 1, float (K, D).
         farther: Embeddings of length 1, float (L, D).
+        layer: Where the map is read, with later ones where it ends in MORE; by default that of `path_layer`.
 
     Raises:
+        ConfigError: The layer is unknown.
         ExplanationError: The image cannot be explained, or an embedding is of another network.
     """
     image = images_for(network, [image])
-    layer = path_layer(network)
+    layer = layer or path_layer(network)
     with evaluating(network), torch.no_grad(), deterministic_or_refused():
         path = BlurPath(network, image, layer)
         length = path.vectors.norm()

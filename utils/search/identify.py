@@ -17,6 +17,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from ..data.reading import DataError
 from ..data.splits import Splits
 from ..explanations.choice import Choice, choose
+from ..explanations.methods import replace_auto
 from ..files import printable
 from ..score.intervals import Interval, independent_mean
 from ..score.metrics import Metric, Metrics
@@ -86,15 +87,22 @@ class Identification:
             return None
         return self.candidates["class"].iloc[0] if self.accepted else UNKNOWN
 
+    @property
+    def title(self) -> str:
+        """The decision in one line."""
+        first = self.candidates.iloc[0]
+        nearest = f"{first['class']} (similarity {first['similarity']:.2f})"
+        if self.name is None:
+            return f"No decision, nearest class: {nearest}"
+        return f"Identified as {nearest}" if self.accepted else f"Unknown, nearest class: {nearest}"
+
     def sentence(self) -> str:
         """Return the decision and what it rests on in words."""
-        first = self.candidates.iloc[0]
-        text = f"nearest class {first['class']}, similarity {first['similarity']:.3f}"
+        text = f"{self.warning} {self.title}"
         if len(self.candidates) > 1:
             second = self.candidates.iloc[1]
-            text += f"; then {second['class']}, {second['similarity']:.3f}"
-        decision = self.name or "no decision"
-        return printable(f"{self.warning} {decision}: {text}. Accepted: {self.rule}.".lstrip())
+            text += f"; then {second['class']} ({second['similarity']:.2f})"
+        return printable(f"{text}. Accepted: {self.rule}.".lstrip())
 
     def __str__(self):
         return f"{self.sentence()}\n{self.candidates.to_string()}"
@@ -251,6 +259,8 @@ def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: Sea
 def why(trained: Trained, identification: Identification) -> Choice:
     """Explain why an image is more similar to its first candidate than to the second: to the nearest images of each.
 
+    The layer is `explanation.layer` of config.yml.
+
     Raises:
         DataError: The image cannot be decoded.
         ValueError: There is only one candidate.
@@ -259,7 +269,9 @@ def why(trained: Trained, identification: Identification) -> Choice:
         raise ValueError(f"{identification.path} has only one candidate: add images of other classes to the gallery")
     first, second = identification.neighbours[:2]
     (image,) = trained.load_images(identification.path)
-    return choose(trained.network, image, torch.from_numpy(first), torch.from_numpy(second))
+    settings = trained.config.explanation.changed(method="thorough", output_stride=32)
+    layer = replace_auto(settings, trained.network).layer
+    return choose(trained.network, image, torch.from_numpy(first), torch.from_numpy(second), layer)
 
 
 def identification_metrics(trained: Trained, splits: Splits, fpir: float | None = None) -> Metrics:

@@ -78,8 +78,8 @@ def identification_figure(
         other.set_title(wrapped(f"{row.Index}: {row[1]}", COLUMN))
         name = named(Path(row.nearest).name, COLUMN)
         other.set_xlabel(f"similarity {row.similarity:.2f}\n{name}")
-    title = identification.name or "no decision"
-    caption = identification.sentence().removeprefix(identification.warning).lstrip()
+    title = identification.title
+    caption = f"Accepted: {identification.rule}."
     if choice is not None:
         first, second = candidates["class"].iloc[:2]
         words = f"What supports {first} rather than {second}", f"What supports {second} rather than {first}"
@@ -91,10 +91,10 @@ def identification_figure(
             show(axes, overlay(image, heatmap, opacity, colours_of(verdict)))
             axes.set_title(wrapped(text, COLUMN))
         title += f"\n{maps_in_short(verdict)}"
-        caption += f"\n{choice.description}."
+        caption += f" Method: {choice.description}."
         if verdict is not None:
-            caption += f" {verdict.sentence()}"
-    set_texts(drawing, title.capitalize() if identification.name is None else title, caption)
+            caption += f"\n{verdict.sentence()}"
+    set_texts(drawing, title, caption)
     digest = hashlib.blake2b(identification.sentence().encode(), digest_size=4).hexdigest()
     name = f"identified_{Path(identification.path).stem[:24]}_{digest}"
     return finished(drawing, name, identification.warning)
