@@ -19,6 +19,7 @@ from utils import (
     frozen_baseline,
     gallery,
     grid,
+    identify_folder,
     judge,
     methods_of,
     plane,
@@ -319,6 +320,16 @@ def test_the_report_requests_nothing_and_its_viewers_work(calibrated, open_page,
     opened.page.locator("[data-image='1'] .stage").first.scroll_into_view_if_needed()
     opened.move_to(1, 0.5, 0.5)
     assert "This place of image 1" in opened.page.locator(".matched").first.inner_text()
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE])
+def test_the_page_of_identified_images_fits_the_screen(calibrated, open_page, tmp_path, viewport):
+    folder = calibrated.config.data_path
+    table = identify_folder(calibrated, folder, folder, tmp_path, 0.2, explained=2)
+    opened = open_page(tmp_path / "identified.html", viewport, "identified")
+    assert opened.page.locator("article").count() == len(table)
+    assert opened.page.locator("article").first.inner_text().count("rather than") == 1
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
 
 

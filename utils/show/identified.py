@@ -26,7 +26,6 @@ from .drawing import (
     photo,
     set_texts,
     show,
-    shrunk,
     styled,
     wrapped,
 )
@@ -35,7 +34,7 @@ from .words import maps_in_short
 
 CANDIDATES = 3  # that are shown
 COLUMN = 30  # characters that fit the column of an image
-THUMBNAIL = 96  # pixels of images on the page
+THUMBNAIL = 128  # pixels of images on the page
 EXPLAINED = 10  # images of a page whose choice is explained
 
 
@@ -159,7 +158,7 @@ def _page(trained, results, searched, images, rule, explained) -> str:
     value_range = trained.config.image.value_range
 
     def thumbnail(path):
-        return data_uri(shrunk(photo(path, value_range), THUMBNAIL), THUMBNAIL)
+        return data_uri(photo(path, value_range), THUMBNAIL)
 
     with ThreadPoolExecutor() as pool:
         thumbnails = dict(zip(files, pool.map(thumbnail, files), strict=True))
@@ -190,7 +189,7 @@ def _reason(trained, result) -> str:
     choice = why(trained, result)
     verdict = judge_choice(trained.network, choice, trained.config.seed)
     heatmap = choice.shares.clamp(min=0).cpu().numpy()
-    image = shrunk(photo(result.path, trained.config.image.value_range), THUMBNAIL)
+    image = photo(result.path, trained.config.image.value_range)
     source = data_uri(overlay(image, heatmap, OPACITY, colours_of(verdict)), THUMBNAIL)
     first, second = result.candidates["class"].iloc[:2]
     words = f"What supports {first} rather than {second}. {maps_in_short(verdict)}"
