@@ -285,6 +285,8 @@ def test_a_box_by_mouse(viewer, calibrated, pair, number):
     assert "The box in image" in viewer.told()
     viewer.drag(number, (0.9, 0.9), (0.4, 0.5))  # towards the upper left
     assert_told(viewer.told(), ask(calibrated.network, matches, **{f"box{number}": (0.4, 0.5, 0.9, 0.9)}), close=0.01)
+    viewer.drag(number, (0.6, 0.5), (-0.1, 1.2))  # beyond the border
+    assert_told(viewer.told(), ask(calibrated.network, matches, **{f"box{number}": (0.0, 0.5, 0.6, 1.0)}), close=0.01)
 
 
 def test_a_box_by_mouse_in_the_enlarged_image(viewer, calibrated, pair):
@@ -319,7 +321,12 @@ def test_the_nearest_window_is_hidden(viewer, pair, windows):
     viewer.drag(2, (0.8, 0.05), (0.95, 0.2))
     viewer.page.locator("[name=window]").click()
     box = windows.boxes[7 * 6 + 0]  # the lower left one
-    assert outlined(viewer.canvas(2), (box[0], box[1], 0.995, box[3]))
+    canvas = viewer.canvas(2)
+    height, width = canvas.shape[:2]
+    assert outlined(canvas, (box[0], box[1], 0.995, box[3]))
+    inside = canvas[int(0.8 * height) : int(0.9 * height), int(0.1 * width) : int(0.2 * width)]
+    assert (inside[..., 3] == 255).all()
+    assert inside[..., :3].std(axis=(0, 1)).max() < 10  # of noise that is blurred
     after = replace(explanation, distance=windows.distances[1, 6, :1])
     probability, probability_before = after.probability[0, 0].item(), explanation.probability[0, 0].item()
     assert viewer.told().startswith(
@@ -380,7 +387,11 @@ def test_a_tile_opens_its_viewer_and_escape_closes_it(calibrated, open_page, tmp
     opened.move_to(1, 0.5, 0.5)
     assert "This place of image 1" in dialog.locator(".matched").inner_text()
     opened.page.mouse.move(2, 2)
-    opened.page.keyboard.press("Escape")
+    opened.press("x")
+    assert "The box in image 1" in dialog.locator(".matched").inner_text()
+    opened.press("Escape")  # removes the box
+    assert dialog.count() == 1
+    opened.press("Escape")
     assert dialog.count() == 0
 
 

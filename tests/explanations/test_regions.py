@@ -93,7 +93,7 @@ def test_a_box_of_one_place_adds_what_the_place_adds(pair):
     torch.testing.assert_close(answer.partners, matches.places[2, 3].double(), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("box", [ODD, THIN, WHOLE, (0.5, 0.0, 1.0, 0.34)])
+@pytest.mark.parametrize("box", [ODD, THIN, WHOLE, (0.1, 0.1, 0.76, 0.7), (0.5, 0.0, 1.0, 0.34)])
 @pytest.mark.parametrize("name", ["box1", "box2"])
 def test_the_counterpart_is_the_best_of_all_boxes_of_its_size(pair, name, box):
     network, matches = pair
