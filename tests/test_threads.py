@@ -28,6 +28,7 @@ from utils import (
     Cut,
     DataError,
     FromFiles,
+    ask,
     choose_pairs,
     compare,
     decompose,
@@ -45,8 +46,8 @@ from utils import (
     matches_figure,
     methods_of,
     most_similar,
-    point_figure,
     read_image,
+    region_figure,
     sanity_curves,
     sanity_figure,
     smallest_edit,
@@ -655,11 +656,12 @@ def test_figures_are_drawn_in_four_threads():
     network, explanation, verdict = _explained()
     pair, matches = explanation[0], decompose(network, explanation[0])
     change = smallest_edit(network, pair)
+    answer = ask(network, matches, box1=(0.1, 0.4, 0.5, 0.8))
     tasks = {
         "images": partial(images_figure, pair),
         "maps": partial(figure, pair, verdict[0]),
         "matches": partial(matches_figure, matches),
-        "point": partial(point_figure, matches, (0.3, 0.6)),
+        "region": partial(region_figure, answer),
         "change": partial(edit_figure, change),
         "sanity": partial(sanity_figure, {"a": {"top": 0.1, "all": 0.2}}),
         "nothing": partial(nothing, "Nothing.", "nothing"),

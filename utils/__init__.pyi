@@ -29,6 +29,9 @@ from .explanations.methods import explain as explain
 from .explanations.methods import methods_of as methods_of
 from .explanations.references import References as References
 from .explanations.references import embed_references as embed_references
+from .explanations.regions import Answer as Answer
+from .explanations.regions import ask as ask
+from .explanations.regions import hide_windows as hide_windows
 from .measured import calibrate as calibrate
 from .measured import write_metrics as write_metrics
 from .network.cut import Cut as Cut
@@ -71,7 +74,7 @@ from .show.figures import grid_figure as grid_figure
 from .show.figures import images_figure as images_figure
 from .show.figures import matches_figure as matches_figure
 from .show.figures import methods_figure as methods_figure
-from .show.figures import point_figure as point_figure
+from .show.figures import region_figure as region_figure
 from .show.figures import sanity_figure as sanity_figure
 from .show.folder import explain_folder as explain_folder
 from .show.identified import identification_figure as identification_figure

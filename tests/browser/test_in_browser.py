@@ -1,6 +1,7 @@
 """Pages in a real browser: `make test-browser`. SCREENSHOTS=folder saves screenshots of the pages."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from helpers import ROOT
 
 from utils import (
+    ask,
     compare,
     dataset_map,
     decompose,
@@ -19,6 +21,7 @@ from utils import (
     frozen_baseline,
     gallery,
     grid,
+    hide_windows,
     identify_folder,
     judge,
     methods_of,
@@ -64,8 +67,23 @@ class Opened:
         box = self.page.locator(f"[data-image='{number}'] .stage").first.bounding_box()
         self.page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
+    def drag(self, number, start, end):
+        """Drag the mouse from one place (y, x) of an image to another, both in [0, 1]."""
+        self.move_to(number, *start)
+        self.page.mouse.down()
+        self.move_to(number, *end)
+        self.page.mouse.up()
+
+    def press(self, *keys):
+        for key in keys:
+            self.page.keyboard.press(key)
+
     def shown(self) -> str:
         return self.page.locator(".shown").first.inner_text()
+
+    def told(self) -> str:
+        """What is said of the place or the box."""
+        return self.page.locator("[aria-live]").first.inner_text()
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +146,13 @@ def pair(calibrated):
 
 
 @pytest.fixture
-def viewer(pair, open_page, tmp_path):
-    return open_page(saved(view(*pair), tmp_path))
+def windows(calibrated, pair):
+    return hide_windows(calibrated.network, pair[0])
+
+
+@pytest.fixture
+def viewer(pair, windows, open_page, tmp_path):
+    return open_page(saved(view(*pair, windows), tmp_path))
 
 
 def saved(element, folder):
@@ -217,6 +240,132 @@ def test_keys_choose_a_place_that_is_described_in_words(viewer):
     assert "image 1" in stage.get_attribute("aria-label")
 
 
+def assert_told(text, answer, close):
+    """The text says what a box adds, which share that is, and what its counterpart adds."""
+    found = re.search(
+        r"The box in image (\d) adds (\S+) to the inner product .*, (\S+) % of what .*; (\S+) with its counterpart, "
+        r"outlined in image (\d)",
+        text,
+    )
+    number, value, share, counterpart, other = (float(part) for part in found.groups())
+    assert (number, other) == (answer.number, 3 - answer.number)
+    assert value == pytest.approx(answer.value, abs=close)
+    assert share / 100 == pytest.approx(answer.share, abs=close)
+    assert counterpart == pytest.approx(answer.counterpart_value, abs=close)
+
+
+def outlined(canvas, box):
+    """Whether a box (top, left, bottom, right) is outlined in white in the middle of each of its sides."""
+    height, width = canvas.shape[:2]
+    top, left, bottom, right = box
+    middle = (top + bottom) / 2, (left + right) / 2
+    for y, x in ((top, middle[1]), (bottom, middle[1]), (middle[0], left), (middle[0], right)):
+        row, column = min(round(y * height), height - 1), min(round(x * width), width - 1)
+        near = canvas[max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+        if not (near == 255).all(axis=2).any():
+            return False
+    return True
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_box_by_mouse(viewer, calibrated, pair, number):
+    matches = pair[2]
+    viewer.page.locator("[name=box]").click()
+    assert viewer.page.locator("[name=box]").get_attribute("aria-pressed") == "true"
+    viewer.drag(number, (0.1, 0.22), (0.7, 0.83))
+    box = (0.1, 0.22, 0.7, 0.83)
+    answer = ask(calibrated.network, matches, **{f"box{number}": box})
+    assert_told(viewer.told(), answer, close=0.01)
+    assert outlined(viewer.canvas(number), box)
+    assert outlined(viewer.canvas(3 - number), answer.counterpart)
+    lit = viewer.canvas(3 - number)[..., 3]
+    strongest = np.unravel_index(answer.partners.argmax().item(), answer.partners.shape)
+    row, column = ((place + 0.5) / count for place, count in zip(strongest, answer.partners.shape, strict=True))
+    assert lit[int(row * lit.shape[0]), int(column * lit.shape[1])] > 100
+    viewer.move_to(3 - number, 0.5, 0.5)  # which selects no place
+    assert "The box in image" in viewer.told()
+    viewer.drag(number, (0.9, 0.9), (0.4, 0.5))  # towards the upper left
+    assert_told(viewer.told(), ask(calibrated.network, matches, **{f"box{number}": (0.4, 0.5, 0.9, 0.9)}), close=0.01)
+    viewer.drag(number, (0.6, 0.5), (-0.1, 1.2))  # beyond the border
+    assert_told(viewer.told(), ask(calibrated.network, matches, **{f"box{number}": (0.0, 0.5, 0.6, 1.0)}), close=0.01)
+
+
+def test_a_box_by_mouse_in_the_enlarged_image(viewer, calibrated, pair):
+    viewer.page.locator("[data-image='1'] .stage").focus()
+    viewer.press("x", "+")
+    viewer.drag(1, (0.0, 0.0), (1.0, 0.5))
+    assert_told(viewer.told(), ask(calibrated.network, pair[2], (0.25, 0.25, 0.75, 0.5)), close=0.01)
+
+
+def test_a_box_by_keys_alone(viewer, calibrated, pair):
+    matches = pair[2]
+    viewer.press("Tab")
+    while viewer.page.evaluate("document.activeElement.shadowRoot?.activeElement?.className") != "stage":
+        viewer.press("Tab")
+    viewer.press("Tab", "x")
+    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.3, 0.3, 0.7, 0.7)), close=1e-3)
+    viewer.press("ArrowDown", "ArrowDown", "ArrowLeft")
+    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.38, 0.26, 0.78, 0.66)), close=1e-3)
+    viewer.press(*["Shift+ArrowRight"] * 3, "Shift+ArrowUp")
+    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.38, 0.26, 0.74, 0.78)), close=1e-3)
+    viewer.press(*["ArrowUp"] * 30, *["Shift+ArrowLeft"] * 30)  # up to the border, down to the smallest box
+    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.0, 0.26, 0.36, 0.3)), close=1e-3)
+    factual = viewer.canvas(1)
+    viewer.press("x")
+    assert viewer.told() == ""
+    assert not np.array_equal(viewer.canvas(1), factual)
+
+
+def test_the_nearest_window_is_hidden(viewer, pair, windows):
+    explanation = pair[0]
+    viewer.page.locator("[name=box]").click()
+    viewer.drag(2, (0.8, 0.05), (0.95, 0.2))
+    viewer.page.locator("[name=window]").click()
+    box = windows.boxes[7 * 6 + 0]  # the lower left one
+    canvas = viewer.canvas(2)
+    height, width = canvas.shape[:2]
+    assert outlined(canvas, (box[0], box[1], 0.995, box[3]))
+    inside = canvas[int(0.8 * height) : int(0.9 * height), int(0.1 * width) : int(0.2 * width)]
+    assert (inside[..., 3] == 255).all()
+    assert inside[..., :3].std(axis=(0, 1)).max() < 10  # of noise that is blurred
+    after = replace(explanation, distance=windows.distances[1, 6, :1])
+    probability, probability_before = after.probability[0, 0].item(), explanation.probability[0, 0].item()
+    assert viewer.told().startswith(
+        "With exactly this box of image 2 blurred, the network says: "
+        f"similarity {after.similarity.item():.3f} (before {explanation.similarity.item():.3f}), "
+        f"probability of one class {probability:.2f} (before {probability_before:.2f}), "
+        f'decision "{after.decision()}" (before "{explanation.decision()}").'
+    )
+    viewer.press("ArrowUp")  # another box, which the network has not seen
+    assert "blurred" not in viewer.told()
+    assert "The box in image 2" in viewer.told()
+    viewer.press("d")
+    assert "blurred" in viewer.told()
+
+
+def test_escape_removes_the_box_and_an_edit_has_none(viewer):
+    viewer.page.locator("[data-image='1'] .stage").focus()
+    before = viewer.canvas(1)
+    for ways in (("x", "Escape"), ("d", "Escape"), ("x", "b", "f")):
+        viewer.press(*ways)
+        assert viewer.told() == ""
+        assert np.array_equal(viewer.canvas(1), before)
+        assert viewer.page.locator("[name=box]").get_attribute("aria-pressed") == "false"
+    viewer.press("b", "x")
+    assert "The box in image 1" in viewer.told()
+
+
+def test_without_matches_or_windows_nothing_is_offered(pair, open_page, tmp_path):
+    explanation, verdict, matches, _ = pair
+    for parts, buttons in (((verdict,), []), ((verdict, matches), ["box"])):
+        opened = open_page(saved(view(explanation, *parts), tmp_path))
+        for name in ("box", "window"):
+            assert opened.page.locator(f"[name={name}]").count() == buttons.count(name)
+        opened.page.locator("[data-image='1'] .stage").focus()
+        opened.press("d")
+        assert opened.told() == ""
+
+
 def test_hostile_names_are_shown_as_they_are(pair, open_page, tmp_path):
     explanation, *_ = pair
     named = replace(explanation, names=(HOSTILE,), source=replace(explanation.source, classes=(HOSTILE,)))
@@ -239,7 +388,11 @@ def test_a_tile_opens_its_viewer_and_escape_closes_it(calibrated, open_page, tmp
     opened.move_to(1, 0.5, 0.5)
     assert "This place of image 1" in dialog.locator(".matched").inner_text()
     opened.page.mouse.move(2, 2)
-    opened.page.keyboard.press("Escape")
+    opened.press("x")
+    assert "The box in image 1" in dialog.locator(".matched").inner_text()
+    opened.press("Escape")  # removes the box
+    assert dialog.count() == 1
+    opened.press("Escape")
     assert dialog.count() == 0
 
 
@@ -274,8 +427,11 @@ def test_two_points_of_the_map_are_a_pair(calibrated, open_page, tmp_path):
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
-def test_the_viewer_fits_the_screen(pair, open_page, tmp_path, viewport):
-    opened = open_page(saved(view(*pair), tmp_path), viewport, "viewer")
+@pytest.mark.parametrize("hidden", [False, True])
+def test_the_viewer_fits_the_screen(pair, windows, open_page, tmp_path, viewport, hidden):
+    opened = open_page(saved(view(*pair, windows), tmp_path), viewport, "viewer")
+    if hidden:
+        opened.page.locator("[name=window]").click()
     boxes = [opened.page.locator(f"[data-image='{number}'] .stage").bounding_box() for number in (1, 2)]
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= viewport["width"] for box in boxes)
     assert all(box["y"] + box["height"] <= viewport["height"] for box in boxes)
@@ -303,6 +459,24 @@ def test_a_tap_lights_the_match_and_leaves_it_lit(pair, browser, tmp_path):
     tab.locator("[data-image='1'] .stage").tap()
     tab.wait_for_timeout(100)
     assert "This place of image 1" in tab.locator(".matched").inner_text()
+
+
+def test_a_finger_draws_a_box(pair, windows, calibrated, browser, tmp_path):
+    path = saved(view(*pair, windows), tmp_path)
+    tab = browser.new_context(viewport=PHONE, has_touch=True).new_page()
+    tab.goto(path.as_uri())
+    tab.locator("[name=box]").tap()
+    stage = tab.locator("[data-image='1'] .stage").bounding_box()
+    fingers = tab.context.new_cdp_session(tab)
+    for kind, y, x in (("touchStart", 0.1, 0.2), ("touchMove", 0.4, 0.5), ("touchMove", 0.7, 0.9), ("touchEnd", 0, 0)):
+        point = {"x": stage["x"] + x * stage["width"], "y": stage["y"] + y * stage["height"]}
+        points = [] if kind == "touchEnd" else [point]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    answer = ask(calibrated.network, pair[2], (0.1, 0.2, 0.7, 0.9))
+    assert_told(tab.locator("[aria-live]").inner_text(), answer, close=0.02)
+    tab.locator("[name=window]").tap()
+    assert "exactly this box of image 1 blurred" in tab.locator("[aria-live]").inner_text()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 @pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])

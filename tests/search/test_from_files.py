@@ -16,6 +16,7 @@ from utils import (
     FromFiles,
     SiameseNetwork,
     Source,
+    ask,
     decompose,
     edit_figure,
     embed_references,
@@ -24,6 +25,7 @@ from utils import (
     gallery,
     grid,
     grid_figure,
+    hide_windows,
     images_figure,
     judge,
     judge_all,
@@ -31,8 +33,8 @@ from utils import (
     methods_figure,
     methods_of,
     most_similar,
-    point_figure,
     read_image,
+    region_figure,
     saved,
     scores_table,
     smallest_edit,
@@ -156,13 +158,14 @@ def test_every_function_for_any_module_takes_a_cut(files, paths, tmp_path):
         images_figure(pair),
         methods_figure(judge_all(files.network, by_all)),
         matches_figure(matches),
-        point_figure(matches, (0.5, 0.5)),
+        region_figure(ask(files.network, matches, box1=(0.2, 0.3, 0.6, 0.7))),
         edit_figure(change),
     ):
         saved(drawn, tmp_path)
     assert len(list(tmp_path.glob("*.png"))) == 7
     assert len(scores_table(explanation, verdict)) == 3
-    for element in (view(pair, verdict[0], matches, change), grid(explanation, files.network, verdict)):
+    windows = hide_windows(files.network, pair)
+    for element in (view(pair, verdict[0], matches, change, windows), grid(explanation, files.network, verdict)):
         element.saved(tmp_path)
     assert len(list(tmp_path.glob("*.html"))) == 2
 

@@ -6,9 +6,12 @@ import pandas as pd
 import pytest
 import torch
 from helpers import write_images
+from PIL import Image
 
 from utils import DataError, gallery, most_similar
 from utils.data.reading import read_image
+from utils.explanations.regions import embed_region
+from utils.files import ExplanationError
 
 
 def distances_by_loops(trained, path, paths):
@@ -33,6 +36,24 @@ def test_the_test_images_are_the_gallery_and_hits_are_the_nearest(trained):
     assert hits.classes() == tuple(Path(path).parent.name for path in hits.source.paths[0])
 
 
+def test_a_region_alone_is_searched_for(trained):
+    images = gallery(trained)
+    path, others = images.paths[0], images.paths[1:]
+    whole = most_similar(trained, path, 3, images)
+    assert most_similar(trained, path, 3, images, box=(0, 0, 1, 1)).source.paths == whole.source.paths
+    box = 0.1, 0, 0.6, 0.3
+    hits = most_similar(trained, path, 3, images, box=box)
+    region = embed_region(trained.network, trained.load_images(path), box).numpy()
+    distances = np.linalg.norm(images.embeddings[1:] - region, axis=1)
+    assert [pair[1] for pair in hits.source.paths] == [others[index] for index in distances.argsort()[:3]]
+    assert hits.distance.tolist() == pytest.approx(
+        distances_by_loops(trained, path, [pair[1] for pair in hits.source.paths]), abs=1e-3
+    )  # of the whole images
+    assert hits.source.warning.endswith("the network was trained on whole images.")
+    with pytest.raises(ExplanationError, match=r"box: \(0, 0, 0, 1\) is refused"):
+        most_similar(trained, path, 3, images, box=(0, 0, 0, 1))
+
+
 def test_neither_the_image_nor_a_copy_of_its_file_is_a_hit(trained, tmp_path):
     write_images(tmp_path / "deep" / "er", 4)
     write_images(tmp_path / "flat", 3, seed=1)
@@ -47,8 +68,6 @@ def test_neither_the_image_nor_a_copy_of_its_file_is_a_hit(trained, tmp_path):
 
 
 def test_a_planted_near_copy_is_found_first(trained, tmp_path):
-    from PIL import Image
-
     path = gallery(trained).paths[0]
     folder = tmp_path / "some"
     write_images(folder, 12)

@@ -10,17 +10,19 @@ from torch import nn
 
 from utils import (
     Source,
+    ask,
     decompose,
     edit_figure,
     explain,
     figure,
     grid,
     grid_figure,
+    hide_windows,
     images_figure,
     judge,
     matches_figure,
     methods_figure,
-    point_figure,
+    region_figure,
     saved,
     smallest_edit,
     view,
@@ -131,12 +133,13 @@ def test_every_figure_and_page_draws_them(channels, named, tmp_path):
         images_figure(pair),
         methods_figure({"hirescam": verdict[0]}),
         matches_figure(matches),
-        point_figure(matches, (0.5, 0.5)),
+        region_figure(ask(network, matches, box2=(0.2, 0.3, 0.6, 0.7))),
         edit_figure(change),
     )
     for shown in figures:
         saved(shown, tmp_path)
-    for page in (view(pair, verdict[0], matches, change), grid(explanation, network, verdict)):
+    windows = hide_windows(network, pair)
+    for page in (view(pair, verdict[0], matches, change, windows), grid(explanation, network, verdict)):
         page.saved(tmp_path)
     pictures = [np.asarray(Image.open(path)) for path in tmp_path.glob("*.png")]
     assert len(pictures) == len(figures)

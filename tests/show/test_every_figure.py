@@ -15,6 +15,7 @@ from helpers import explanation_of, network_and_images
 
 import utils
 from utils import (
+    ask,
     choose_pairs,
     compare,
     dataset_map,
@@ -145,7 +146,7 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
         "matches_figure": lambda show: show(decompose(trained.network, pair)),
         "methods_figure": lambda show: show({"one": judge(trained.network, pair)}),
         "plane": lambda show: show(trained, gallery(trained), dataset_map(gallery(trained).embeddings)),
-        "point_figure": lambda show: show(decompose(trained.network, pair), (0.5, 0.5)),
+        "region_figure": lambda show: show(ask(trained.network, decompose(trained.network, pair), (0, 0, 0.5, 0.5))),
         "report": lambda _: report_of(blind),
         "suspects_figure": lambda show: show(trained, suspects_of(trained, blind.splits)),
         "view": lambda show: show(pair),
@@ -219,7 +220,7 @@ ALWAYS_SOMETHING = {  # of one pair, one image, or at least one test pair: witho
     "distances_figure",
     "images_figure",
     "matches_figure",
-    "point_figure",
+    "region_figure",
     "reliability_figure",
     "roc_figure",
 }

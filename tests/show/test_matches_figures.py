@@ -9,7 +9,7 @@ from helpers import drawn, explanation_of, network_and_images, write_images
 from matplotlib.colors import to_hex
 from matplotlib.patches import ConnectionPatch, Rectangle
 
-from utils import matches_figure, point_figure
+from utils import ask, matches_figure, region_figure
 from utils.data.reading import read_image
 from utils.explanations.matches import Matches
 
@@ -42,13 +42,18 @@ def texts(shown):
     return " ".join(" ".join(text.get_text().split()) for text in shown.findobj(plt.Text))
 
 
-def outlines(axes):
-    """Left, top, right and bottom end of each outlined region, in pixels, and its colour, by number."""
-    found = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
-    return [
-        ((*one.get_xy(), one.get_x() + one.get_width(), one.get_y() + one.get_height()), one.get_edgecolor())
-        for one in found
-    ]
+def asked(matches, **settings):
+    """The figure of a region of matches that `matches_of` has made."""
+    boxes = {name: settings.pop(name) for name in ("box1", "box2") if name in settings}
+    network, _ = network_and_images(count=1)
+    return region_figure(ask(network, matches, **boxes), **settings)
+
+
+def outline(axes):
+    """Left, top, right and bottom end of the box that is outlined, in pixels."""
+    boxes = {tuple(patch.get_bbox().extents) for patch in axes.patches if isinstance(patch, Rectangle)}
+    (box,) = boxes
+    return box
 
 
 def numbers_of(axes):
@@ -86,15 +91,10 @@ def test_a_match_has_one_colour_on_both_images_and_in_the_legend(paths):
 
 def test_both_figures_say_what_is_shown_and_of_what(paths):
     matches = matches_of(two_matches(), paths, classes=(("rose", "tall"),))
-    for shown, kind in ((matches_figure(matches), "matches"), (point_figure(matches, (0.5, 0.5)), "point")):
+    for shown, kind in ((matches_figure(matches), "matches"), (asked(matches, box1=(0, 0, 0.5, 0.5)), "region")):
         words = texts(shown)
         assert matches.explanation.sentence() in words
-        for part in (
-            "rose/0.png",
-            "tall/1.png",
-            "layer3",
-            "error of the sum +0.150" if kind == "matches" else "error of the sum +1.5e-01",
-        ):
+        for part in ("rose/0.png", "tall/1.png", "layer3", "error of the sum +0.150"):
             assert part in words
         assert shown.get_label().startswith(kind)
         assert drawn(shown).std() > 5
@@ -131,7 +131,9 @@ def test_matches_that_add_nothing_are_drawn(value, cells):
     matches = matches_of(torch.full((cells,) * 4, value), names=(("a$b.png", "$x_1$.png"),))
     shown = matches_figure(matches)
     assert drawn(shown).std() > 5  # a dollar sign would open a formula
-    assert drawn(point_figure(matches, (0.99, 0.0))).std() > 5
+    shown = asked(matches, box1=(0.9, 0.0, 1.0, 0.1))
+    assert "no place adds anything" in texts(shown)
+    assert drawn(shown).std() > 5
 
 
 def test_more_matches_than_colours_are_refused():
@@ -139,12 +141,40 @@ def test_more_matches_than_colours_are_refused():
         matches_figure(matches_of(two_matches()), 7)
 
 
-def test_a_point_and_what_it_matches(paths):
-    shown = point_figure(matches_of(two_matches(), paths), (0.9, 0.1), opacity=1.0)
+def test_a_box_its_counterpart_and_what_matches_it(paths):
+    shown = asked(matches_of(two_matches(), paths), box1=(0.5, 0.0, 1.0, 0.25), opacity=1.0)
     first, second = shown.axes[:2]
-    assert [box for box, _ in outlines(first)] == [(-0.5, 19.5, 11.5, 39.5)]
-    assert "at most +0.500 of 0.900" in second.get_xlabel()
-    image = read_image(paths[1]).astype(int)
-    changed = np.abs(np.asarray(second.images[0].get_array()).astype(int) - image).sum(axis=2) > 0
+    assert outline(first) == (-0.5, 19.5, 11.5, 39.5)  # of 48 x 40 pixels
+    assert outline(second) == (23.5, -0.5, 31.5, 31.5)  # of 32 x 64
+    image1, image2 = (read_image(path).astype(int) for path in paths)
+    pixels = np.asarray(first.images[0].get_array())
+    np.testing.assert_array_equal(pixels[20:, :12], image1[20:, :12])
+    np.testing.assert_allclose(pixels[:20], 127.5 + image1[:20] / 2, atol=0.51)
+    changed = np.abs(np.asarray(second.images[0].get_array()).astype(int) - image2).sum(axis=2) > 0
     assert changed[:16, 28:].all()  # the middle of its match, and outwards
     assert not changed[48:, :16].any()
+
+
+def test_a_box_of_image_2_and_two_boxes(paths):
+    matches = matches_of(two_matches(), paths)
+    first, second = asked(matches, box2=(0.0, 0.75, 0.5, 1.0)).axes[:2]
+    assert (first.get_title(), outline(first)) == ("the box, in image 2", (23.5, -0.5, 31.5, 31.5))
+    assert "in image 1; outlined: its counterpart" in second.get_title()
+    assert outline(second) == (-0.5, 19.5, 11.5, 39.5)
+    first, second = asked(matches, box1=(0, 0, 1, 1), box2=(0.5, 0.25, 1.0, 0.5)).axes[:2]
+    assert first.get_title() == "the box, in image 1"
+    assert second.get_title() == "what matches it in image 2; outlined: the second box"
+    assert outline(second) == (7.5, 31.5, 15.5, 63.5)
+
+
+def test_the_title_says_the_share_and_the_caption_the_numbers(paths):
+    matches = matches_of(two_matches(), paths)
+    shown = asked(matches, box1=(0.5, 0.0, 1.0, 0.25))
+    title = shown.get_suptitle().splitlines()
+    assert len(title) == 2
+    assert title[1] == "The box adds 67% of what all pairs of places add"
+    answer = ask(network_and_images(count=1)[0], matches, box1=(0.5, 0.0, 1.0, 0.25))
+    for line in str(answer).splitlines():
+        assert line in texts(shown)
+    shown = asked(replace(matches, places=-matches.places), box1=(0.5, 0.0, 1.0, 0.25), box2=(0, 0, 1, 1))
+    assert shown.get_suptitle().splitlines()[1] == "Both boxes add -0.500 to the inner product"

@@ -1,5 +1,6 @@
 import base64
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,7 +10,7 @@ from helpers import explanation_of, network_and_images
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import Edit, decompose, judge, smallest_edit
+from utils import Edit, decompose, hide_windows, judge, smallest_edit
 from utils.show.html import LOSSLESS_SIDE, data_uri, page, script_json
 from utils.show.viewer import view, view_content
 
@@ -93,7 +94,34 @@ def test_what_is_not_known_is_not_said(pair):
     assert content["correct"] is None
     assert content["matches"] is None
     assert content["edit"] is None
+    assert content["windows"] is None
     assert content["methods"][0]["verdict"] == "Maps not judged."
+
+
+def halves(distances):
+    """A calibration: the probability of one class falls from 1 to 0, with no interval."""
+    return (1 - distances / 2)[:, None].expand(-1, 3)
+
+
+@pytest.mark.parametrize("calibration", [None, halves])
+def test_windows_hold_what_is_said_without_each_box(pair, calibration):
+    network, explanation, *_ = pair
+    threshold = hide_windows(network, explanation).distances.median().item()  # so that both decisions are there
+    source = replace(explanation.source, calibration=calibration)
+    explanation = replace(explanation, threshold=threshold, source=source)
+    windows = hide_windows(network, explanation)
+    content = json.loads(json.dumps(view_content(explanation, windows=windows)["windows"]))
+    assert content["boxes"] == [list(box) for box in windows.boxes]
+    assert content["before"]["similarity"] == pytest.approx(explanation.similarity.item())
+    assert content["before"]["decision"] == explanation.decision()
+    decisions = set()
+    for image, records in enumerate(content["after"]):
+        for record, distance in zip(records, windows.distances[image].flatten().tolist(), strict=True):
+            assert record["similarity"] == pytest.approx(1 - distance / 2)
+            assert record["decision"] == ("different" if distance > threshold else "same")
+            assert record.get("probability") == (calibration and pytest.approx(1 - distance / 2))
+            decisions.add(record["decision"])
+    assert decisions == {"same", "different"}
 
 
 def test_a_blank_map_says_why():
@@ -114,7 +142,8 @@ def test_parts_of_other_pairs_are_refused(pair):
     network, _, verdict, matches, edit = pair
     _, images = network_and_images(count=2)
     other = explanation_of(network, images[1:], torch.rand(1, 2, 64, 64), threshold=0.01)
-    for parts in ({"verdicts": verdict}, {"matches": matches}, {"edit": edit}):
+    windows = hide_windows(network, matches.explanation)
+    for parts in ({"verdicts": verdict}, {"matches": matches}, {"edit": edit}, {"windows": windows}):
         with pytest.raises(ValueError, match="different pairs"):
             view(other, **parts)
     with pytest.raises(ValueError, match="one pair"):
@@ -165,7 +194,8 @@ def test_a_pair_of_224_pixels_by_eight_methods_stays_below_two_megabytes(pair):
     explanation = methods["method 0"]
     matches = decompose(network, explanation, "layer2", steps=2)
     edit = Edit(explanation, torch.rand(2, 3, 224, 224), torch.rand(2, 224, 224) > 0.5, 0.5)
-    assert 200_000 < len(view(methods, matches=matches, edit=edit).html.encode()) < 2_000_000
+    windows = hide_windows(network, explanation)
+    assert 200_000 < len(view(methods, matches=matches, edit=edit, windows=windows).html.encode()) < 2_000_000
 
 
 def test_saved_it_is_a_page_that_may_load_nothing(pair, tmp_path):

@@ -135,24 +135,47 @@ def occlusion(task: Task) -> Explanation:
     Source: after Zeiler and Fergus 2014, Visualizing Convolutional Networks, section 4.2.
     """
     images = task.images
-    height, width = images.shape[-2:]
-    tall, wide = round(WINDOW * height), round(WINDOW * width)
-    hidden = blurred(images)
     with evaluating(task.network):
         embeddings = embed_pairs(task.network, images)  # (B, 2, D)
-        partners = embeddings.flip(1)
-        distances = distance(*embeddings.unbind(1))  # (B,)
-        evidence = distances.new_zeros(len(images), 2, height, width)
-        windows = distances.new_zeros(height, width)  # how many each pixel lies in
-        for row in range(GRID):
-            for column in range(GRID):
-                top = round(row * (height - tall) / (GRID - 1))
-                left = round(column * (width - wide) / (GRID - 1))
-                window = (..., slice(top, top + tall), slice(left, left + wide))
-                changed = images.clone()
-                changed[window] = hidden[window]
-                without = distance(embed_pairs(task.network, changed), partners)  # (B, 2): in image 1, in image 2
-                evidence[window] += (distances[:, None] - without)[:, :, None, None]
-                windows[window] += 1
+        without = distances_without_windows(task.network, images, embeddings)  # (B, 2, 49)
+    distances = distance(*embeddings.unbind(1))  # (B,)
+    changes = distances[:, None, None] - without
+    evidence = distances.new_zeros(len(images), 2, *images.shape[-2:])
+    windows = distances.new_zeros(images.shape[-2:])  # how many each pixel lies in
+    for number, (top, left, bottom, right) in enumerate(windows_of(images)):
+        evidence[..., top:bottom, left:right] += changes[..., number, None, None]
+        windows[top:bottom, left:right] += 1
     evidence = evidence / windows.clamp(min=1)
     return explained(images, distances, task.threshold, evidence, -evidence)
+
+
+def windows_of(images) -> list[tuple[int, int, int, int]]:
+    """Return top, left, bottom and right end in pixels of the GRID x GRID windows of images (..., H, W), row by row."""
+    height, width = images.shape[-2:]
+    tall, wide = round(WINDOW * height), round(WINDOW * width)
+    windows = []
+    for row in range(GRID):
+        top = round(row * (height - tall) / (GRID - 1))
+        for column in range(GRID):
+            left = round(column * (width - wide) / (GRID - 1))
+            windows.append((top, left, top + tall, left + wide))
+    return windows
+
+
+def distances_without_windows(network: Explainable, images, embeddings) -> torch.Tensor:
+    """Return the distances of pairs with each of the windows blurred, in image 1 and in image 2: (B, 2, windows).
+
+    Args:
+        network: In evaluation mode.
+        images: (B, 2, C, H, W).
+        embeddings: Of these images, (B, 2, D).
+    """
+    partners = embeddings.flip(1)
+    hidden = blurred(images)
+    distances = []
+    for top, left, bottom, right in windows_of(images):
+        window = (..., slice(top, bottom), slice(left, right))
+        changed = images.clone()
+        changed[window] = hidden[window]
+        distances.append(distance(embed_pairs(network, changed), partners))
+    return torch.stack(distances, dim=-1)

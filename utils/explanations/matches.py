@@ -85,13 +85,6 @@ class Matches:
             ends.append(min(middle + half + 1, count) / count)
         return *starts, *ends
 
-    def matches_of(self, y: float, x: float) -> torch.Tensor:
-        """Return what the region around the point (y, x) of image 1, each in [0, 1), matches in image 2: (h, w).
-
-        Each place has the value of the region around it; at the border, regions are cut off.
-        """
-        return self._regions[self._index((y, x))]
-
     def mutual(self, count=5) -> list[Match]:
         """Find up to `count` matches, strongest first: each of two regions is the strongest match of the other.
 

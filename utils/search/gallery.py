@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,14 @@ from ..data.cache import Decoder
 from ..data.images import counted, images_below, print_skipped
 from ..data.reading import EXTENSIONS, DataError, stored_size
 from ..explanations.explanation import Explanation
+from ..explanations.regions import embed_region
 from ..files import ExplanationError, UserError, atomic, printable, write_text
 from ..network.distance import evaluating
 from ..trained import Trained
 from .from_files import FromFiles, check_reads_files, tensors_digest
 
 CHUNK = 1000  # images that are embedded before the cache is first written
+OF_REGION = "CAUTION: these images are the nearest to a region alone, but the network was trained on whole images."
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +105,12 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
 
 
 def most_similar(
-    trained: Trained | FromFiles, image, count=5, images: Gallery | None = None, backend="sklearn"
+    trained: Trained | FromFiles, image, count=5, images: Gallery | None = None, backend="sklearn", box=None
 ) -> Explanation:
     """Explain the pairs of an image file and each of the `count` images nearest to it, nearest first.
 
-    The image itself and copies of its file are left out.
+    The image itself and copies of its file are left out. With a box, the nearest are those of its region alone; the
+    scores and maps are still those of whole images.
 
     Args:
         trained: A trained network, or any other in FromFiles.
@@ -115,18 +118,22 @@ def most_similar(
         count: At least 1.
         images: The gallery to search, of the same network; the test images by default.
         backend: As `nearest` takes it.
+        box: Top, left, bottom and right end of a region, shares in [0, 1] of height and width, as `embed_region` takes
+            it: what the network makes of a region by itself was not trained, which the warning says.
 
     Raises:
         DataError: The image cannot be decoded, or the gallery has no other image.
-        ExplanationError: `trained` does not read files, or is a FromFiles without a gallery.
+        ExplanationError: `trained` does not read files, or is a FromFiles without a gallery; or the box is not one.
         ValueError: A count below 1.
     """
     check_reads_files(trained)
     if count < 1:
         raise ValueError(f"count: {count} is refused: it must be at least 1")
     images = images or gallery(trained)
+    pixels = trained.load_images(image)
     with evaluating(trained.network), torch.no_grad():
-        query = trained.network(trained.load_images(image)).float().cpu().numpy()  # (1, D)
+        query = trained.network(pixels) if box is None else embed_region(trained.network, pixels, box)[None]
+    query = query.float().cpu().numpy()  # (1, D)
     (indices,), _ = nearest(images.embeddings, query, len(images), backend)
     pairs = []
     for index in indices:
@@ -136,7 +143,11 @@ def most_similar(
             break
     if not pairs:
         raise DataError(f"{images.root} has no image besides {image}: name a folder of more images")
-    return trained.explain(*pairs)
+    explanation = trained.explain(*pairs)
+    if box is None:
+        return explanation
+    warning = f"{explanation.source.warning} {OF_REGION}".lstrip()
+    return replace(explanation, source=replace(explanation.source, warning=warning))
 
 
 def nearest(embeddings: np.ndarray, queries: np.ndarray, count: int, backend="sklearn"):

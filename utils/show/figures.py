@@ -14,6 +14,7 @@ from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import Matches
 from ..explanations.references import in_classes
+from ..explanations.regions import Answer
 from ..trust.faithfulness import CHANCE, FAITHFUL, HARDLY, WEAK, Verdict
 from .drawing import (
     LINE,
@@ -393,47 +394,58 @@ def _faded(image):
 
 
 @styled
-def point_figure(matches: Matches, point, opacity=OPACITY):
-    """Show the region around a point of image 1, and what it matches, over image 2.
+def region_figure(answer: Answer, opacity=OPACITY):
+    """Show a region of an image, and over the other image what matches it; both boxes are outlined.
+
+    The outline in the other image is that of the counterpart, or of the second box of the question.
 
     Args:
-        matches: Of one pair.
-        point: (y, x) in [0, 1).
-        opacity: Of the map over image 2, in (0, 1]; its colours are shares of the strongest match.
+        answer: Of `ask`.
+        opacity: Of the map over the other image, in (0, 1]; its colours are shares of the strongest match.
     """
-    drawing = Drawing(8, 4.4)
-    left, right = drawing.subplots(1, 2)
-    image1, image2 = photos(matches.explanation)
-    _show_regions(left, image1, [matches.bounds(point)])
-    left.set_title("a region of image 1")
-    values = matches.matches_of(*point).clamp(min=0).cpu()
-    strongest = float(values.max())
-    show(right, overlay(image2, values / (strongest or 1), opacity))
-    right.set_title("what it matches in image 2")
-    right.set_xlabel(f"at most {strongest:+.3f} of {matches.cosine:.3f}")
-    colour_bar(drawing, "share of the strongest match", ax=right, shrink=0.8)
-    text = f"Layer: {matches.layer} (error of the sum {matches.residual:+.1e})."
-    title = "What the outlined region matches"
-    return finished_pair(drawing, matches.explanation, "point", title, text, matches.layer)
+    pair = answer.matches.explanation
+    number = answer.number
+    images = photos(pair)
+    shown, other = images[number - 1], images[2 - number]
+    drawing = Drawing(WIDTH, _height(images) + 1.9)
+    body, side = drawing.subfigures(1, 2, width_ratios=BESIDE)
+    left, right = body.subplots(1, 2)
+    box = answer.box1 or answer.box2
+    rows, columns = _pixels_of(box, shown)
+    faded = _faded(shown)
+    faded[rows, columns] = shown[rows, columns]
+    show(left, faded)
+    _frame(left, box, shown)
+    left.set_title(f"the box, in image {number}")
+    values = answer.partners.clamp(min=0)
+    strongest = values.max().item()
+    show(right, overlay(other, values / (strongest or 1), opacity))
+    _frame(right, answer.counterpart or answer.box2, other)
+    outlined = "the second box" if answer.counterpart is None else "its counterpart"
+    right.set_title(f"what matches it in image {3 - number}; outlined: {outlined}")
+    if not strongest:
+        right.set_xlabel("no place adds anything")
+    colour_bar(body, "share of the strongest match", cax=side.add_axes([0.05, 0.2, 0.2, 0.6]))
+    what = "Both boxes add" if answer.counterpart is None else "The box adds"
+    title = f"{what} {answer.value:+.3f} to the inner product"
+    if answer.share is not None:
+        title = f"{what} {answer.share:.0%} of what all pairs of places add"
+    return finished_pair(drawing, pair, "region", title, f"\n{answer}", answer.matches.layer)
 
 
-def _show_regions(axes, image, bounds):
-    """Show an image, faded outside its regions, with their outlines.
-
-    Args:
-        axes: Where.
-        image: uint8 (H, W, 3).
-        bounds: Top, left, bottom and right end of each region, in [0, 1].
-    """
+def _pixels_of(box, image) -> tuple[slice, slice]:
+    """The rows and columns of an image (H, W, 3) in a box: top, left, bottom and right end, in [0, 1]."""
     height, width = image.shape[:2]
-    boxes = np.round(np.array(bounds) * [height, width, height, width]).astype(int)
-    faded = _faded(image)
-    for top, left, bottom, right in boxes:
-        faded[top:bottom, left:right] = image[top:bottom, left:right]
-    show(axes, faded)
+    top, left, bottom, right = np.round(np.array(box) * [height, width, height, width]).astype(int)
+    return slice(top, bottom), slice(left, right)
+
+
+def _frame(axes, box, image):
+    """Outline a box of an image that is shown."""
+    rows, columns = _pixels_of(box, image)
+    corner = columns.start - 0.5, rows.start - 0.5  # a pixel reaches half a pixel to each side
     limits = axes.axis()
-    for number, (top, left, bottom, right) in enumerate(boxes):
-        corner = left - 0.5, top - 0.5  # a pixel reaches half a pixel to each side
-        frame = Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=f"C{number}", linewidth=3)
-        axes.add_patch(frame)
-    axes.axis(limits)  # which a region at the border has widened
+    for colour, width in (("black", 5), ("white", 2.5)):
+        size = columns.stop - columns.start, rows.stop - rows.start
+        axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=width))
+    axes.axis(limits)  # which a box at the border has widened

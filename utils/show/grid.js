@@ -12,6 +12,7 @@ function mountGrid(root, content) {
     box.replaceChildren();
     mountViewer(box, pair.view);
     dialog.showModal();
+    box.lastChild.focus(); // so that its keys work at once
   };
 
   const picture = (view, number) => {

@@ -3,6 +3,10 @@
 const KINDS = ["factual", "counterfactual", "matches", "edit"];
 const LARGEST_ZOOM = 8;
 const FINE = 512; // pixels of a canvas along its longer side
+const STEP = 0.04; // of a side: how far an arrow key moves a box, and the smallest box
+const MIDDLE = [0.3, 0.3, 0.7, 0.7]; // the first box
+const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
+const BLUR = 12; // sides of the image in a standard deviation, as in the function `blurred`
 
 function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -18,6 +22,10 @@ function element(tag, settings = {}, children = []) {
 
 function signed(value) {
   return (value < 0 ? "" : "+") + value.toFixed(4);
+}
+
+function within(value, low, high) {
+  return Math.min(Math.max(value, low), high);
 }
 
 function percent(share) {
@@ -77,6 +85,54 @@ class PlaceMatches {
     const column = cell % this.across;
     return [this.columns[column], this.rows[row], this.columns[column + 1], this.rows[row + 1]];
   }
+
+  // What a box of image 0 or 1 adds with each cell of the other image; a cell counts by the share that the box covers.
+  matchesOfBox(image, [left, top, right, bottom]) {
+    const values = new Float32Array(this.cells);
+    const covered = (start, end, from, to) => Math.max(Math.min(end, to) - Math.max(start, from), 0) / (end - start);
+    for (let cell = 0; cell < this.cells; cell += 1) {
+      const [start, above, end, below] = this.box(cell);
+      const share = covered(start, end, left, right) * covered(above, below, top, bottom);
+      if (share > 0) this.matchesOf(image, cell).forEach((value, partner) => (values[partner] += share * value));
+    }
+    return values;
+  }
+
+  // The box of whole cells, as large as another, with the largest sum of values of cells, and this sum.
+  counterpart(values, [left, top, right, bottom]) {
+    const down = this.rows.length - 1;
+    const tall = Math.max(Math.round((bottom - top) * down), 1);
+    const wide = Math.max(Math.round((right - left) * this.across), 1);
+    let best = { value: -Infinity };
+    for (let row = 0; row + tall <= down; row += 1) {
+      for (let column = 0; column + wide <= this.across; column += 1) {
+        let value = 0;
+        for (let y = row; y < row + tall; y += 1) {
+          for (let x = column; x < column + wide; x += 1) value += values[y * this.across + x];
+        }
+        const box = [this.columns[column], this.rows[row], this.columns[column + wide], this.rows[row + tall]];
+        if (value > best.value) best = { value, box };
+      }
+    }
+    return best;
+  }
+}
+
+// A box, [left, top, right, bottom], moved by steps down and across, or with its lower right corner moved.
+function movedBox([left, top, right, bottom], [down, across], resize) {
+  if (resize) {
+    return [left, top, within(right + STEP * across, left + STEP, 1), within(bottom + STEP * down, top + STEP, 1)];
+  }
+  const x = within(STEP * across, -left, 1 - right);
+  const y = within(STEP * down, -top, 1 - bottom);
+  return [left + x, top + y, right + x, bottom + y];
+}
+
+// The box between two points, a step wide and high at least.
+function boxBetween(start, end) {
+  const left = within(Math.min(start.x, end.x), 0, 1 - STEP);
+  const top = within(Math.min(start.y, end.y), 0, 1 - STEP);
+  return [left, top, Math.max(start.x, end.x, left + STEP), Math.max(start.y, end.y, top + STEP)];
 }
 
 function mountViewer(root, content) {
@@ -88,10 +144,13 @@ function mountViewer(root, content) {
     hidden: false,
     after: true,
     point: null, // {image, x, y}: the place whose matches are shown
+    box: null, // {image, ends: [left, top, right, bottom]}: the box whose matches are shown
+    window: null, // the number of the window that the box is, where what the network says without it is shown
     zoom: 1,
     middle: { x: 0.5, y: 0.5 },
   };
   const matches = content.matches && new PlaceMatches(content.matches);
+  const { windows } = content;
   const colours = Object.fromEntries(Object.entries(content.colours).map(([name, text]) => [name, bytesOf(text)]));
   const kinds = KINDS.filter((kind) => kind === "factual" || kind === "counterfactual" || content[kind]);
   const methodOf = () => content.methods.find((method) => method.name === state.method);
@@ -148,8 +207,10 @@ function mountViewer(root, content) {
     choice("kind", "show ", kinds, kinds.map((kind) => words[kind])),
     element("label", {}, ["opacity ", opacity]),
     choice("colours", "colours ", Object.keys(content.colours)),
-    button("hide", "hide (h)", () => set({ hidden: !state.hidden })),
+    button("hide", "hide map (h)", () => set({ hidden: !state.hidden })),
     ...(content.edit ? [button("before", "before/after (b)", () => toggleEdit())] : []),
+    ...(matches ? [button("box", "box (x)", () => toggleBox())] : []),
+    ...(matches && windows ? [button("window", "hide it (d)", () => hideNearest())] : []),
     button("in", "zoom +", () => zoom(2)),
     button("out", "zoom -", () => zoom(0.5)),
   ]);
@@ -164,7 +225,7 @@ function mountViewer(root, content) {
     if (longer < FINE / 2) picture.className = "pixelated";
     const layer = element("div", { className: "layer" }, [picture, canvas]);
     const stage = element("div", { className: "stage", tabIndex: 0, attributes: { role: "application" } }, [layer]);
-    stage.setAttribute("aria-label", `image ${number + 1}: ${image.name}; arrow keys select a place`);
+    stage.setAttribute("aria-label", `image ${number + 1}: ${image.name}; arrow keys select a place, or move the box`);
     stage.style.aspectRatio = `${image.width} / ${image.height}`;
     stage.style.width = `min(100%, calc(52vh * ${image.width / image.height}))`;
     const caption = element("figcaption", {}, [
@@ -180,11 +241,22 @@ function mountViewer(root, content) {
   const barLabel = element("span");
   const matched = element("p", { className: "matched", attributes: { "aria-live": "polite" } });
   const help = element("p", { className: "help" }, [
-    matches ? "Move over an image: the other one lights up where it matches. Keys: " : "Keys: ",
+    matches
+      ? "Move over an image: the other one lights up where it matches. With a box, drag to draw another. Keys: "
+      : "Keys: ",
     ...[
       ["f", "factual"],
       ["c", "counterfactual"],
-      ...(matches ? [["m", "matches"], ["arrows", "move the place"], ["Esc", "no place"]] : []),
+      ...(matches
+        ? [
+            ["m", "matches"],
+            ["arrows", "move the place or the box"],
+            ["x", "a box"],
+            ["Shift+arrows", "resize the box"],
+            ["Esc", "no place, no box"],
+          ]
+        : []),
+      ...(matches && windows ? [["d", "hide the box"]] : []),
       ["h", "hide or show the map"],
       ...(content.edit ? [["b", "before or after the edit"]] : []),
       ["+ - 0", "zoom"],
@@ -211,7 +283,7 @@ function mountViewer(root, content) {
   const grey = bytesOf(content.grey);
   function coloursShown() {
     const ofMaps = state.kind === "factual" || state.kind === "counterfactual";
-    return ofMaps && !state.point && !methodOf().believed ? grey : colours[state.colours];
+    return ofMaps && !state.point && !state.box && !methodOf().believed ? grey : colours[state.colours];
   }
 
   function colourOf(share) {
@@ -239,9 +311,10 @@ function mountViewer(root, content) {
 
   function outline(canvas, [left, top, right, bottom]) {
     const context = canvas.getContext("2d");
+    const pixel = Math.max(canvas.width / (canvas.clientWidth || canvas.width), 1); // of a small screen
     for (const [colour, width] of [["black", 5], ["white", 2]]) {
       context.strokeStyle = colour;
-      context.lineWidth = width;
+      context.lineWidth = width * pixel;
       context.strokeRect(
         left * canvas.width,
         top * canvas.height,
@@ -268,16 +341,53 @@ function mountViewer(root, content) {
     }
   }
 
+  // Blur a box of an image, to show what was hidden.
+  function drawBlurred({ canvas, picture }, [left, top, right, bottom]) {
+    const context = canvas.getContext("2d");
+    const { width, height } = canvas;
+    context.save();
+    context.beginPath();
+    context.rect(left * width, top * height, (right - left) * width, (bottom - top) * height);
+    context.clip();
+    context.drawImage(picture, 0, 0, width, height); // below the blur, which is transparent at the border
+    context.filter = `blur(${Math.max(width, height) / BLUR}px)`;
+    context.drawImage(picture, 0, 0, width, height);
+    context.restore();
+  }
+
+  function drawBox(view, number, { values, strongest, counterpart }) {
+    const { image, ends } = state.box;
+    if (number !== image) {
+      drawCells(view.canvas, values, strongest);
+      outline(view.canvas, counterpart.box);
+      return;
+    }
+    if (state.window !== null) drawBlurred(view, ends);
+    outline(view.canvas, ends);
+  }
+
+  // What the box adds: with each cell of the other image, at most, in all, and with its counterpart.
+  function ofBox() {
+    const values = matches.matchesOfBox(state.box.image, state.box.ends);
+    const strongest = values.reduce((most, value) => Math.max(most, value), 0);
+    const total = values.reduce((sum, value) => sum + value, 0);
+    return { values, strongest, total, counterpart: matches.counterpart(values, state.box.ends) };
+  }
+
   function drawPair() {
     const method = methodOf();
+    const boxed = state.box && ofBox();
     const selected = matches && state.point;
     const cell = selected && matches.cellOf(state.point);
-    views.forEach(({ canvas, picture, caption }, number) => {
+    views.forEach((view, number) => {
+      const { canvas, picture, caption } = view;
       canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
       const source = sourceOf(number);
       if (picture.getAttribute("src") !== source) picture.src = source;
       caption.lastChild.textContent = method.verdicts && state.kind === "factual" ? method.verdicts[number] : "";
-      if (selected && state.point.image === number) {
+      if (boxed) {
+        drawBox(view, number, boxed);
+      } else if (selected && state.point.image === number) {
         outline(canvas, matches.box(cell));
       } else if (selected) {
         drawCells(canvas, matches.matchesOf(state.point.image, cell), matches.strongestOf(state.point.image, cell));
@@ -297,7 +407,8 @@ function mountViewer(root, content) {
       }
     });
     shown.textContent = wordsShown(method);
-    if (selected) matched.textContent = wordsOfPlace(cell);
+    if (boxed) matched.textContent = wordsOfBox(boxed);
+    else if (selected) matched.textContent = wordsOfPlace(cell);
     else matched.textContent = "";
   }
 
@@ -338,6 +449,27 @@ function mountViewer(root, content) {
     );
   }
 
+  function wordsOfBox({ total, counterpart }) {
+    const { places, cosine } = content.matches;
+    const number = state.box.image + 1;
+    const share = places > 0 ? `, ${percent(total / places)} of what all pairs of places add (${signed(places)})` : "";
+    const added =
+      `The box in image ${number} adds ${signed(total)} to the inner product of both embeddings, ` +
+      `${cosine.toFixed(4)}${share}; ${signed(counterpart.value)} with its counterpart, outlined in image ${3 - number}.`;
+    if (state.window === null) return added;
+    const { before, boxes } = windows;
+    const after = windows.after[state.box.image][state.window];
+    const probability =
+      after.probability === undefined
+        ? ""
+        : `probability of one class ${after.probability.toFixed(2)} (before ${before.probability.toFixed(2)}), `;
+    return (
+      `With exactly this box of image ${number} blurred, the network says: similarity ${after.similarity.toFixed(3)} ` +
+      `(before ${before.similarity.toFixed(3)}), ${probability}decision "${after.decision}" (before "${before.decision}"). ` +
+      `It saw ${boxes.length} such boxes of each image when this page was made; yours moved to the nearest. ${added}`
+    );
+  }
+
   function drawBar() {
     const row = new ImageData(256, 1);
     for (let index = 0; index < 256; index += 1) {
@@ -349,6 +481,7 @@ function mountViewer(root, content) {
   }
 
   function wordsOfBar() {
+    if (state.box) return `${signed(ofBox().strongest)}, the strongest match of the box`;
     if (matches && state.point) {
       const strongest = matches.strongestOf(state.point.image, matches.cellOf(state.point));
       return `${signed(strongest)}, the strongest match of this place`;
@@ -360,7 +493,7 @@ function mountViewer(root, content) {
   function place() {
     const reach = 1 - 1 / state.zoom;
     for (const axis of ["x", "y"]) {
-      const start = Math.min(Math.max(state.middle[axis] - 0.5 / state.zoom, 0), reach);
+      const start = within(state.middle[axis] - 0.5 / state.zoom, 0, reach);
       state.middle[axis] = start + 0.5 / state.zoom;
     }
     const move = (axis) => `${100 * (0.5 - state.middle[axis] * state.zoom)}%`;
@@ -371,7 +504,9 @@ function mountViewer(root, content) {
 
   function draw() {
     for (const select of controls.querySelectorAll("select")) select.value = state[select.name];
-    controls.querySelector("[name=hide]").textContent = state.hidden ? "show (h)" : "hide (h)";
+    controls.querySelector("[name=hide]").textContent = state.hidden ? "show map (h)" : "hide map (h)";
+    controls.querySelector("[name=box]")?.setAttribute("aria-pressed", state.box !== null);
+    body.classList.toggle("boxed", state.box !== null);
     drawPair();
     drawBar();
     place();
@@ -379,15 +514,42 @@ function mountViewer(root, content) {
 
   function set(changes) {
     Object.assign(state, changes);
+    if (state.kind === "edit") Object.assign(state, { point: null, box: null }); // they are of the images before it
     draw();
   }
 
   function toggleEdit() {
-    if (content.edit) set({ kind: "edit", after: state.kind !== "edit" || !state.after, point: null });
+    if (content.edit) set({ kind: "edit", after: state.kind !== "edit" || !state.after });
+  }
+
+  function setBox(image, ends, window = null) {
+    views[image].stage.focus({ preventScroll: true }); // so that arrow keys move the box
+    set({ box: { image, ends }, window, point: null, kind: state.kind === "edit" ? "factual" : state.kind });
+  }
+
+  function toggleBox() {
+    if (!matches) return;
+    if (state.box) {
+      set({ box: null });
+      return;
+    }
+    const focused = views.findIndex((view) => view.stage === body.getRootNode().activeElement);
+    setBox(Math.max(focused, 0), MIDDLE);
+  }
+
+  function hideNearest() {
+    if (!matches || !windows) return;
+    if (!state.box) toggleBox();
+    const { image, ends } = state.box;
+    const boxes = windows.boxes.map(([top, left, bottom, right]) => [left, top, right, bottom]);
+    const apart = ([left, top, right, bottom]) =>
+      Math.hypot(left + right - ends[0] - ends[2], top + bottom - ends[1] - ends[3]);
+    const nearest = boxes.reduce((best, box, number) => (apart(box) < apart(boxes[best]) ? number : best), 0);
+    setBox(image, boxes[nearest], nearest);
   }
 
   function zoom(factor, middle = state.point || state.middle) {
-    set({ zoom: Math.min(Math.max(state.zoom * factor, 1), LARGEST_ZOOM), middle: { x: middle.x, y: middle.y } });
+    set({ zoom: within(state.zoom * factor, 1, LARGEST_ZOOM), middle: { x: middle.x, y: middle.y } });
   }
 
   // Pointer and keys.
@@ -397,14 +559,16 @@ function mountViewer(root, content) {
       state.middle[axis] + ((length - start) / side - 0.5) / state.zoom;
     const x = share(event.clientX, box.left, box.width, "x");
     const y = share(event.clientY, box.top, box.height, "y");
-    const within = (value) => Math.min(Math.max(value, 0), 0.9999);
-    return { x: within(x), y: within(y) };
+    return { x: within(x, 0, 1), y: within(y, 0, 1) };
   }
 
   views.forEach(({ stage }, number) => {
     let dragged = null;
+    let corner = null; // of the box that is drawn
     const select = (event) => {
-      if (dragged && state.zoom > 1) {
+      if (state.box) {
+        if (dragged) setBox(number, boxBetween(corner, pointOf(event, stage)));
+      } else if (dragged && state.zoom > 1) {
         const box = stage.getBoundingClientRect();
         state.middle.x -= (event.clientX - dragged.x) / box.width / state.zoom;
         state.middle.y -= (event.clientY - dragged.y) / box.height / state.zoom;
@@ -418,6 +582,8 @@ function mountViewer(root, content) {
     stage.addEventListener("pointerdown", (event) => {
       select(event);
       dragged = { x: event.clientX, y: event.clientY };
+      corner = pointOf(event, stage);
+      if (state.box) stage.setPointerCapture(event.pointerId); // a box may be drawn beyond the border
     });
     for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
       stage.addEventListener(end, () => {
@@ -428,14 +594,17 @@ function mountViewer(root, content) {
       if (event.pointerType !== "touch") set({ point: null }); // a finger leaves when it is lifted
     });
     stage.addEventListener("keydown", (event) => {
-      const steps = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-      const step = steps[event.key];
+      const step = ARROWS[event.key];
       if (!matches || !step || state.kind === "edit") return;
       event.preventDefault();
+      if (state.box) {
+        setBox(number, movedBox(state.box.ends, step, event.shiftKey));
+        return;
+      }
       const here = state.point && state.point.image === number ? state.point : { x: 0.5, y: 0.5 };
       const [row, column] = [cellAt(here.y, matches.rows), cellAt(here.x, matches.columns)];
       const middleOf = (edges, cell) => {
-        const inside = Math.min(Math.max(cell, 0), edges.length - 2);
+        const inside = within(cell, 0, edges.length - 2);
         return (edges[inside] + edges[inside + 1]) / 2;
       };
       set({
@@ -454,11 +623,13 @@ function mountViewer(root, content) {
     m: () => matches && set({ kind: "matches" }),
     h: () => set({ hidden: !state.hidden }),
     b: toggleEdit,
+    x: toggleBox,
+    d: hideNearest,
     "+": () => zoom(2),
     "=": () => zoom(2),
     "-": () => zoom(0.5),
     0: () => zoom(1 / LARGEST_ZOOM),
-    Escape: () => set({ point: null }),
+    Escape: () => set({ point: null, box: null }),
   };
   body.tabIndex = -1;
   body.addEventListener("pointerenter", () => {
@@ -468,7 +639,7 @@ function mountViewer(root, content) {
     const target = event.composedPath()[0];
     const typing = target.tagName === "SELECT" || event.ctrlKey || event.metaKey || event.altKey;
     if (typing || !keys[event.key]) return;
-    if (event.key === "Escape" && !state.point) return; // a dialog around it closes
+    if (event.key === "Escape" && !state.point && !state.box) return; // a dialog around it closes
     event.preventDefault();
     event.stopPropagation();
     keys[event.key]();

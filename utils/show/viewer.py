@@ -9,6 +9,7 @@ from ..config import LAST
 from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
 from ..explanations.matches import FAINT, Matches, decompose
+from ..explanations.regions import Windows, scores_at
 from ..network.distance import Explainable
 from ..search.gallery import Gallery
 from ..trained import Trained
@@ -23,14 +24,21 @@ PLACE_SIDE = 16  # cells of matches along a side, most; neighbouring places are 
 COLOURS = (COLORMAP, "viridis", "cividis", "inferno")  # colour-blind readers see the order of all but the first
 
 
-def view(explanations, verdicts=None, matches: Matches | None = None, edit: Edit | None = None) -> Element:
-    """Make the viewer of a pair: move over one image, and the other lights up where it matches.
+def view(
+    explanations,
+    verdicts=None,
+    matches: Matches | None = None,
+    edit: Edit | None = None,
+    windows: Windows | None = None,
+) -> Element:
+    """Make the viewer of a pair: move over one image, or draw a box, and the other lights up where it matches.
 
     Args:
         explanations: Of one pair, or several of it by the name of their method.
         verdicts: On the explanation, or on those by the same names.
         matches: Of the pair. The method whose explanation these are of is shown first.
         edit: Of the pair.
+        windows: Of the pair: what the network says when the window nearest to the box is hidden.
 
     Returns:
         An element below 2 MB for images of any size.
@@ -38,20 +46,20 @@ def view(explanations, verdicts=None, matches: Matches | None = None, edit: Edit
     Raises:
         ValueError: These are not all of the same one pair.
     """
-    content = view_content(explanations, verdicts, matches, edit)
+    content = view_content(explanations, verdicts, matches, edit, windows)
     pair = next(iter(_by_name(explanations).values()))
     # the sentence that the viewer shows begins with the warning
     return component("viewer", content, file_name("view", pair), content["title"])
 
 
-def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
+def view_content(explanations, verdicts=None, matches=None, edit=None, windows=None) -> dict:
     """Return what `view` shows as JSON, for the script function `mountViewer`."""
     explanations = _by_name(explanations)
     pair = only_pair(next(iter(explanations.values())))
     if isinstance(verdicts, Verdict):
         verdicts = {next(iter(explanations)): verdicts}
     verdicts = verdicts or {}
-    _check_same_pair(pair, explanations, verdicts, matches, edit)
+    _check_same_pair(pair, explanations, verdicts, matches, edit, windows)
     methods = []
     of_matches = []
     for name, explanation in explanations.items():
@@ -73,6 +81,7 @@ def view_content(explanations, verdicts=None, matches=None, edit=None) -> dict:
         "solid": SOLID,
         "matches": matches and _matches_content(matches),
         "edit": edit and _edit_content(edit),
+        "windows": windows and _windows_content(windows),
     }
 
 
@@ -82,9 +91,9 @@ def _by_name(explanations) -> dict[str, Explanation]:
     return explanations
 
 
-def _check_same_pair(pair, explanations, verdicts, matches, edit):
+def _check_same_pair(pair, explanations, verdicts, *others):
     parts = list(explanations.values())
-    for part in (*verdicts.values(), matches, edit):
+    for part in (*verdicts.values(), *others):
         if part is not None:
             parts.append(part.explanation)
     if not all(pair.of_same_pairs(part) for part in parts):
@@ -158,6 +167,16 @@ def _edit_content(edit):
         "width": width,
         "regions": [packed(region) for region in regions.numpy().astype(np.uint8)],
     }
+
+
+def _windows_content(windows):
+    """What the network says as it is, and with each window of image 1, then of image 2, hidden."""
+    pair = windows.explanation
+    after = []
+    for distances in windows.distances.flatten(1):
+        after.append(scores_at(pair, distances).to_dict("records"))
+    (before,) = scores_at(pair, pair.distance).to_dict("records")
+    return {"boxes": windows.boxes, "before": before, "after": after}
 
 
 def _coarse(maps):
