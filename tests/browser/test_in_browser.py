@@ -302,14 +302,18 @@ def test_a_box_by_keys_alone(viewer, calibrated, pair):
     viewer.press("Tab")
     while viewer.page.evaluate("document.activeElement.shadowRoot?.activeElement?.className") != "stage":
         viewer.press("Tab")
-    viewer.press("Tab", "x")
-    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.3, 0.3, 0.7, 0.7)), close=1e-3)
-    viewer.press("ArrowDown", "ArrowDown", "ArrowLeft")
-    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.38, 0.26, 0.78, 0.66)), close=1e-3)
-    viewer.press(*["Shift+ArrowRight"] * 3, "Shift+ArrowUp")
-    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.38, 0.26, 0.74, 0.78)), close=1e-3)
-    viewer.press(*["ArrowUp"] * 30, *["Shift+ArrowLeft"] * 30)  # up to the border, down to the smallest box
-    assert_told(viewer.told(), ask(calibrated.network, matches, box2=(0.0, 0.26, 0.36, 0.3)), close=1e-3)
+    viewer.press("Tab")
+    for keys, box in (
+        (["x"], (0.3, 0.3, 0.7, 0.7)),
+        (["ArrowDown", "ArrowDown", "ArrowLeft"], (0.38, 0.26, 0.78, 0.66)),
+        (["Shift+ArrowRight"] * 3 + ["Shift+ArrowUp"], (0.38, 0.26, 0.74, 0.78)),
+        (["ArrowUp"] * 30 + ["Shift+ArrowLeft"] * 30, (0.0, 0.26, 0.36, 0.3)),  # to the border, to the smallest box
+    ):
+        viewer.press(*keys)
+        answer = ask(calibrated.network, matches, box2=box)
+        assert_told(viewer.told(), answer, close=1e-3)
+        assert outlined(viewer.canvas(2), box)
+        assert outlined(viewer.canvas(1), answer.counterpart)
     factual = viewer.canvas(1)
     viewer.press("x")
     assert viewer.told() == ""

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import network_and_images
+from helpers import Chequered, network_and_images, patterned
 from torch import nn
 
 from utils.explanations.explanation import Source
@@ -294,19 +294,18 @@ def test_windows_are_of_one_pair():
         hide_windows(network, explain(network, images, 0.5))
 
 
-def planted(noise=0.0):
-    """A network that adds up squares of pixels, and a pair whose only bright pixels are an object in each image."""
-    images = noise * torch.randn(1, 2, 3, 40, 40)
-    images[0, 0, :, 4:16, 20:36] += 1
-    images[0, 1, :, 22:34, 2:18] += 1
-    network = Cut(Squared(), layer="map")
-    return network, decompose(network, explain(network, images, 0.5), "map", steps=2)
-
-
-def test_the_box_of_a_planted_object_carries_the_match_and_boxes_elsewhere_do_not():
-    network, matches = planted(noise=0.05)
-    found = ask(network, matches, box1=(4 / 40, 20 / 40, 16 / 40, 36 / 40))
-    assert found.share >= 0.9
-    assert found.counterpart == pytest.approx((22 / 40, 2 / 40, 34 / 40, 18 / 40), abs=0.03)
-    for elsewhere in ((0.55, 0.5, 0.85, 0.9), (0.1, 0.0, 0.4, 0.4), (0.7, 0.0, 1.0, 0.4)):
-        assert ask(network, matches, box1=elsewhere).share < 0.1
+def test_the_box_of_a_planted_pattern_carries_the_match_and_the_decision_and_boxes_elsewhere_do_not():
+    size = (24, 30)
+    image1, image2 = patterned(size, (3, 18), 0.7)[0], patterned(size, (14, 5), 0.7)[0]
+    network = Chequered()
+    explanation = explain(network, torch.stack([image1, image2])[None], 0.3, method="occlusion")
+    matches = decompose(network, explanation, "image", steps=4)
+    answer = ask(network, matches, box1=(3 / 24, 18 / 30, 9 / 24, 24 / 30))
+    assert answer.share >= 0.9
+    assert answer.counterpart == pytest.approx((14 / 24, 5 / 30, 20 / 24, 11 / 30))
+    assert answer.hidden["decision"].tolist() == ["same", "different", "different"]
+    for corner in ((14, 18), (3, 2), (14, 5)):
+        top, left = corner
+        elsewhere = ask(network, matches, box1=(top / 24, left / 30, (top + 6) / 24, (left + 6) / 30))
+        assert abs(elsewhere.share) < 0.1
+        assert elsewhere.hidden["decision"].tolist() == ["same"] * 3
