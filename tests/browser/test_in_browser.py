@@ -470,16 +470,19 @@ def test_a_finger_draws_a_box(pair, windows, calibrated, browser, tmp_path):
     tab = browser.new_context(viewport=PHONE, has_touch=True).new_page()
     tab.goto(path.as_uri())
     tab.locator("[name=box]").tap()
+    tab.locator("[name=box][aria-pressed=true]").wait_for()  # a tap clicks a little later
+    tab.wait_for_timeout(200)  # until the browser knows that fingers no longer scroll there
     stage = tab.locator("[data-image='1'] .stage").bounding_box()
     fingers = tab.context.new_cdp_session(tab)
     for kind, y, x in (("touchStart", 0.1, 0.2), ("touchMove", 0.4, 0.5), ("touchMove", 0.7, 0.9), ("touchEnd", 0, 0)):
         point = {"x": stage["x"] + x * stage["width"], "y": stage["y"] + y * stage["height"]}
         points = [] if kind == "touchEnd" else [point]
         fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    tab.wait_for_timeout(100)
     answer = ask(calibrated.network, pair[2], (0.1, 0.2, 0.7, 0.9))
     assert_told(tab.locator("[aria-live]").inner_text(), answer, close=0.02)
     tab.locator("[name=window]").tap()
-    assert "exactly this box of image 1 blurred" in tab.locator("[aria-live]").inner_text()
+    tab.locator("[aria-live]", has_text="exactly this box of image 1 blurred").wait_for()
     assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 

@@ -118,7 +118,7 @@ def ask(network: Explainable, matches: Matches, box1=None, box2=None) -> Answer:
     """Answer a question about a region of an explained pair.
 
     A place counts by the share of it that a box covers, so that the parts of a box add up to it. Hidden pixels are
-    those of the boxes: where there are two, both are hidden at once, and two images that have both lost what matches can
+    those of the boxes: where there are two, both are hidden at once, and images that have both lost what matches can
     still look similar.
 
     Args:
