@@ -472,6 +472,7 @@ def test_a_finger_draws_a_box(pair, windows, calibrated, browser, tmp_path):
     tab.locator("[name=box]").tap()
     tab.locator("[name=box][aria-pressed=true]").wait_for()  # a tap clicks a little later
     tab.wait_for_timeout(200)  # until the browser knows that fingers no longer scroll there
+    assert tab.locator("[data-image='1'] .stage").evaluate("stage => getComputedStyle(stage).touchAction") == "none"
     stage = tab.locator("[data-image='1'] .stage").bounding_box()
     fingers = tab.context.new_cdp_session(tab)
     for kind, y, x in (("touchStart", 0.1, 0.2), ("touchMove", 0.4, 0.5), ("touchMove", 0.7, 0.9), ("touchEnd", 0, 0)):
