@@ -24,6 +24,7 @@ from utils import (
     find_suspects,
     frozen_baseline,
     gallery,
+    identify,
     judge,
     methods_of,
     most_similar,
@@ -133,6 +134,14 @@ def explained_folder(blind, folder, monkeypatch):
     return SimpleNamespace(html=table.to_csv())
 
 
+def identified_folder(blind, folder):
+    """The page of `identify_folder`, whose table says the same."""
+    data = blind.trained.config.data_path
+    utils.identify_folder(blind.trained, data, data, folder, 0.2, explained=0)
+    assert CAUTION in (folder / "identified.csv").read_text()
+    return SimpleNamespace(html=(folder / "identified.html").read_text())
+
+
 @pytest.mark.parametrize("name", sorted(SHOWN - OF_NO_NETWORK - OF_NUMBERS))
 def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monkeypatch):
     trained, explanation, pair = blind.trained, blind.explanation, blind.pair
@@ -142,6 +151,8 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
         "figure": lambda show: show(explanation),
         "grid": lambda show: show(explanation),
         "grid_figure": lambda show: show(explanation),
+        "identification_figure": lambda show: show(trained, identify(trained, blind.pairs[0][0], fpir=0.2)),
+        "identify_folder": lambda show: identified_folder(blind, tmp_path / "out"),
         "images_figure": lambda show: show(pair),
         "matches_figure": lambda show: show(decompose(trained.network, pair)),
         "methods_figure": lambda show: show({"one": judge(trained.network, pair)}),
@@ -217,6 +228,7 @@ ALWAYS_SOMETHING = {  # of one pair, one image, or at least one test pair: witho
     "augmentation_figure",
     "edit_figure",
     "det_figure",
+    "identification_figure",
     "distances_figure",
     "images_figure",
     "matches_figure",

@@ -212,13 +212,13 @@ def test_the_share_is_of_the_best_map_and_never_above_1_or_below_0():
 
 @pytest.mark.parametrize("different", [True, False])
 def test_the_sentence_says_what_was_judged(different):
-    lines = verdict_of(0.75, 10, different=different).sentence().splitlines()
+    lines = verdict_of(0.8, 10, different=different).sentence().splitlines()
     assert lines[0] == (
-        "Maps: faithful, 0.75 of what is possible (insertion minus deletion +0.750 of +1.000); better than all of 10 "
+        "Maps: faithful, 0.80 of what is possible (insertion minus deletion +0.800 of +1.000); better than all of 10 "
         "maps that know nothing."
     )
-    assert lines[1] == "Image 1 alone: 0.95 of what is possible (insertion minus deletion +0.950 of +1.000)."
-    assert lines[2].startswith("Image 2 alone: 0.55 of what is possible")
+    assert lines[1] == "Image 1 alone: 1.00 of what is possible (insertion minus deletion +1.000 of +1.000)."
+    assert lines[2].startswith("Image 2 alone: 0.60 of what is possible")
 
 
 def test_another_network_than_the_explained_one_is_refused():
