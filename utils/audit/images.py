@@ -15,12 +15,16 @@ from ..files import printable
 
 REVEALING = 0.9  # AUC from which a property reveals a class
 ENOUGH = 20  # images of a class, and of the others: an AUC of REVEALING by chance is six standard deviations away
+DARK = 16  # of 255: the mean brightness below which little can be seen
+ODD = 4  # times the median of all images: a side, or a ratio of sides, beyond which a size is odd
 NARROW = 256 // 8  # values of 256 that a file should use at least
 BLOCK = 64  # images read at a time
 NARROW_CURE = (
     "They use less than an eighth of the values 0 to 255. Files of more than 8 bits: set image.value_range to the "
     "range of their values, [0, 4095] for 12 bits. Others: check that they are not blank."
 )
+DARK_CURE = "Little can be seen in them: drop them, or photograph again."
+ODD_CURE = "They are stretched to image.size like all others: crop them, or drop them."
 COPIES_CURE = "They stay in one split; one of each is enough."
 CUE_CURES = {
     "brightness": "photograph all classes in the same light, or let image.brightness vary it in training",
@@ -62,6 +66,10 @@ class Audit:
     """Of an AUC of REVEALING or more."""
     narrow: dict[int, str]
     """The index of each image that uses fewer than NARROW of its 256 values, and the least and the greatest of them."""
+    dark: dict[int, str]
+    """The index of each image of a mean brightness below DARK, and that brightness."""
+    odd: dict[int, str]
+    """The index of each image whose size differs from the median by a factor of ODD, and its size."""
 
     def contradictions(self) -> list[np.ndarray]:
         """Return the members of each group of copies, byte-identical or not, that have more than one class."""
@@ -86,6 +94,8 @@ class Audit:
         """Each kind of problem, where it is, and what to do about it."""
         yield "Cannot be read", self._files(self.unreadable), "They are left out: replace or delete them."
         yield "Narrow range", self._files(self.narrow), NARROW_CURE
+        yield "Nearly black", self._files(self.dark), DARK_CURE
+        yield "Odd size", self._files(self.odd), ODD_CURE
         yield "Byte-identical", self._groups(groups_of_several(self.contents)), COPIES_CURE
         similar = contradictions(self.duplicates, self.contents)  # of different bytes
         yield "Near-duplicates", self._groups(similar), COPIES_CURE
@@ -134,13 +144,26 @@ def audit_images(folder: ImageFolder, pixels: Decoder, duplicates: np.ndarray) -
             image = read_image(folder.paths[index], None, pixels.max_megapixels, pixels.value_range)
             if np.ptp(image) < NARROW - 1:
                 narrow[index] = f"from {image.min()} to {image.max()}"
+    dark = {}
+    for index in np.flatnonzero(brightness < DARK):
+        dark[int(readable[index])] = f"mean brightness {brightness[index]:.0f} of 255"
     values = {
         "brightness": (brightness, "brighter", "darker"),
         "size in pixels": (heights * widths, "larger", "smaller"),
         "aspect ratio": (widths / heights, "wider", "higher"),
     }
     cues = _cues(values, np.array(formats), folder.labels[readable], folder.classes)
-    return Audit(folder, pixels.unreadable, pixels.contents(), duplicates, cues, narrow)
+    odd = _odd_sizes(readable, heights, widths)
+    return Audit(folder, pixels.unreadable, pixels.contents(), duplicates, cues, narrow, dark, odd)
+
+
+def _odd_sizes(indices, heights, widths) -> dict[int, str]:
+    """The images of which a side is ODD times shorter than the median, or the ratio of both ODD times another."""
+    ratios = heights / widths
+    shorter = np.minimum(heights, widths)
+    odd = shorter * ODD < np.median(shorter)
+    odd |= np.abs(np.log(ratios / np.median(ratios))) > np.log(ODD)
+    return {int(indices[row]): f"{widths[row]} x {heights[row]} pixels" for row in np.flatnonzero(odd)}
 
 
 def _cues(values, formats, labels, classes) -> list[ClassCue]:
