@@ -547,6 +547,12 @@ def test_canvas_returns_what_a_script_has_drawn(open_page, tmp_path):
 REFUSED = """Object.defineProperty(window, "localStorage", {
   get() { throw new DOMException("The operation is insecure.", "SecurityError"); },
 });"""
+# whether the page asks the browser not to close it at once; Chromium shows no dialog without a screen
+CLOSING = """() => {
+  const event = new Event("beforeunload", { cancelable: true });
+  window.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
 NOTES = "plain", 'commas, "quotes",\nand lines', "Ümläute ß €, 写真, =1+1"
 
 
@@ -616,7 +622,7 @@ def test_a_review_by_keys_alone(reviewed, open_page):
     assert opened.table(lambda: opened.press("s")).empty
 
 
-def test_a_held_key_decides_once(reviewed, open_page):
+def test_a_held_key_decides_once_in_a_review(reviewed, open_page):
     opened = open_page(reviewed)
     for _ in range(3):
         opened.page.keyboard.down("1")
@@ -656,16 +662,12 @@ def test_where_storage_is_refused_the_review_works_and_says_so(reviewed, open_pa
     opened = open_page(reviewed, first=REFUSED)
     assert "does not keep the review" in opened.page.locator(".refused").inner_text()
     opened.press("1", "2")
-    with opened.page.expect_event("dialog"):
-        opened.page.close(run_before_unload=True)
-    assert len(opened.faults) == 1  # the browser asks before what is not saved is lost
-    assert opened.faults.pop().startswith("dialog")
+    assert opened.page.evaluate(CLOSING)  # the browser asks before what is not saved is lost
     assert opened.table(lambda: opened.press("s"))["decision"].tolist() == ["correct", "wrong"]
-    with opened.page.expect_event("close"):
-        opened.page.close(run_before_unload=True)
+    assert not opened.page.evaluate(CLOSING)
 
 
-def test_storage_that_holds_something_else(reviewed, open_page):
+def test_a_review_where_storage_holds_something_else(reviewed, open_page):
     opened = open_page(reviewed, first="Storage.prototype.getItem = () => '{damaged';")
     opened.press("1")
     assert opened.told().startswith("1 of 3 reviewed.")

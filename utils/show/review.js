@@ -51,7 +51,7 @@ function mountReview(root, content) {
   }
 
   // The parts of the page.
-  const bar = element("progress", { max: problems.length, attributes: { "aria-hidden": "true" } });
+  const bar = element("div", { className: "value" });
   const progress = element("span", { className: "count" });
   const message = element("span", { className: "message" });
   const status = element("p", { className: "status", attributes: { role: "status", "aria-live": "polite" } }, [
@@ -122,22 +122,28 @@ function mountReview(root, content) {
   const body = element(
     "div",
     { className: "review", tabIndex: -1, attributes: { role: "group", "aria-label": "review" } },
-    [bar, status, refused, element("div", { className: "card" }, [words, images, answer]), help],
+    [
+      element("div", { className: "scale", attributes: { "aria-hidden": "true" } }, [bar]),
+      status,
+      refused,
+      element("div", { className: "card" }, [words, images, answer]),
+      help,
+    ],
   );
   root.append(body);
 
   const picture = ({ caption, source, cause }) =>
     element("figure", {}, [
+      element("figcaption", { textContent: caption }),
       source
         ? element("img", { src: source, alt: "", draggable: false })
         : element("p", { className: "missing", textContent: `No picture: ${cause}` }),
-      element("figcaption", { textContent: caption }),
     ]);
 
   function draw() {
     const problem = problems[current];
     const reviewed = Object.keys(state.decisions).length;
-    bar.value = reviewed;
+    bar.style.width = `${(100 * reviewed) / problems.length}%`;
     progress.textContent = `${reviewed} of ${problems.length} reviewed.`;
     number.textContent = `Problem ${current + 1} of ${problems.length}: ${problem.problem}`;
     question.textContent = problem.question;
