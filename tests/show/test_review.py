@@ -81,6 +81,14 @@ def test_the_picture_is_that_of_the_file(tmp_path):
     assert np.abs(decoded(card["pictures"][0]).astype(int) - pixels).max() < 8
 
 
+@pytest.mark.parametrize("size", [(600, 300), (300, 600), (300, 300)])
+def test_pictures_stand_side_by_side_where_all_are_tall(tmp_path, size):
+    write_images(tmp_path / "rose", 1, size)
+    (card,) = content_of(review(table(("rose/0.png", "size", "", "drop", "")), tmp_path))["problems"]
+    assert max(decoded(card["pictures"][0]).shape) == SIDE
+    assert card["pictures"][0]["tall"] == (size == (600, 300))
+
+
 def test_a_file_without_a_picture_says_why(root):
     problems = table(
         ("rose/broken.png", "unreadable", "", "drop", ""), ("rose/absent.png", "unreadable", "", "drop", "")

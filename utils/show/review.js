@@ -148,6 +148,7 @@ function mountReview(root, content) {
     number.textContent = `Problem ${current + 1} of ${problems.length}: ${problem.problem}`;
     question.textContent = problem.question;
     evidence.textContent = problem.evidence;
+    images.classList.toggle("tall", problem.pictures.every(({ tall }) => tall));
     images.replaceChildren(...problem.pictures.map(picture));
     for (const node of buttons) {
       meanings[node.name].textContent = problem.meanings[node.name];

@@ -117,13 +117,13 @@ def _meanings(row, image_class) -> dict[str, str]:
     return {"correct": correct, "wrong": wrong, "unsure": "nothing changes"}
 
 
-def _picture(path, value_range) -> dict[str, str]:
-    """The `source` of a picture; or the `cause`, in words, why there is none."""
+def _picture(path, value_range) -> dict:
+    """The `source` of a picture and whether it is `tall`; or the `cause`, in words, why there is none."""
     try:
         image = shrunk(photo(path, value_range), SIDE)
     except DataError as error:
         return {"cause": printable(str(error).removeprefix(f"{path}: "))}
-    return {"source": _jpeg_uri(image)}
+    return {"source": _jpeg_uri(image), "tall": image.shape[0] > image.shape[1]}
 
 
 def _jpeg_uri(image: np.ndarray) -> str:
