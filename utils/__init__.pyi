@@ -82,6 +82,7 @@ from .show.identified import identify_folder as identify_folder
 from .show.pretrained import explain_files as explain_files
 from .show.pretrained import pretrained_network as pretrained_network
 from .show.report import report as report
+from .show.review import review as review
 from .show.viewer import grid as grid
 from .show.viewer import plane as plane
 from .show.viewer import view as view

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import ROOT
 
@@ -27,6 +28,7 @@ from utils import (
     methods_of,
     plane,
     report,
+    review,
     smallest_edit,
     view,
     write_metrics,
@@ -82,8 +84,15 @@ class Opened:
         return self.page.locator(".shown").first.inner_text()
 
     def told(self) -> str:
-        """What is said of the place or the box."""
+        """What is said of the place, of the box, or of the progress."""
         return self.page.locator("[aria-live]").first.inner_text()
+
+    def table(self, save) -> pd.DataFrame:
+        """Return the table that `save` downloads."""
+        with self.page.expect_download() as download:
+            save()
+        assert download.value.suggested_filename == "review.csv"
+        return pd.read_csv(download.value.path(), keep_default_na=False)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +111,10 @@ def open_page(browser, tmp_path):
     """Return a function that opens a file, and saves a screenshot in SCREENSHOTS; any fault fails the test."""
     all_faults = []
 
-    def opened(path: Path, viewport=LAPTOP, screenshot=""):
+    def opened(path: Path, viewport=LAPTOP, screenshot="", first=""):
+        """first: a script that runs before those of the page."""
         tab = browser.new_page(viewport=viewport)
+        tab.add_init_script(first)
         faults = []
         all_faults.append(faults)
 
@@ -532,3 +543,181 @@ def test_canvas_returns_what_a_script_has_drawn(open_page, tmp_path):
     )
     (tmp_path / "page.html").write_text(page("title", body))
     assert open_page(tmp_path / "page.html").canvas(1)[..., 3].tolist() == [[255, 255, 0, 0], [0] * 4, [0] * 4]
+
+
+REFUSED = """Object.defineProperty(window, "localStorage", {
+  get() { throw new DOMException("The operation is insecure.", "SecurityError"); },
+});"""
+# whether the page asks the browser not to close it at once; Chromium shows no dialog without a screen
+CLOSING = """() => {
+  const event = new Event("beforeunload", { cancelable: true });
+  window.dispatchEvent(event);
+  return event.defaultPrevented;
+}"""
+NOTES = "plain", 'commas, "quotes",\nand lines', "Ümläute ß €, 写真, =1+1"
+
+
+@pytest.fixture
+def reviewed(tiny_data, tmp_path):
+    """The page of three problems: a label, a near-duplicate, and a file that cannot be read."""
+    rows = [
+        ("blue/blue_0.png", "label", "8 of 10 neighbours are of the class red.", "red", "red/red_1.png"),
+        ("green/green_0.png", "near-duplicate", "3 of 64 bits of the hashes differ.", "drop", "green/green_1.png"),
+        ("red/absent.png", "unreadable", "The file cannot be decoded.", "drop", ""),
+    ]
+    problems = pd.DataFrame(rows, columns=["image", "problem", "evidence", "suggestion", "beside"])
+    return saved(review(problems, tiny_data), tmp_path)
+
+
+def question_of(opened):
+    return opened.page.locator("h2").inner_text()
+
+
+def test_a_review_by_mouse(reviewed, open_page):
+    opened = open_page(reviewed)
+    page = opened.page
+    page.locator("[name=by]").fill("Grüß, Gott")
+    assert "the image gets the class red" in page.locator("[name=wrong]").inner_text()
+    for number, (decision, note) in enumerate(zip(("wrong", "correct", "unsure"), NOTES, strict=True)):
+        assert opened.told().startswith(f"{number} of 3 reviewed.")
+        page.locator("[name=note]").fill(note)
+        page.locator(f"[name={decision}]").click()
+    assert opened.told().startswith("3 of 3 reviewed.")
+    table = opened.table(page.locator("[name=save]").click)
+    assert list(table) == ["image", "problem", "suggestion", "decision", "note", "by"]
+    assert table["image"].tolist() == ["blue/blue_0.png", "green/green_0.png", "red/absent.png"]
+    assert table["problem"].tolist() == ["label", "near-duplicate", "unreadable"]
+    assert table["suggestion"].tolist() == ["red", "drop", "drop"]
+    assert table["decision"].tolist() == ["wrong", "correct", "unsure"]
+    assert table["note"].tolist() == list(NOTES)
+    assert set(table["by"]) == {"Grüß, Gott"}
+
+
+def test_a_review_by_keys_alone(reviewed, open_page):
+    opened = open_page(reviewed)
+    page = opened.page
+    first = question_of(opened)
+    opened.press("2")  # without a click before
+    assert "1 of 3 reviewed. Problem 1: wrong, the image gets the class red." in opened.told()
+    assert question_of(opened) != first
+    opened.press("z")
+    assert opened.told().startswith("0 of 3 reviewed.")
+    assert question_of(opened) == first
+    opened.press("ArrowRight", "n", "u")  # the third, after which the first open one comes
+    assert question_of(opened) == first
+    opened.press("C")  # with caps lock
+    opened.press("ArrowLeft", "p", "3")  # another decision on the first
+    while page.evaluate("document.activeElement.shadowRoot.activeElement.name") != "note":
+        opened.press("Tab")
+    page.keyboard.type("cuz 123")
+    assert opened.told().startswith("2 of 3 reviewed. Problem 1: unsure")
+    opened.press("Escape", "w")
+    with page.expect_download():
+        opened.press("s")
+    opened.press("z", "z")
+    table = opened.table(lambda: opened.press("s"))
+    assert table["image"].tolist() == ["blue/blue_0.png", "red/absent.png"]
+    assert table["decision"].tolist() == ["correct", "unsure"]
+    opened.press("z", "z", "z")
+    assert opened.told() == "0 of 3 reviewed. There is no decision to undo."
+    assert opened.table(lambda: opened.press("s")).empty
+
+
+def test_a_held_key_decides_once_in_a_review(reviewed, open_page):
+    opened = open_page(reviewed)
+    for _ in range(3):
+        opened.page.keyboard.down("1")
+    opened.page.keyboard.up("1")
+    assert opened.told().startswith("1 of 3 reviewed.")
+
+
+def test_a_review_continues_after_a_reload_and_in_another_tab(reviewed, browser):
+    context = browser.new_context(viewport=LAPTOP)
+    tabs = [Opened(context.new_page(), []) for _ in range(2)]
+    for opened in tabs:
+        opened.page.goto(reviewed.as_uri())
+        opened.page.locator("h2").wait_for()
+    first, second = tabs
+    first.page.locator("[name=by]").fill("Ada")
+    first.page.locator("[name=note]").fill(NOTES[1])
+    first.page.locator("[name=wrong]").click()
+    second.page.get_by_text("1 of 3 reviewed.").wait_for()
+    second.page.reload()
+    second.page.get_by_text("1 of 3 reviewed.").wait_for()
+    assert "beside the other one" in question_of(second)  # the first open one
+    second.press("3")
+    first.page.get_by_text("2 of 3 reviewed.").wait_for()
+    first.page.reload()
+    first.page.get_by_text("2 of 3 reviewed.").wait_for()
+    first.press("z", "z")  # undo goes back before the reload
+    first.press("1")
+    table = first.table(lambda: first.press("s"))
+    assert table[["decision", "note", "by"]].to_numpy().tolist() == [["correct", NOTES[1], "Ada"]]
+    first.page.reload()
+    first.page.get_by_text("1 of 3 reviewed.").wait_for()  # also after it was saved
+    assert first.page.locator(".refused").is_hidden()
+    context.close()
+
+
+def test_where_storage_is_refused_the_review_works_and_says_so(reviewed, open_page):
+    opened = open_page(reviewed, first=REFUSED)
+    assert "does not keep the review" in opened.page.locator(".refused").inner_text()
+    opened.press("1", "2")
+    assert opened.page.evaluate(CLOSING)  # the browser asks before what is not saved is lost
+    assert opened.table(lambda: opened.press("s"))["decision"].tolist() == ["correct", "wrong"]
+    assert not opened.page.evaluate(CLOSING)
+
+
+def test_a_review_where_storage_holds_something_else(reviewed, open_page):
+    opened = open_page(reviewed, first="Storage.prototype.getItem = () => '{damaged';")
+    opened.press("1")
+    assert opened.told().startswith("1 of 3 reviewed.")
+
+
+@pytest.mark.parametrize("viewport", [LAPTOP, PHONE], ids=["laptop", "phone"])
+def test_a_review_fits_the_screen(reviewed, open_page, viewport):
+    opened = open_page(reviewed, viewport, "review")
+    for number in range(3):
+        parts = opened.page.locator(".pictures img, .missing, [name=correct], [name=wrong], [name=unsure]").all()
+        assert len(parts) == (4 if number == 2 else 5)
+        for part in parts:
+            box = part.bounding_box()
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= viewport["width"]
+            assert box["y"] + box["height"] <= viewport["height"]
+            assert box["height"] >= 44  # of a finger
+        for picture in opened.page.locator(".pictures img").all():
+            box = picture.bounding_box()
+            assert min(box["width"] / 48, box["height"] / 40) * 48 >= 200  # the image within it, 48 by 40 pixels
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+        opened.press("n")
+
+
+def test_a_review_shows_the_focus_and_tells_its_progress(reviewed, open_page):
+    opened = open_page(reviewed)
+    status = opened.page.locator("[role=status]")
+    assert status.get_attribute("aria-live") == "polite"
+    names = []
+    while "save" not in names:
+        opened.press("Tab")
+        focused = opened.page.evaluate_handle("document.activeElement.shadowRoot.activeElement")
+        names.append(focused.evaluate("node => node.name"))
+        assert focused.evaluate("node => getComputedStyle(node).outlineWidth") == "3px"
+    assert names == ["correct", "wrong", "unsure", "note", "previous", "next", "undo", "by", "save"]
+    opened.page.locator("[name=unsure]").focus()
+    opened.press("Enter")
+    assert status.inner_text() == "1 of 3 reviewed. Problem 1: unsure, nothing changes."
+    assert opened.page.evaluate("document.activeElement.shadowRoot.activeElement.name") == "unsure"
+    opened.press("p")
+    assert opened.page.locator("[aria-pressed=true]").get_attribute("name") == "unsure"
+
+
+def test_a_review_shows_hostile_names_as_they_are(tiny_data, open_page, tmp_path):
+    name, text = HOSTILE
+    row = {"image": name, "problem": "label", "evidence": text, "suggestion": name, "beside": text}
+    opened = open_page(saved(review(pd.DataFrame([row]), tiny_data), tmp_path))
+    assert opened.page.locator("figcaption").all_inner_texts() == [f"this image: {name}", f"for comparison: {text}"]
+    assert opened.page.locator(".evidence").inner_text() == text
+    opened.press("w")
+    assert name in opened.told()
+    assert opened.table(lambda: opened.press("s"))["image"].tolist() == [name]

@@ -55,8 +55,8 @@ def component(kind: str, content: dict, name: str, title: str, warning="") -> El
     """Make an Element that a script fills, inside a shadow root, which no style of the page reaches.
 
     Args:
-        kind: "viewer", "grid" or "plane": <kind>.js has the function `mount(root, content)`, <kind>.css its style. The
-            script and style of the viewer come first, for what all share.
+        kind: "viewer", "grid", "plane" or "review": <kind>.js has the function `mount(root, content)`, <kind>.css its
+            style. The script and style of the viewer come first, for what all share.
         content: JSON. It is data to the script, never markup.
         name: Of the element's file, without ending.
         title: Of its page, plain text.
@@ -112,4 +112,9 @@ def data_uri(image: np.ndarray, side: int) -> str:
     else:
         kind, options = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, 88]
     encoded = cv2.imencode(f".{kind}", shrunk(image, side)[..., ::-1], options)[1]
+    return encoded_uri(kind, encoded)
+
+
+def encoded_uri(kind: str, encoded) -> str:
+    """Write the bytes of an image file, "png" or "jpeg", as a data URI."""
     return f"data:image/{kind};base64,{base64.b64encode(encoded).decode()}"
