@@ -1,6 +1,8 @@
 from .audit.diagnosis import diagnose as diagnose
 from .audit.images import audit_images as audit_images
 from .audit.labels import find_suspects as find_suspects
+from .audit.problems import Problems as Problems
+from .audit.problems import find_problems as find_problems
 from .audit.shortcuts import find_shortcuts as find_shortcuts
 from .config import Config as Config
 from .config import ConfigError as ConfigError

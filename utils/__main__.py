@@ -93,12 +93,13 @@ def _explain_untrained(options):
 
 
 def audit(options):
-    """Report problems of the images in `data_path`, before training."""
-    from .data.splits import load_images
-
+    """Report problems of the images in `data_path`, before training: a table, and a page to review them."""
     config = utils.load_config(options.config, options.set)
     utils.ensure_sample(config.data_path)
-    print(utils.audit_images(*load_images(config)))
+    problems = utils.find_problems(config)
+    problems.write(config.results_path)
+    utils.review(problems.table, config.data_path, config.image.value_range).saved(config.results_path)
+    print(f"{problems}\n{config.results_path}/problems.csv, and to review them {config.results_path}/review.html")
 
 
 def search(options):

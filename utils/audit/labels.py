@@ -14,6 +14,7 @@ from ..data.splits import Splits
 from ..files import write_text
 from ..train.evaluation import embed_images
 from ..trained import Trained
+from .problems import COLUMNS as PROBLEM_COLUMNS
 
 NEIGHBOURS = 200
 TEMPERATURE = 0.07
@@ -50,6 +51,14 @@ class Suspects:
         """Return the files of the worst suspects, each with its nearest image of the class that its neighbours have."""
         columns = self.suspected.head(count)[["image", "nearest image of that class"]]
         return [(str(self.root / image), str(self.root / nearest)) for image, nearest in columns.to_numpy()]
+
+    def problems(self) -> pd.DataFrame:
+        """Return the suspected images as a table of problems, as `find_problems` makes it."""
+        rows = []
+        for image, label, suggestion, quality, beside, _ in self.suspected[list(COLUMNS)].itertuples(index=False):
+            evidence = f"labelled {label}, its neighbours are {suggestion} (quality of the label {quality:.2f})"
+            rows.append((image, "label", evidence, suggestion, beside))
+        return pd.DataFrame(rows, columns=list(PROBLEM_COLUMNS))
 
     def write(self, folder):
         """Write all judged images to `folder`/suspects.csv."""
