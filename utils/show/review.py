@@ -7,13 +7,12 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from ..audit.problems import COLUMNS, DROP
 from ..data.reading import DataError
 from ..files import printable
 from .drawing import photo, shrunk
 from .html import Element, component, encoded_uri
 
-COLUMNS = ("image", "problem", "evidence", "suggestion", "beside")
-DROP = "drop"  # the suggestion that an image leaves the dataset
 QUESTIONS = {
     "label": "Is the class {name} correct?",
     "near-duplicate": "Does this image belong in the dataset beside the other one?",
