@@ -1,4 +1,4 @@
-"""Several processes that work together as under torchrun. They are forked, which saves torchrun's seconds of imports."""
+"""Several processes that work together as under torchrun, but forked, which saves its seconds of imports."""
 
 import io
 import os

@@ -123,7 +123,7 @@ class Trained:
     def load_splits(self) -> Splits:
         """Return the splits of the training run; print a line if the image files have changed since."""
         splits = load_splits(self.config)
-        if runs.images_digest(splits) != self.images_digest:
+        if runs.images_digest(splits) != self.images_digest and rank() == 0:
             root = splits.folder.root
             print(f"The images in {root} have changed since training: test pairs may hold training images.")
         return splits

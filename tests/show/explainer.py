@@ -1,4 +1,4 @@
-"""What each of the processes of test_explain_together.py does; `path` is that of the config, in the folder of a test."""
+"""What each of the processes of test_explain_together.py does; `path` is of the config, in the folder of a test."""
 
 import os
 import signal
@@ -81,17 +81,13 @@ def second_killed(path):
 
 
 def of_other_networks(path):
-    return message_of(files(seed=rank_by_torchrun()), path)
+    return message_of(files(seed=int(os.environ["RANK"])), path)
 
 
 def without_pairs(path):
     """Only the first process reads the list of pairs."""
     (path.parent / "pairs.csv").write_text("image1,image2\n")
     return message_of(files(), path)
-
-
-def rank_by_torchrun() -> int:
-    return int(os.environ["RANK"])
 
 
 def message_of(network, path) -> str:

@@ -13,7 +13,7 @@ from together import in_processes, start_processes
 from utils import explain_folder, gallery
 from utils.show import folder
 
-BROKEN = (1, 4)  # images that cannot be decoded; with batches of two pairs, one comes to each process
+BROKEN = (1, 4)  # images that cannot be decoded; with batches of two pairs, each process has two pairs of them
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_command_shares_the_pairs_of_a_trained_network(make_config, trained,
 
 
 def test_a_script_shares_the_pairs_of_any_module(path, tmp_path):
-    (first, second), results = in_processes(2, explainer.in_script, tmp_path, path)
+    (_, second), results = in_processes(2, explainer.in_script, tmp_path, path)
     assert second == ""
     ours, theirs = (result[str(path)] for result in results)
     expected = explain_folder(explainer.files(), tmp_path / "pairs.csv", tmp_path / "alone", judged=True)
@@ -88,7 +88,7 @@ def test_a_script_shares_the_pairs_of_any_module(path, tmp_path):
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_ends_the_other_and_one_process_goes_on(path, tmp_path, monkeypatch, victim):
+def test_a_killed_process_ends_the_other_and_one_process_goes_on(path, tmp_path, victim):
     task = (explainer.first_killed, explainer.second_killed)[victim]
     started = start_processes(2, task, tmp_path, path)
     for process, _ in started:
