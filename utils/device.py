@@ -99,7 +99,7 @@ def from_first(value, group=None):
     """Return the value of process 0 in every process: any picklable object.
 
     Raises:
-        UserError: Another process has ended.
+        UserError: Another process has ended, or has not answered for too long.
     """
     holder = [value]
     if world() > 1:
@@ -112,7 +112,7 @@ def to_first(value, group=None) -> list | None:
     """Return the values of all processes, in their order, in process 0, and None in the others: picklable objects.
 
     Raises:
-        UserError: Another process has ended.
+        UserError: Another process has ended, or has not answered for too long.
     """
     if world() == 1:
         return [value]
@@ -129,10 +129,9 @@ def _others_run():
     try:
         yield
     except RuntimeError as error:
-        cause = str(error).partition("\n")[0]
         raise UserError(
-            f"Process {rank()} stops, because another one has ended, whose own message says why ({cause}). Run the "
-            "same again: it goes on from what is complete."
+            f"Process {rank()} stops: another one has ended, whose own message says why, or has not answered for too "
+            "long. Run the same again: it goes on from what is complete."
         ) from error
 
 

@@ -96,7 +96,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(path, tmp_path,
     assert started[victim][0].exitcode == -signal.SIGKILL
     assert started[1 - victim][0].exitcode == 0
     (message,) = torch.load(tmp_path / f"{1 - victim}.pt", weights_only=True).values()
-    assert message.startswith(f"UserError: Process {1 - victim} stops, because another one has ended")
+    assert message.startswith(f"UserError: Process {1 - victim} stops: another one has ended")
     assert not (tmp_path / "out" / "scores.csv").exists()
     complete = {file.stem for file in (tmp_path / "out").glob("*.npz")}
     times = {name: (tmp_path / "out" / f"{name}.npz").stat().st_mtime_ns for name in complete}
