@@ -1,5 +1,6 @@
 """What each of the processes of test_explain_together.py does; `path` is of the config, in the folder of a test."""
 
+import importlib
 import os
 import signal
 import sys
@@ -8,11 +9,13 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-from utils import Cut, FromFiles, explain_folder, gallery, read_image
+from utils import Cut, FromFiles, explain_folder, gallery, load_config, load_trained, read_image
 from utils.__main__ import main
 from utils.device import rank
 from utils.files import UserError
 from utils.show import folder
+
+gallery_module = importlib.import_module("utils.search.gallery")  # `utils.gallery` is the function
 
 
 def load(path):
@@ -45,6 +48,25 @@ def by_command(path):
     with patched:
         main()
     return sorted(names)
+
+
+def embedded(path):
+    """The gallery of a trained network, and how many images this process has embedded, and how often it has written."""
+    trained = load_trained(load_config(path))
+    embed, write = gallery_module._embed, gallery_module._write_stored
+    counts = [0, 0]
+
+    def counted(trained, paths):
+        counts[0] += len(paths)
+        return embed(trained, paths)
+
+    def written_once(*content):
+        counts[1] += 1
+        write(*content)
+
+    with patch.object(gallery_module, "_embed", counted), patch.object(gallery_module, "_write_stored", written_once):
+        found = [gallery(trained, trained.config.data_path).embeddings for _ in range(2)]
+    return {"counts": counts, "embeddings": [torch.from_numpy(embeddings) for embeddings in found]}
 
 
 def in_script(path):

@@ -87,6 +87,19 @@ def test_a_script_shares_the_pairs_of_any_module(path, tmp_path):
         torch.testing.assert_close(result["embeddings"], torch.from_numpy(images.embeddings))
 
 
+def test_a_gallery_is_embedded_by_both_and_stored_by_the_first(make_config, trained, checkpoints, tmp_path):
+    make_config({"checkpoints_path": str(checkpoints)})
+    _, results = in_processes(2, explainer.embedded, tmp_path, tmp_path / "config.yml")
+    ours, theirs = (result[str(tmp_path / "config.yml")] for result in results)
+    assert [ours["counts"], theirs["counts"]] == [[15, 1], [15, 0]]  # and the second time nothing
+    expected = torch.from_numpy(gallery(trained, trained.config.data_path).embeddings)
+    for embeddings in (*ours["embeddings"], *theirs["embeddings"]):
+        torch.testing.assert_close(embeddings, expected, atol=1e-3, rtol=0)
+    (tmp_path / "cache" / "embeddings").rename(tmp_path / "cache" / "other")
+    alone = torch.from_numpy(gallery(trained, trained.config.data_path).embeddings)
+    torch.testing.assert_close(expected, alone, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(path, tmp_path, victim):
     task = (explainer.first_killed, explainer.second_killed)[victim]
