@@ -116,9 +116,7 @@ def _explain_share(trained, names, waiting, folder, judged):
                     looks = maps_in_short(verdict, index), colours_of(verdict, index)
                     tasks.append(pool.submit(_write, folder / name, explanation[index], records[index], *looks))
                     rows[name] = records[index] | {"files": name}
-            while (
-                len(tasks) > WRITERS * BATCH
-            ):  # else pairs would fill the memory, and a full disk be noticed at the end
+            while len(tasks) > WRITERS * BATCH:  # not all pairs in memory, and a full disk ends the run at once
                 tasks.pop(0).result()
             bar.update(len(waiting[start : start + step]))  # the first process draws it: the others are as fast
         for task in tasks:
