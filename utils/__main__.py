@@ -31,10 +31,8 @@ def lab(options):
 
 def train(options):
     """Train and test without a notebook; with several GPUs: torchrun --nproc-per-node N -m utils train."""
-    import torch.distributed as dist
-
     from .data.images import write_unreadable
-    from .device import from_first, rank
+    from .device import from_first, leave, rank
     from .train.runs import claimed
 
     config = utils.load_config(options.config, options.set)
@@ -52,10 +50,7 @@ def train(options):
         from_first(None)  # and for the last checkpoint
         trained = utils.load_trained(config, runtime)
         distances = trained.distances(splits, splits.test_pairs)
-        first = rank() == 0
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        if not first:
+        if not leave():
             return
         trained = utils.calibrate(trained, splits, distances)
         metrics = utils.write_metrics(trained, splits, distances, baseline)
@@ -65,7 +60,12 @@ def train(options):
 
 
 def explain(options):
-    """Explain two image files without training, on one page, or many pairs with the trained network, in a folder."""
+    """Explain two image files without training, on one page, or many pairs with the trained network, in a folder.
+
+    With several GPUs: torchrun --nproc-per-node N -m utils explain --pairs FILE --out FOLDER.
+    """
+    from .device import leave
+
     many = options.pairs or options.folders
     if bool(options.images) == bool(many):
         raise UserError("explain: name two image files, --pairs or --folders")
@@ -76,7 +76,8 @@ def explain(options):
         raise UserError("--out: name the folder that is written to")
     trained = utils.load_trained(utils.load_config(options.config, options.set))
     table = utils.explain_folder(trained, many, options.out, options.judged)
-    print(f"{len(table)} pairs: {options.out}/scores.csv")
+    if leave():
+        print(f"{len(table)} pairs: {options.out}/scores.csv")
 
 
 def _explain_untrained(options):

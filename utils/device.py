@@ -1,4 +1,4 @@
-"""The device and its precision; several processes under torchrun, which share each batch.
+"""The device and its precision; several processes under torchrun, which share the work.
 
 Without torchrun there is one process, and the functions for several return what they are given.
 """
@@ -20,10 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from .config import Config, ConfigError
-from .files import LogLines
+from .files import LogLines, UserError
 
 FIRST = os.environ.get("RANK", "0") == "0"  # only the first process of torchrun prints
 DELAY = 1  # seconds until a progress bar appears: what is done by then needs none
+PATIENCE = timedelta(hours=2)  # processes wait for each other while the slowest fills its image cache
+LONG_PATIENCE = timedelta(days=1)  # they share the work of days, and the slowest is still at it
 
 
 def rank() -> int:
@@ -67,12 +69,70 @@ def gather(rows: torch.Tensor, total: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def from_first(value):
-    """Return the value of process 0 in every process: any picklable object."""
+@contextmanager
+def together():
+    """Join the processes that torchrun has started, and yield a group for `from_first` and `to_first`; None if alone.
+
+    Its processes wait long for each other, but not for one that has left the block, or died: then they have an error.
+    """
+    if "LOCAL_RANK" in os.environ and not dist.is_initialized():
+        _join_the_others(torch.device("cpu"))  # a GPU is not needed to wait
+    if world() == 1:
+        yield None
+        return
+    group = dist.new_group(timeout=LONG_PATIENCE, backend="gloo")
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
+
+
+def leave() -> bool:
+    """Leave the other processes; return whether this was the first of them."""
+    first = rank() == 0
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return first
+
+
+def from_first(value, group=None):
+    """Return the value of process 0 in every process: any picklable object.
+
+    Raises:
+        UserError: Another process has ended, or has not answered for too long.
+    """
     holder = [value]
     if world() > 1:
-        dist.broadcast_object_list(holder)
+        with _others_run():
+            dist.broadcast_object_list(holder, group=group)
     return holder[0]
+
+
+def to_first(value, group=None) -> list | None:
+    """Return the values of all processes, in their order, in process 0, and None in the others: picklable objects.
+
+    Raises:
+        UserError: Another process has ended, or has not answered for too long.
+    """
+    if world() == 1:
+        return [value]
+    values = None
+    if rank() == 0:
+        values = [None] * world()
+    with _others_run():
+        dist.gather_object(value, values, group=group)
+    return values
+
+
+@contextmanager
+def _others_run():
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"Process {rank()} stops: another one has ended, whose own message says why, or has not answered for too "
+            "long. Run the same again: it goes on from what is complete."
+        ) from error
 
 
 def distributed(network: nn.Module) -> nn.Module:
@@ -206,12 +266,11 @@ def _device(config):
 
 def _join_the_others(device):
     """Make this process one of those that torchrun has started."""
-    patience = timedelta(hours=2)  # processes wait for each other while the slowest fills its image cache
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        dist.init_process_group("nccl", timeout=patience, device_id=device)
+        dist.init_process_group("nccl", timeout=PATIENCE, device_id=device)
     else:
-        dist.init_process_group("gloo", timeout=patience)
+        dist.init_process_group("gloo", timeout=PATIENCE)
 
 
 def _dtype(precision, device):

@@ -12,7 +12,7 @@ from .config import AUTO, Config, ExplanationSettings
 from .data.batches import evaluation_transform
 from .data.reading import decode, stored_size
 from .data.splits import Pairs, Splits, load_splits
-from .device import Runtime, find_runtime, progress
+from .device import Runtime, find_runtime, progress, rank
 from .explanations.explanation import UNTESTED, Explanation, Source, embed_explained, only_pair
 from .explanations.methods import explain, methods_of, name_of, replace_auto
 from .explanations.references import References
@@ -123,7 +123,7 @@ class Trained:
     def load_splits(self) -> Splits:
         """Return the splits of the training run; print a line if the image files have changed since."""
         splits = load_splits(self.config)
-        if runs.images_digest(splits) != self.images_digest:
+        if runs.images_digest(splits) != self.images_digest and rank() == 0:
             root = splits.folder.root
             print(f"The images in {root} have changed since training: test pairs may hold training images.")
         return splits
@@ -305,10 +305,11 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         measurements = content.get("measurements")
         if measurements is not None:
             measurements = Measurements.from_dict(measurements)
-    for change in runs.changed_since(then, config, runs.TRAINED_KEYS):
-        print(f"{change}: the latter is used.")
-    for change in runs.changed_since(then, config, runs.COURSE_KEYS):
-        print(f"{change}: notebook 01 would train again.")
+    if rank() == 0:
+        for change in runs.changed_since(then, config, runs.TRAINED_KEYS):
+            print(f"{change}: the latter is used.")
+        for change in runs.changed_since(then, config, runs.COURSE_KEYS):
+            print(f"{change}: notebook 01 would train again.")
     settings = config.model_dump(mode="json") | then.model_dump(mode="json", include=set(runs.TRAINED_KEYS))
     config = Config.model_validate(settings).from_source(config.source)
     if config.explanation.layer != AUTO:

@@ -15,6 +15,8 @@ from helpers import write_images
 from utils import DataError, explain_folder, overlay
 from utils.__main__ import main
 from utils.data.reading import read_image
+from utils.files import FileError
+from utils.show import folder
 from utils.show.drawing import COLORMAP, GREY, OPACITY
 from utils.show.folder import LETTERS, NARROWEST, _lettered, pairs_of
 from utils.trust.faithfulness import FAITHFUL, WEAK
@@ -67,6 +69,19 @@ def test_a_killed_run_goes_on_and_a_pair_is_explained_once(trained, pairs, tmp_p
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == time for name, time in before.items())
     assert table["files"].tolist() == whole["files"].tolist()
     assert table["distance"].tolist() == pytest.approx(whole["distance"].tolist(), abs=1e-3)
+
+
+def test_a_full_disk_ends_the_run_before_all_is_explained(trained, pairs, tmp_path, monkeypatch):
+    def refused(*content):
+        raise FileError("No space left on device")
+
+    explained, batches = folder._explained, []
+    monkeypatch.setattr(folder, "BATCH", 1)
+    monkeypatch.setattr(folder, "_write", refused)
+    monkeypatch.setattr(folder, "_explained", lambda *given: batches.append(given) or explained(*given))
+    with pytest.raises(FileError, match="No space left"):
+        explain_folder(trained, pairs, tmp_path / "out")
+    assert len(batches) == folder.WRITERS + 1 < len(pairs)
 
 
 def test_a_changed_image_is_explained_anew(trained, tmp_path):

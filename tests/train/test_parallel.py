@@ -5,13 +5,12 @@ On CPUs this holds only without batch norm, whose statistics are then those of e
 
 import json
 import math
-import socket
 
 import numpy as np
 import pytest
 import torch
-from helpers import forked
-from worker import epochs, gradients, gradients_of_both, train, work
+from together import in_processes
+from worker import epochs, gradients, gradients_of_both, train
 
 from utils import device as parallel
 from utils.device import start
@@ -23,17 +22,6 @@ from utils.trained import load_trained
 # what is random is drawn by each process for itself, so the comparison goes without augmentation
 PLAIN = {"image.HorizontalFlip": 0.0, "image.VerticalFlip": 0.0, "hyperparameters.max_norm": None}
 PLAIN |= {"backbone_model": "test_convnext", "image.size": [64, 64]}  # which has no batch norm
-
-
-def in_processes(processes, task, folder, *paths):
-    """Do a task in several processes; returns what each prints and what it has computed, by the path of the config."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    started = [forked(work, task, number, processes, port, folder, paths) for number in range(processes)]
-    printed = [pipe.recv() for _, pipe in started]
-    for process, _ in started:
-        process.join()
-    return printed, [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(processes)]
 
 
 def test_alone_nothing_changes():

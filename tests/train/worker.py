@@ -1,14 +1,10 @@
-"""What each of the processes of test_parallel.py does. They are forked, which saves torchrun's seconds of imports."""
+"""What each of the processes of test_parallel.py does."""
 
-import io
-import os
 import runpy
 import sys
-from contextlib import redirect_stdout
 
 import torch
 
-from utils import device
 from utils.config import load_config
 from utils.data.splits import load_splits
 from utils.device import Runtime, distributed, seed_everything, start
@@ -36,22 +32,6 @@ def gradients(config, runtime: Runtime, dtype=torch.float32) -> dict:
     recorder = Recorder(network)
     loss = train_epoch(distributed(network), recorder, build_scaler(runtime), splits, config, runtime, 1)
     return {"loss": loss, "gradients": recorder.gradients, "buffers": list(network.buffers())}
-
-
-def work(task, number, processes, port, folder, paths, pipe):
-    """Join the other processes as torchrun would have it, do the task for each config, and send what was printed."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes}
-    for name, value in {**address, "RANK": number, "LOCAL_RANK": number}.items():
-        os.environ[name] = str(value)
-    device.FIRST = number == 0
-    results = {}
-    with redirect_stdout(io.StringIO()) as printed:
-        for path in paths:
-            results[str(path)] = task(path)
-    torch.save(results, folder / f"{number}.pt")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    pipe.send(printed.getvalue())
 
 
 def gradients_of_both(path):

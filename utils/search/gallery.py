@@ -18,6 +18,7 @@ from ..data.batches import evaluation_transform
 from ..data.cache import Decoder
 from ..data.images import counted, images_below, print_skipped
 from ..data.reading import EXTENSIONS, DataError, stored_size
+from ..device import from_first, rank, share, to_first, together
 from ..explanations.explanation import Explanation
 from ..explanations.regions import embed_region
 from ..files import ExplanationError, UserError, atomic, printable, write_text
@@ -76,7 +77,8 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
     """Embed the images of a folder and all below it, or, without a folder, the test images of the run.
 
     Embeddings of a Trained are stored below `cache_path`, so only images that are new or have changed are embedded, and
-    a run that was stopped continues.
+    a run that was stopped continues. Processes that torchrun has started share the new images, and all return the whole
+    gallery; the first one reads and writes what is stored.
 
     Args:
         trained: A trained network, or any other in FromFiles.
@@ -89,14 +91,19 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
     check_reads_files(trained)
     if source is not None:
         root = Path(source)
-        paths = _images_of(root)
+        paths = None
     elif isinstance(trained, FromFiles):
         raise ExplanationError("FromFiles has no test images: name a folder, gallery(from_files, folder).")
     else:
         splits = trained.load_splits()
         root = splits.folder.root
         paths = [splits.folder.paths[index] for index in splits.test]
-    embeddings, unreadable = embed_files(trained, paths, str(root.resolve()) if source else f"test images of {root}")
+    name = str(root.resolve()) if source else f"test images of {root}"
+    with together() as group:
+        if rank() == 0 and paths is None:
+            paths = _images_of(root)
+        paths = from_first(paths, group)
+        embeddings, unreadable = embed_files(trained, paths, name, group)
     readable = tuple(path for path in paths if path not in unreadable)
     if not readable:
         cause = f"none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}"
@@ -233,43 +240,47 @@ def _images_of(root) -> list[str]:
     return paths
 
 
-def embed_files(trained: Trained | FromFiles, paths, name: str) -> tuple[np.ndarray, dict[str, str]]:
+def embed_files(trained: Trained | FromFiles, paths, name: str, group=None) -> tuple[np.ndarray, dict[str, str]]:
     """Embed image files; those that a Trained has embedded before are read from below `cache_path`.
 
     Args:
         trained: A trained network, or any other in FromFiles.
         paths: N image files.
         name: Of this list of files, which may grow and change.
+        group: Of the processes that share the files, from `together`.
 
     Returns:
         The embeddings of all that can be decoded, float32 (R, D), and the causes for the others by path.
     """
     if isinstance(trained, FromFiles):
-        return _embed_one_by_one(trained, paths)
+        return _embed_share(_embed_one_by_one, trained, paths, group)
     if trained.config.cache_path is None:
-        return _embed(trained, paths)
+        return _embed_share(_embed, trained, paths, group)
     name = f"{tensors_digest(name, [])}_{network_digest(trained)}.npz"
-    return _embed_new(trained, paths, trained.config.cache_path / "embeddings" / name)
+    return _embed_new(trained, paths, trained.config.cache_path / "embeddings" / name, group)
 
 
-def _embed_new(trained, paths, file) -> tuple[np.ndarray, dict[str, str]]:
+def _embed_new(trained, paths, file, group) -> tuple[np.ndarray, dict[str, str]]:
     """Embed the image files whose embeddings the cache file lacks, and add them to it; return what `embed_files` does.
 
     The file is written after CHUNK images, then after twice as many each time, so that writing takes little time.
     """
-    digests = [files_digest([path]) for path in paths]
-    stored = _read_stored(file)
+    known = None
+    if rank() == 0:
+        known = [files_digest([path]) for path in paths], _read_stored(file)
+    digests, stored = from_first(known, group)
     waiting = [index for index, digest in enumerate(digests) if digest not in stored]
     unreadable = {}
     count = CHUNK
     while waiting:
         part, waiting = waiting[:count], waiting[count:]
         count *= 2
-        embeddings, causes = _embed(trained, [paths[index] for index in part])
+        embeddings, causes = _embed_share(_embed, trained, [paths[index] for index in part], group)
         unreadable |= causes
         readable = [digests[index] for index in part if paths[index] not in causes]
         stored |= dict(zip(readable, embeddings, strict=True))
-        _write_stored(file, {digest: stored[digest] for digest in digests if digest in stored})
+        if rank() == 0:
+            _write_stored(file, {digest: stored[digest] for digest in digests if digest in stored})
     embeddings = [stored[digest] for digest in digests if digest in stored]
     return np.array(embeddings, np.float32), unreadable
 
@@ -290,6 +301,17 @@ def _write_stored(file, embeddings):
             np.savez(opened, digests=np.array(list(embeddings)), embeddings=np.array(list(embeddings.values())))
     except OSError as error:
         warnings.warn(f"cache_path: {error} Embeddings are computed again each time.", RuntimeWarning, stacklevel=5)
+
+
+def _embed_share(embed, trained, paths, group) -> tuple[np.ndarray, dict[str, str]]:
+    """Embed this process's share of the image files; return what `embed` returns for all of them."""
+    own = [paths[index] for index in share(np.arange(len(paths)))]
+    part = embed(trained, own) if own else ([], {})
+    parts = from_first(to_first(part, group), group)
+    unreadable = {}
+    for _, causes in parts:
+        unreadable |= causes
+    return np.concatenate([embeddings for embeddings, _ in parts if len(embeddings)] or [[]]), unreadable
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import SUBFOLDERS, actual_path, counted, list_folder, print_skipped
 from ..data.reading import DataError
-from ..device import progress
+from ..device import from_first, progress, rank, to_first, together, world
 from ..explanations.explanation import Explanation
 from ..files import atomic, write_text
 from ..search.from_files import FromFiles, check_reads_files, tensors_digest
@@ -45,6 +45,9 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
     there is not explained again. A pair with an image that cannot be decoded has a line that says why, unless a
     Trained's config says `unreadable: stop`.
 
+    Processes that torchrun has started share the pairs, in one folder that all can write to, and all return the whole
+    table. Each explains on the device of its network, and a Trained's is that of its process.
+
     Args:
         trained: A trained network, explained by the method of its config; or any other in FromFiles.
         pairs: A CSV file with columns image1 and image2, paths relative to it (comma, semicolon or tab; UTF-8, or
@@ -57,39 +60,78 @@ def explain_folder(trained: Trained | FromFiles, pairs, folder, judged=False) ->
         The scores, also in scores.csv: a row for each pair.
 
     Raises:
-        DataError: There are no pairs, or `folder` holds maps of another network or other settings: nothing is
-            overwritten.
+        DataError: There are no pairs, or `folder` holds maps of another network or other settings, or another process
+            has another network: nothing is overwritten.
         ExplanationError: A network alone is given, which does not say how files are loaded.
+        UserError: Another process has ended.
     """
     check_reads_files(trained)
     folder = Path(folder)
+    with together() as group:
+        plan = table = None
+        if rank() == 0:
+            plan = _plan(trained, pairs, folder, judged)
+        names, waiting, example, made_by = from_first(plan, group)
+        if rank() > 0 and made_by != _made_by(trained, judged, example):
+            raise DataError(f"process {rank()} has another network or other settings than process 0: load the same.")
+        explained = _explain_share(trained, names, waiting, folder, judged)
+        explained = to_first(explained, group)
+        if rank() == 0:
+            table = _write_table(names, explained, folder)
+        return from_first(table, group)
+
+
+def _plan(trained, pairs, folder, judged):
+    """Claim the folder and list what is to do.
+
+    Returns:
+        The names of all pairs; those that wait, with their pairs; the first image; what the maps are made by.
+    """
     pairs = pairs_of(pairs)
-    _claim(folder, _made_by(trained, judged, pairs[0][0]))
+    made_by = _made_by(trained, judged, pairs[0][0])
+    _claim(folder, made_by)
     names, waiting = [], {}
     for pair in pairs:
         names.append(_name_of(pair))
         if not (folder / f"{names[-1]}.npz").exists():
             waiting[names[-1]] = pair  # once, also where a pair comes twice
+    return names, list(waiting.items()), pairs[0][0], made_by
+
+
+def _explain_share(trained, names, waiting, folder, judged):
+    """Explain and write every batch that is this process's turn; return the rows of scores.csv by name."""
     shown, seed = True, 0
     if isinstance(trained, Trained):
         shown, seed = trained.config.hyperparameters.verbose, trained.config.seed
-    failed, tasks = {}, []
-    with ThreadPoolExecutor(WRITERS) as pool, progress(pairs, "Pairs", shown) as bar:
-        bar.update(len(pairs) - len(waiting))
-        for start in range(0, len(waiting), BATCH):
-            batch = list(waiting.items())[start : start + BATCH]
-            for explanation, explained in _explained(trained, batch, failed):
+    rows, tasks = {}, []
+    step = BATCH * world()
+    with ThreadPoolExecutor(WRITERS) as pool, progress(names, "Pairs", shown) as bar:
+        bar.update(len(names) - len(waiting))
+        for start in range(BATCH * rank(), len(waiting), step):
+            batch = waiting[start : start + BATCH]
+            for explanation, explained in _explained(trained, batch, rows):
                 verdict = judge(trained.network, explanation, seed) if judged else None
-                rows = scores_table(explanation, verdict).to_dict("records")
+                records = scores_table(explanation, verdict).to_dict("records")
                 for index, name in enumerate(explained):
                     looks = maps_in_short(verdict, index), colours_of(verdict, index)
-                    tasks.append(pool.submit(_write, folder / name, explanation[index], rows[index], *looks))
-            bar.update(len(batch))
+                    tasks.append(pool.submit(_write, folder / name, explanation[index], records[index], *looks))
+                    rows[name] = records[index] | {"files": name}
+            while len(tasks) > WRITERS * BATCH:  # not all pairs in memory, and a full disk ends the run at once
+                tasks.pop(0).result()
+            bar.update(len(waiting[start : start + step]))  # the first process draws it: the others are as fast
         for task in tasks:
             task.result()  # raises what a writer raised
+    return rows
+
+
+def _write_table(names, explained, folder) -> pd.DataFrame:
+    """Write scores.csv, from the rows that each process has just made and the files of earlier runs."""
+    made = {}
+    for part in explained:
+        made |= part
     rows = []
     for name in names:
-        rows.append(failed.get(name) or _read_row(folder, name))
+        rows.append(made.get(name) or _read_row(folder, name))
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
     write_text(folder / "scores.csv", table.to_csv(index=False))
     return table
@@ -243,13 +285,13 @@ def _claim(folder, made_by):
         raise DataError(f"{folder} holds maps of other settings ({', '.join(changed)}): name another folder.")
 
 
-def _explained(trained, pairs, failed):
+def _explained(trained, pairs, rows):
     """Explain named pairs at once, or one by one where an image cannot be decoded.
 
     Args:
         trained: As `explain_folder` takes it.
         pairs: Tuples of name and pair.
-        failed: To which the rows of pairs that cannot be decoded are added, by name.
+        rows: To which those of pairs that cannot be decoded are added, by name.
 
     Returns:
         Tuples of an explanation and the names of its pairs.
@@ -261,11 +303,11 @@ def _explained(trained, pairs, failed):
             raise
         if len(pairs) == 1:
             name, pair = pairs[0]
-            failed[name] = {"image 1": pair[0], "image 2": pair[1], "error": str(error)}
+            rows[name] = {"image 1": pair[0], "image 2": pair[1], "error": str(error)}
             return []
     explained = []
     for named_pair in pairs:
-        explained += _explained(trained, [named_pair], failed)
+        explained += _explained(trained, [named_pair], rows)
     return explained
 
 
