@@ -136,8 +136,8 @@ def test_with_references_the_changed_image_looks_like_the_other():
 
 
 def test_of_equally_frequent_classes_the_nearest_is_told():
-    assert in_classes(["b/1.png", "a/1.png", "a/2.png", "b/2.png", "c/1.png"]) == "2 of 5 are b"
-    assert in_classes(["b/1.png"]) == "1 of 1 is b"
+    assert in_classes(["b/1.png", "a/1.png", "a/2.png", "b/2.png", "c/1.png"], {}) == "2 of 5 are b"
+    assert in_classes(["b/1.png"], {}) == "1 of 1 is b"
 
 
 @pytest.mark.parametrize(("network", "pair"), [(Chequered(), same_pair), (Coloured(), different_pair)])
