@@ -3,6 +3,7 @@
 import os
 import shutil
 import unicodedata
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers import write_images
 
-from utils import audit_images, fit, gallery, load_splits, load_trained, scan
+from utils import audit_images, compare, explain, fit, gallery, load_splits, load_trained, scan
 from utils.audit.labels import find_suspects
 from utils.data import cache
 from utils.data.corrections import DROP, Corrections, apply_review, read_corrections, scan_corrected
@@ -257,12 +258,15 @@ def test_a_dropped_image_is_not_among_the_unreadable_ones(folder, make_config, f
 
 
 def test_a_class_without_images_is_told(corrected, capsys):
-    lines = "".join(f"green/green_{number}.png,{DROP},,\n" for number in range(10))
+    lines = "".join(f"red/red_{number}.png,{DROP},,\n" for number in range(10))
     config = corrected(lines)
-    assert load_splits(config).table().loc["green", "train"] == 0
-    assert "No image is left of green." in capsys.readouterr().out
-    assert "Small classes (1): green (0)" in str(audit_images(*load_images(config)))
-    lines += "".join(f"red/red_{number}.png,blue,,\n" for number in range(10))
+    assert load_splits(config).table().loc["red", "train"] == 0
+    assert "No image is left of red." in capsys.readouterr().out
+    audit = str(audit_images(*load_images(config)))
+    assert "No image is left of red" in audit
+    assert "Small classes (1): red (0)" in audit
+    assert "Unequal classes (1): red (0)" in audit
+    lines += "".join(f"green/green_{number}.png,blue,,\n" for number in range(10))
     assert "Pairs need images of two classes" in message_of(load_splits, corrected(lines))
     lines = "".join(f"{name},{DROP},,\n" for name in scan(config.data_path).names)
     assert "all images of" in message_of(load_splits, corrected(lines))
@@ -348,6 +352,18 @@ def test_suspects_and_references_have_the_actual_classes(loaded):
     donors = loaded(lines).donors(loaded(lines).explain(tuple(blue)))
     assert donors is not None
     assert all(Path(path).parent.name == "green" for _, path in donors.source.paths)
+
+
+def test_methods_are_compared_by_the_actual_classes(loaded, tiny_data):
+    """Of one pair, the share that is correctly decided is turned over when the pair becomes one of two classes."""
+    method = {"gradcam": partial(explain, method="gradcam", layer="last")}
+    pair = str(tiny_data / "red" / "red_0.png"), str(tiny_data / "red" / "red_1.png")
+    rows = []
+    for trained in (loaded(""), loaded("red/red_0.png,blue,,\n")):
+        rows += compare(method, trained, [pair], trained.load_splits(), probed={"gradcam": 1})
+    assert rows[0].inserted + rows[1].inserted == pytest.approx(1)
+    assert rows[0].deleted + rows[1].deleted == pytest.approx(1)
+    assert rows[0].inserted != rows[1].inserted
 
 
 def test_where_the_images_are_out_of_reach_the_network_loads(corrected, calibrated_checkpoints, tmp_path):

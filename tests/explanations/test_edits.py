@@ -133,6 +133,11 @@ def test_with_references_the_changed_image_looks_like_the_other():
     assert " are green after." in found.sentence()
     assert plain.nearest_after is None
     assert smallest_edit(Coloured(), explanation, replace(known, names=())).area == plain.area
+    renamed = dict.fromkeys((name for name in known.names if name.startswith("red")), "pink")
+    assert (
+        "5 of 5 are pink before, "
+        in smallest_edit(Coloured(), explanation, replace(known, corrected=renamed)).sentence()
+    )
 
 
 def test_of_equally_frequent_classes_the_nearest_is_told():
