@@ -14,7 +14,7 @@ from helpers import write_images
 from utils import audit_images, compare, explain, fit, gallery, load_splits, load_trained, scan
 from utils.audit.labels import find_suspects
 from utils.data import cache
-from utils.data.corrections import DROP, Corrections, apply_review, read_corrections, scan_corrected
+from utils.data.corrections import DROP, Corrections, apply_corrections, apply_review, read_corrections
 from utils.data.images import images_below
 from utils.data.reading import DataError, decode
 from utils.data.splits import load_images, pairs_of_files
@@ -64,14 +64,14 @@ def message_of(work, *arguments):
 
 def test_images_have_another_class_or_are_left_out_and_the_others_stay(folder, file):
     file.write_text(f"{HEADER}a/0.png,b,me,clear\nb/2.png,{DROP},,\n")
-    found = scan_corrected(folder.root, file)
+    found = apply_corrections(folder, file)
     assert classes_of(found) == {"a/0.png": "b", "a/1.png": "a", "a/2.png": "a", "b/0.png": "b", "b/1.png": "b"}
     assert set(found.paths) == set(folder.paths) - {str(folder.root / "b" / "2.png")}
     assert len(found.stats) == len(found.labels) == len(found.paths) == 5
     assert "corrections: 1 of another class, 1 left out" in found.report()
     assert "corrections" not in folder.report()
     assert all(os.path.exists(path) for path in folder.paths)
-    assert classes_of(scan_corrected(folder.root, None)) == classes_of(folder)
+    assert classes_of(apply_corrections(folder, None)) == classes_of(folder)
 
 
 def test_each_image_keeps_its_own_pixels(corrected):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..files import printable, write_text
-from .images import ImageFolder, listed, one_form, scan
+from .images import ImageFolder, listed, one_form
 from .reading import DataError
 from .tables import read_table
 
@@ -50,22 +50,17 @@ class Corrections:
         return folder.parent.resolve() == self.root.resolve()
 
 
-def scan_corrected(data_path, file: Path | None) -> ImageFolder:
-    """List the images of a dataset as `scan` does, with their actual classes and without those that are left out.
+def apply_corrections(folder: ImageFolder, file: Path | None) -> ImageFolder:
+    """Return the images of a folder with their actual classes, without those that are left out.
 
     Args:
-        data_path: The folder of the dataset.
-        file: The CSV file of `corrections`, or None.
+        folder: The folder, as `scan` returns it.
+        file: The CSV file of `corrections`, as `read_corrections` takes it.
 
     Raises:
-        DataError: The folder or the file cannot be used.
+        DataError: The file cannot be used, or leaves out all images.
     """
-    folder = scan(data_path)
-    return corrected(folder, read_corrections(file, folder))
-
-
-def corrected(folder: ImageFolder, classes: dict[str, str | None]) -> ImageFolder:
-    """Return the images of a folder with these classes, as `read_corrections` returns them."""
+    classes = read_corrections(file, folder)
     if not classes:
         return folder
     numbers = {name: number for number, name in enumerate(folder.classes)}

@@ -10,9 +10,9 @@ import pandas as pd
 from ..config import Config
 from ..device import FIRST
 from .cache import Decoder, open_pixels
-from .corrections import scan_corrected
+from .corrections import apply_corrections
 from .duplicates import joined, names_of, near_duplicates
-from .images import ImageFolder, check_readable, list_unreadable, listed, one_form
+from .images import ImageFolder, check_readable, list_unreadable, listed, one_form, scan
 from .reading import DataError, stored_size
 
 TRAIN, VALID, TEST = range(3)
@@ -119,7 +119,7 @@ def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
     Raises:
         DataError: The folder cannot be used.
     """
-    folder = scan_corrected(config.data_path, config.corrections)
+    folder = apply_corrections(scan(config.data_path), config.corrections)
     show = config.hyperparameters.verbose
     size = stored_size(config.image)
     workers = config.hyperparameters.num_workers
