@@ -58,6 +58,29 @@ def test_audit_reports_on_the_images(command):
     assert "30 images" in command("audit")
 
 
+def test_audit_turns_a_review_into_corrections(command, settings_of_commands, tmp_path):
+    """Beside the config, until `corrections` names a file; audits that use it no longer show a dropped image."""
+    review = tmp_path / "review.csv"
+    review.write_text("image,problem,suggestion,decision\nred/red_0.png,label,blue,wrong\nred/red_1.png,dark,,wrong\n")
+    made = settings_of_commands.with_name("corrections.csv")
+    output = command("audit", "--apply", review)
+    assert "images of another class: 1, dropped: 1, left as they are: 0." in output
+    assert output.splitlines()[-1] == f"To use {made}, set in {settings_of_commands}: corrections: corrections.csv"
+    assert pd.read_csv(made)["class"].tolist() == ["blue", "drop"]
+    assert "30 images" in command("audit")
+    audit = command("audit", "--set", f"corrections={made}")
+    assert "29 images" in audit
+    assert "corrections: 1 of another class, 1 left out" in audit
+    own = tmp_path / "own.csv"
+    output = command("audit", "--apply", review, "--set", f"corrections={own}")
+    assert "To use" not in output
+    assert own.read_text() == made.read_text()
+    made.unlink()
+    review.write_text("image,problem,suggestion,decision\nred/red_0.png,label,rose,wrong\n")
+    with pytest.raises(SystemExit, match=r"review\.csv, line 2: suggestion rose is no class of"):
+        command("audit", "--apply", review)
+
+
 @pytest.mark.parametrize("source", ["--pairs", "--folders"])
 def test_explain_writes_maps_and_a_table(command, tiny_data, tmp_path, source):
     files = sorted((tiny_data / "red").iterdir())[:2]

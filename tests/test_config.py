@@ -117,6 +117,7 @@ def test_printed_config_loads_again(make_config, tmp_path, name):
 def test_relative_paths_are_relative_to_the_folder_of_the_file(settings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     paths = {"data_path": "Data", "pretrained": "w.pth", "checkpoints_path": "../c", "inference.image1": "a/b.png"}
+    paths["corrections"] = "c.csv"
     content = changed(settings, {**paths, "inference.image2": str(tmp_path / "x.png")})
     del content["results_path"]
     (tmp_path / "own" / "configs").mkdir(parents=True)
@@ -127,6 +128,7 @@ def test_relative_paths_are_relative_to_the_folder_of_the_file(settings, tmp_pat
     there = load_config("own/configs/mine.yml", ["cache_path=kept"])
     assert there.data_path == Path("own/configs/Data")
     assert there.pretrained == Path("own/configs/w.pth")
+    assert there.corrections == Path("own/configs/c.csv")
     assert there.checkpoints_path == Path("own/c")
     assert there.results_path == Path("own/configs/results")  # a default is like a line of the file
     assert there.inference.image1 == Path("own/configs/a/b.png")
@@ -300,6 +302,8 @@ def test_a_file_whose_encoding_is_not_certain(tmp_path, encoding):
         ("duplicate_radius", "none"),
         ("cache_path", "None"),
         ("cache_path", "2001-09-09"),
+        ("corrections", "None"),
+        ("corrections", "False"),
         ("run", "None"),
         ("run", "20260101"),
         ("decision.abstain", "0,05"),

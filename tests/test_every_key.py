@@ -277,6 +277,7 @@ KEYS = {
     "gpu": (1, chosen_device, NO_GPU_NEEDED),
     "split": ("groups", files_tested, {"group_pattern": "_([0-9])"}),
     "group_pattern": ("([a-z]_[0-9])", files_tested, {"split": "groups", "group_pattern": "_([0-9])"}),
+    "corrections": ("CORRECTIONS", lambda config: load_splits(config).folder.labels.tolist(), {}),
     "duplicate_radius": (None, near_duplicates_left, {}),
     "unreadable": ("stop", what_a_broken_image_does, {}),
     "max_megapixels": (0.001, what_large_images_do, {"cache_path": None}),
@@ -319,6 +320,9 @@ def test_changing_the_key_changes_something(key, make_config, tmp_path, request)
         write_images(tmp_path / "other" / "a", 9)
         write_images(tmp_path / "other" / "b", 9, seed=1)
         value = str(tmp_path / "other")
+    elif value == "CORRECTIONS":
+        value = str(tmp_path / "corrections.csv")
+        (tmp_path / "corrections.csv").write_text("image,class\nred/red_0.png,blue\n")
     elif value == "STATE_DICT":
         seed_everything(123)
         value = str(tmp_path / "weights.pth")

@@ -10,6 +10,7 @@ from pathlib import Path
 from .files import GOES_ON, FileError, UserError, check_writable, prepare_output, without_traceback, write_text
 
 LOADING = "Loading PyTorch ..."
+CORRECTIONS_FILE = "corrections.csv"  # beside the config, where it names no other
 utils = sys.modules[__package__]  # whose names load their modules when they are first used
 
 
@@ -94,13 +95,23 @@ def _explain_untrained(options):
 
 
 def audit(options):
-    """Report problems of the images in `data_path`, before training: a table, and a page to review them."""
+    """List problems of the images in `data_path`, and a page to review them; or turn a review into corrections."""
+    from .config import config_file
+    from .data.corrections import apply_review
+
     config = utils.load_config(options.config, options.set)
     utils.ensure_sample(config.data_path)
-    problems = utils.find_problems(config)
-    problems.write(config.results_path)
-    utils.review(problems.table, config.data_path, config.image.value_range).saved(config.results_path)
-    print(f"{problems}\n{config.results_path}/problems.csv, and to review them {config.results_path}/review.html")
+    if options.apply is None:
+        problems = utils.find_problems(config)
+        problems.write(config.results_path)
+        utils.review(problems.table, config.data_path, config.image.value_range).saved(config.results_path)
+        print(f"{problems}\n{config.results_path}/problems.csv, and to review them {config.results_path}/review.html")
+        return
+    path = config_file(options.config)
+    file = config.corrections or path.with_name(CORRECTIONS_FILE)
+    print(apply_review(options.apply, file, utils.scan(config.data_path)))
+    if config.corrections is None and file.exists():
+        print(f"To use {file}, set in {path}: corrections: {file.name}")
 
 
 def search(options):
@@ -190,7 +201,9 @@ def _parser():
     backbone = "of two images: pretrained model of timm (default: tf_efficientnet_lite0, which is installed)"
     command.add_argument("--backbone", default="tf_efficientnet_lite0", help=backbone)
     command.add_argument("--no-browser", action="store_true", help="of two images: write the page and do not open it")
-    add_with_config(audit)
+    command = add_with_config(audit)
+    applied = "a saved review (CSV), whose decisions are added to the file of `corrections`"
+    command.add_argument("--apply", metavar="REVIEW", help=applied)
     command = add_with_config(search)
     command.add_argument("image", help="the image that others are compared with")
     command.add_argument("--folder", help="folder of the images to search (default: the test images)")

@@ -26,7 +26,8 @@ AUTO = "auto"  # chosen by the data, or by the backbone
 LOCAL_DIR = "local-dir"  # backbone_model: local-dir:PATH names the folder of a model
 LAST = "last"  # the name of the last feature map, whatever the backbone calls it
 MORE = "+"  # behind the name of a layer: with the last layer of each coarser stride
-PATHS = ("data_path", "pretrained", "checkpoints_path", "results_path", "cache_path")  # and the images of `inference`
+# and the images of `inference`
+PATHS = ("data_path", "corrections", "pretrained", "checkpoints_path", "results_path", "cache_path")
 CONFIG_VARIABLE = "SIAMESE_CONFIG"  # environment variable with the path that the notebooks load
 CONFIG_FILE = "config.yml"  # without it
 PROJECT = Path(__file__).parent.parent  # the folder with config.yml and the notebooks
@@ -327,6 +328,7 @@ class Config(Section):
     # the keys from here on are not in the paper's repository
     split: Literal["images", "classes", "groups"] = "images"
     group_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
+    corrections: FilePath | None = None
     duplicate_radius: Annotated[int, Field(ge=0, le=16)] | None = 6
     unreadable: Literal["skip", "stop"] = "skip"
     max_megapixels: Annotated[Number, Field(gt=0, le=100_000)] = 100.0
@@ -404,6 +406,11 @@ class Config(Section):
         return self.model_copy(update={"image": self.image.model_copy(update={"normalization": own})})
 
 
+def config_file(path=None) -> Path:
+    """Return the config file: `path`, or by default the one that SIAMESE_CONFIG names, else config.yml."""
+    return _expand_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
+
+
 def load_config(path=None, changes=()) -> Config:
     """Read and check a config file.
 
@@ -416,7 +423,7 @@ def load_config(path=None, changes=()) -> Config:
     Raises:
         ConfigError: The file is missing or not YAML, or keys are refused. The message names the file and every key.
     """
-    path = _expand_home(path or os.environ.get(CONFIG_VARIABLE) or CONFIG_FILE)
+    path = config_file(path)
     content = _below(path.parent, _read(path))
     source = str(path)
     if changes:

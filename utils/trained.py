@@ -10,12 +10,14 @@ import torch
 
 from .config import AUTO, Config, ExplanationSettings
 from .data.batches import evaluation_transform
+from .data.corrections import Corrections, read_corrections
+from .data.images import listed, scan
 from .data.reading import decode, stored_size
 from .data.splits import Pairs, Splits, load_splits
 from .device import Runtime, find_runtime, progress, rank
 from .explanations.explanation import UNTESTED, Explanation, Source, embed_explained, only_pair
 from .explanations.methods import explain, methods_of, name_of, replace_auto
-from .explanations.references import References
+from .explanations.references import References, class_of
 from .files import printable
 from .network.distance import distance, evaluating, paired
 from .network.siamese import SiameseNetwork
@@ -76,9 +78,11 @@ class Trained:
     history: tuple[dict, ...]
     """One dict per epoch, up to the chosen one."""
     images_digest: str
-    """Of the image files during training."""
+    """Of the image files and their corrections during training."""
     folder: Path
     """Of the run."""
+    corrections: Corrections
+    """Of the images in `data_path`, as they are now."""
     measurements: Measurements | None = None
     """None before `calibrate`."""
 
@@ -97,7 +101,9 @@ class Trained:
         """The reference images as the network sees them; None before `calibrate`."""
         if self.measurements is None:
             return None
-        return References(self.measurements.embeddings.to(self.runtime.device), self.measurements.names)
+        names = self.measurements.names
+        corrected = self.corrections.of_names(names)
+        return References(self.measurements.embeddings.to(self.runtime.device), names, corrected)
 
     @property
     def warning(self) -> str:
@@ -121,11 +127,14 @@ class Trained:
         )
 
     def load_splits(self) -> Splits:
-        """Return the splits of the training run; print a line if the image files have changed since."""
+        """Return the splits of the training run; print a line if files or corrections have changed since."""
         splits = load_splits(self.config)
         if runs.images_digest(splits) != self.images_digest and rank() == 0:
             root = splits.folder.root
-            print(f"The images in {root} have changed since training: test pairs may hold training images.")
+            print(
+                f"The images in {root} or their corrections have changed since training: test pairs may hold training "
+                "images."
+            )
         return splits
 
     def load_images(self, *paths) -> torch.Tensor:
@@ -210,7 +219,7 @@ class Trained:
             embeddings = embed_explained(self.network, explanation)[0].float()  # (2, D)
         distances = distance(references.embeddings[:, None], embeddings).cpu()  # (R, 2)
         table = pd.DataFrame({"name": references.names, "nearness": distances[:, 0], "far": distances.amin(dim=1)})
-        table["class"] = table["name"].str.split("/").str[0]
+        table["class"] = [class_of(name, references.corrected) for name in references.names]
         table = table.sort_values("nearness")
         own = table["class"].iloc[0]
         if explanation.classes():
@@ -230,7 +239,7 @@ class Trained:
     def _classes_of(self, pair):
         """Return the actual classes of two files of the dataset; None if a file is from elsewhere."""
         root = self.config.data_path.resolve()
-        folder1, folder2 = Path(pair[0]).parent, Path(pair[1]).parent
+        folder1, folder2 = map(self.corrections.folder_of, pair)
         if folder1.parent.resolve() != root or folder2.parent.resolve() != root:
             return None
         return folder1.name, folder2.name
@@ -302,6 +311,7 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         distances = validation["distances"].numpy()
         classes, history = tuple(content["classes"]), tuple(content["history"])
         digest = content["fingerprint"]["images"]
+        corrections = dict(content.get("corrections", {}))  # which runs of earlier versions have not
         measurements = content.get("measurements")
         if measurements is not None:
             measurements = Measurements.from_dict(measurements)
@@ -310,6 +320,7 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
             print(f"{change}: the latter is used.")
         for change in runs.changed_since(then, config, runs.COURSE_KEYS):
             print(f"{change}: notebook 01 would train again.")
+    corrections = _corrections_now(config, corrections)
     settings = config.model_dump(mode="json") | then.model_dump(mode="json", include=set(runs.TRAINED_KEYS))
     config = Config.model_validate(settings).from_source(config.source)
     if config.explanation.layer != AUTO:
@@ -321,8 +332,36 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     network = runtime.place(folded(network, runtime.dtype))
     validation = pairs, distances
     return Trained(
-        network, config, runtime, threshold, band, validation, classes, history, digest, folder, measurements
+        network,
+        config,
+        runtime,
+        threshold,
+        band,
+        validation,
+        classes,
+        history,
+        digest,
+        folder,
+        corrections,
+        measurements,
     )
+
+
+def _corrections_now(config, then) -> Corrections:
+    """Return the corrections as they are now; print a line if they differ from `then`, those during training.
+
+    Where the images are out of reach, those during training are returned.
+    """
+    root = config.data_path
+    if not root.is_dir():
+        return Corrections(root, then)
+    now = {}
+    if config.corrections is not None:
+        now = read_corrections(config.corrections, scan(root))
+    changed = [name for name in now | then if now.get(name, "") != then.get(name, "")]
+    if changed:
+        print(f"corrections: those of {len(changed)} images have changed since training: {listed(changed, shown=3)}.")
+    return Corrections(root, now)
 
 
 def _network_of(weights, config, arguments):

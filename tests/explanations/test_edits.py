@@ -133,11 +133,16 @@ def test_with_references_the_changed_image_looks_like_the_other():
     assert " are green after." in found.sentence()
     assert plain.nearest_after is None
     assert smallest_edit(Coloured(), explanation, replace(known, names=())).area == plain.area
+    renamed = dict.fromkeys((name for name in known.names if name.startswith("red")), "pink")
+    assert (
+        "5 of 5 are pink before, "
+        in smallest_edit(Coloured(), explanation, replace(known, corrected=renamed)).sentence()
+    )
 
 
 def test_of_equally_frequent_classes_the_nearest_is_told():
-    assert in_classes(["b/1.png", "a/1.png", "a/2.png", "b/2.png", "c/1.png"]) == "2 of 5 are b"
-    assert in_classes(["b/1.png"]) == "1 of 1 is b"
+    assert in_classes(["b/1.png", "a/1.png", "a/2.png", "b/2.png", "c/1.png"], {}) == "2 of 5 are b"
+    assert in_classes(["b/1.png"], {}) == "1 of 1 is b"
 
 
 @pytest.mark.parametrize(("network", "pair"), [(Chequered(), same_pair), (Coloured(), different_pair)])

@@ -136,11 +136,11 @@ def test_pairs_of_a_csv_file_and_of_two_folders(tmp_path):
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("image1,other\na,b\n", "no columns image1 and image2"),
+        ("image1,other\na,b\n", "lacks one of the columns image1 and image2"),
         ("image1,image2\n", "holds no pair"),
         ("image1,image2\n\na/0.png,a/1.png\na/0.png,\n", "line 4: image2 is empty"),
         ("image1,image2\na/0.png,absent.png\n", r"line 2: image2 absent\.png is no file"),
-        ("", "no columns image1 and image2"),
+        ("", "lacks one of the columns image1 and image2"),
         ("image1,image2\n\0,a", "no file"),
     ],
 )
@@ -203,9 +203,7 @@ def test_cures_of_csv_files_end_their_errors(tmp_path):
     assert len(pairs_of(file)) == 1
     for header in ("first,second", "image1;image 2", "sep=;", "my_image1,image2"):
         file.write_text(f"{header}\n{good}")
-        with pytest.raises(
-            DataError, match="Name the columns of the two files of each pair image1 and image2"
-        ) as caught:
+        with pytest.raises(DataError, match="Name the columns image1 and image2 there") as caught:
             pairs_of(file)
         assert repr(header) in str(caught.value)
     file.write_text(f"image1,image2\n{good}")

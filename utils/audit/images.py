@@ -103,7 +103,7 @@ class Audit:
         small = [f"{name} ({count})" for name, count in self.small_classes().items()]
         cure = f"Fewer than {SPLITTABLE} different images are too few for validation and test: add images."
         yield "Small classes", small, cure
-        counts = np.bincount(self.folder.labels)
+        counts = np.bincount(self.folder.labels, minlength=len(self.folder.classes))
         few = np.flatnonzero(counts * 10 <= counts.max())
         largest = f"The largest class, {self.folder.classes[counts.argmax()]}, has {counts.max()} images"
         unequal = [f"{self.folder.classes[label]} ({counts[label]})" for label in few]

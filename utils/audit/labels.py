@@ -93,7 +93,7 @@ def find_suspects(trained: Trained, splits: Splits) -> Suspects:
     judged = unseen[np.bincount(labels)[labels] > 1]
     embeddings = embed_images(trained.network, splits.pixels, judged, trained.config, trained.runtime).numpy()
     root = splits.folder.root
-    files = np.array([Path(splits.folder.paths[index]).relative_to(root).as_posix() for index in judged])
+    files = np.array(splits.folder.names)[judged]
     names = np.array(splits.folder.classes)[splits.folder.labels[judged]]
     return Suspects(root, judge_labels(embeddings, names, files), len(splits.train), len(unseen) - len(judged))
 

@@ -50,13 +50,27 @@ class ImageFolder:
     """How many files and folders do not count, by their ending in small letters, as {".cr2": 12}, or by what they are:
     "no ending", "hidden", "subfolders" of a class, "broken links", "no files" (pipes and devices), ".jpg beside the
     class folders" (or another), and the names of SYSTEM_FOLDERS."""
+    corrections: dict[str, str | None] = field(default_factory=dict, repr=False)
+    """By "class/file": the actual class of images that have another one than their folder, as `labels` say; None for
+    images that were left out, which are not among the N."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files below `root`, as "class/file"."""
+        return tuple("/".join(path.split(os.sep)[-2:]) for path in self.paths)
 
     def report(self) -> str:
         """Describe the folder in lines: counts, what was skipped, classes of a single image."""
         lines = [f"{len(self.paths)} images of {len(self.classes)} classes in {self.root}"]
         if self.skipped:
             lines.append(f"skipped: {counted(self.skipped)}")
+        if self.corrections:
+            dropped = sum(name is None for name in self.corrections.values())
+            lines.append(f"corrections: {len(self.corrections) - dropped} of another class, {dropped} left out")
         counts = np.bincount(self.labels, minlength=len(self.classes))
+        empty = np.array(self.classes)[counts == 0]
+        if len(empty):
+            lines.append(f"No image is left of {listed(empty)}")
         single = np.array(self.classes)[counts == 1]
         if len(single):
             lines.append(f"A single image, so a negative only: {listed(single)}")
@@ -265,10 +279,10 @@ def list_unreadable(folder: ImageFolder, unreadable: dict[int, str]) -> pd.DataF
     if unreadable and FIRST:
         few = listed(names, shown=5)
         print(f"{len(rows)} of {len(folder.paths)} images cannot be read and are left out: {few}.")
-        readable = np.delete(folder.labels, list(unreadable))
-        lost = np.delete(folder.classes, np.unique(readable))
-        if len(lost):
-            print(f"No image is left of {listed(lost)}.")
+    readable = np.delete(folder.labels, list(unreadable))
+    lost = np.delete(folder.classes, np.unique(readable))
+    if len(lost) and FIRST:
+        print(f"No image is left of {listed(lost)}.")
     return pd.DataFrame(rows, columns=["file", "cause"])
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from ..config import Config
 from ..device import FIRST
 from .cache import Decoder, open_pixels
+from .corrections import apply_corrections
 from .duplicates import joined, names_of, near_duplicates
 from .images import ImageFolder, check_readable, list_unreadable, listed, one_form, scan
 from .reading import DataError, stored_size
@@ -114,10 +114,12 @@ def load_splits(config: Config) -> Splits:
 def load_images(config: Config) -> tuple[ImageFolder, Decoder, np.ndarray]:
     """Return the images of `data_path`, their pixels, and the groups of `near_duplicates`, int64 (N,).
 
+    `corrections` are applied: images have their actual classes, and those that are left out are not among them.
+
     Raises:
         DataError: The folder cannot be used.
     """
-    folder = scan(config.data_path)
+    folder = apply_corrections(scan(config.data_path), config.corrections)
     show = config.hyperparameters.verbose
     size = stored_size(config.image)
     workers = config.hyperparameters.num_workers
@@ -301,12 +303,17 @@ def draw_pairs(indices: np.ndarray, labels: np.ndarray, iterations: int, random:
     return Pairs(np.tile(first, iterations), np.concatenate(seconds), np.tile(kinds, iterations))
 
 
-def pairs_of_files(files) -> Pairs:
-    """Turn P pairs of image files, tuples of two paths, into Pairs: equal paths have one index, a class is a folder."""
+def pairs_of_files(files, folder_of=os.path.dirname) -> Pairs:
+    """Turn P pairs of image files, tuples of two paths, into Pairs: equal paths have one index.
+
+    Args:
+        files: The pairs.
+        folder_of: From the path of an image to the folder of its class, as `Corrections.folder_of`.
+    """
     paths = np.array(files, str).reshape(-1, 2)
     _, rows = np.unique(paths, return_inverse=True)
     first, second = rows.reshape(-1, 2).T
-    labels = [Path(path1).parent != Path(path2).parent for path1, path2 in paths]
+    labels = [folder_of(path1) != folder_of(path2) for path1, path2 in paths]
     return Pairs(first, second, np.array(labels, np.int64))
 
 

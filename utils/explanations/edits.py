@@ -1,7 +1,7 @@
 """Edits that are checked: the smallest change of the images that flips the decision, by running the network again."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -41,6 +41,8 @@ class Edit:
     """Names of the references nearest to each image before the change, nearest first; None without references."""
     nearest_after: tuple[tuple[str, ...], tuple[str, ...]] | None = None
     """The same after the change."""
+    corrected: dict[str, str] = field(default_factory=dict)
+    """Of the references, as `References` has it."""
 
     @property
     def before(self) -> float:
@@ -75,7 +77,8 @@ class Edit:
         if self.nearest_before is None:
             return text
         for number in numbers:
-            before, after = in_classes(self.nearest_before[number]), in_classes(self.nearest_after[number])
+            before = in_classes(self.nearest_before[number], self.corrected)
+            after = in_classes(self.nearest_after[number], self.corrected)
             text += f" Of the training images nearest to image {number + 1}, {before} before, {after} after."
         return text
 
@@ -127,7 +130,7 @@ def smallest_edit(
         embeddings_after = network(edit.edited)
     before = references.nearest(embeddings[0]), references.nearest(embeddings[1])
     after = references.nearest(embeddings_after[0]), references.nearest(embeddings_after[1])
-    return replace(edit, nearest_before=before, nearest_after=after)
+    return replace(edit, nearest_before=before, nearest_after=after, corrected=references.corrected)
 
 
 def _cost(edit: Edit):
@@ -183,10 +186,10 @@ def _replace_region(network, explanation, donor, references) -> Edit:
 
 def _look_like(goal, embeddings, references):
     """Whether embeddings (N, D) are nearest to references of the class that `goal` (D,) is nearest to: bool (N,)."""
-    wanted, _ = most_frequent_class(references.nearest(goal))
+    wanted, _ = most_frequent_class(references.nearest(goal), references.corrected)
     alike = []
     for embedding in embeddings:
-        name, _ = most_frequent_class(references.nearest(embedding))
+        name, _ = most_frequent_class(references.nearest(embedding), references.corrected)
         alike.append(name == wanted)
     return torch.tensor(alike, device=embeddings.device)
 

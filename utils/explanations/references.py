@@ -1,7 +1,7 @@
 """Reference images: what pairs are contrasted with, and what their images look like."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -23,6 +23,8 @@ class References:
     """Float32 (R, D), of length 1."""
     names: tuple[str, ...] = ()
     """Of the images, "class/file"; empty where they have none."""
+    corrected: dict[str, str] = field(default_factory=dict)
+    """By name: the actual class of images that are of another one than their name says."""
 
     def __post_init__(self):
         embeddings, names = self.embeddings, self.names
@@ -63,13 +65,18 @@ def embed_references(network: Explainable, images, names=()) -> References:
     return References(embeddings.float(), tuple(names))
 
 
-def most_frequent_class(names) -> tuple[str, int]:
+def class_of(name: str, corrected: dict[str, str]) -> str:
+    """Return the actual class of an image named "class/file", as `References.corrected` has it."""
+    return corrected.get(name, name.split("/")[0])
+
+
+def most_frequent_class(names, corrected: dict[str, str]) -> tuple[str, int]:
     """Return the most frequent class among names "class/file", the first of equally frequent ones, and its count."""
-    classes = [name.split("/")[0] for name in names]
+    classes = [class_of(name, corrected) for name in names]
     return Counter(classes).most_common(1)[0]
 
 
-def in_classes(names) -> str:
+def in_classes(names, corrected: dict[str, str]) -> str:
     """Return how many names "class/file" are of the most frequent class, in words: "4 of 5 are rose"."""
-    name, count = most_frequent_class(names)
+    name, count = most_frequent_class(names, corrected)
     return f"{count} of {len(names)} {'is' if count == 1 else 'are'} {name}"

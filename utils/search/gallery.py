@@ -4,7 +4,7 @@ import filecmp
 import hashlib
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,8 @@ class Gallery:
     """float32 (N, D), of length 1."""
     unreadable: dict[str, str]
     """Files that could not be decoded, with the cause; they are not among the N."""
+    folders: dict[str, Path] = field(default_factory=dict)
+    """By file: the folder of its actual class, where that is not the folder that holds it."""
 
     def __len__(self):
         return len(self.paths)
@@ -58,8 +60,15 @@ class Gallery:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The folder below `root` that holds each image; "" for those in `root` itself."""
-        return tuple(name.rpartition("/")[0] for name in self.names)
+        """The folder below `root` that holds each image, or that of its corrected class; "" for those in `root`."""
+        classes = []
+        for path in self.paths:
+            folder = self.folders.get(path, Path(path).parent)
+            name = ""
+            if folder != self.root and folder.is_relative_to(self.root):
+                name = folder.relative_to(self.root).as_posix()
+            classes.append(name)
+        return tuple(classes)
 
     def save(self, folder):
         """Write embeddings.npy, and names.csv with the name and class of each row, as any vector database reads them.
@@ -102,13 +111,21 @@ def gallery(trained: Trained | FromFiles, source=None) -> Gallery:
     with together() as group:
         if rank() == 0 and paths is None:
             paths = _images_of(root)
+            if isinstance(trained, Trained):
+                paths = _without_dropped(trained, root, paths)
         paths = from_first(paths, group)
         embeddings, unreadable = embed_files(trained, paths, name, group)
     readable = tuple(path for path in paths if path not in unreadable)
     if not readable:
         cause = f"none of its {len(paths)} images can be decoded; the first: {unreadable[paths[0]]}"
         raise DataError(f"{root}: {cause}. Replace them, or name another folder.")
-    return Gallery(root, readable, embeddings, unreadable)
+    folders = {}
+    if isinstance(trained, Trained):
+        for path in readable:
+            folder = trained.corrections.folder_of(path)
+            if folder != Path(path).parent:
+                folders[path] = folder
+    return Gallery(root, readable, embeddings, unreadable, folders)
 
 
 def most_similar(
@@ -238,6 +255,20 @@ def _images_of(root) -> list[str]:
         raise DataError(f"{root} holds no image (skipped: {counted(skipped)}): name a folder with some, {endings}.")
     print_skipped(root, skipped)
     return paths
+
+
+def _without_dropped(trained, root, paths) -> list[str]:
+    """Leave out the images that `corrections` drop, and print how many.
+
+    Raises:
+        DataError: No image is left.
+    """
+    kept = [path for path in paths if not trained.corrections.drops(path)]
+    if not kept:
+        raise DataError(f"{root}: `corrections` drop all its images: name another folder.")
+    if len(kept) < len(paths):
+        print(printable(f"{root}: left out, as corrections say: {len(paths) - len(kept)}"))
+    return kept
 
 
 def embed_files(trained: Trained | FromFiles, paths, name: str, group=None) -> tuple[np.ndarray, dict[str, str]]:

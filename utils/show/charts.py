@@ -216,7 +216,7 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
     grid = drawing.subplots(len(shown), columns, squeeze=False)
     for row, group in enumerate(shown):
         for axes, index in zip(grid[row], group, strict=False):
-            _show_file(axes, Path(folder.paths[index]), value_range, framed=row < len(wrong))
+            _show_file(axes, folder, index, value_range, framed=row < len(wrong))
         for axes in grid[row, len(group) :]:
             axes.set_axis_off()
         if len(group) > columns:
@@ -230,10 +230,12 @@ def duplicates_figure(folder: ImageFolder, duplicates: np.ndarray, rows=6, colum
     return finished(drawing, "duplicates")
 
 
-def _show_file(axes, path, value_range, framed):
+def _show_file(axes, folder, index, value_range, framed):
     """Show an image with its class and file below, in a frame where its label is incorrect."""
+    path = folder.paths[index]
     show(axes, photo(path, value_range))
-    axes.set_xlabel(f"{named(path.parent.name, 20)}\n{named(path.name, 20)}")
+    label = folder.classes[folder.labels[index]]
+    axes.set_xlabel(f"{named(label, 20)}\n{named(Path(path).name, 20)}")
     if framed:
         axes.xaxis.label.set_color(WRONG)
         axes.spines[:].set(color=WRONG, linewidth=3)

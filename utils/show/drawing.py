@@ -79,7 +79,7 @@ class Drawing(Figure):
     def _repr_jpeg_(self):  # half as large as PNG, so that executed notebooks stay small
         """Return the figure for a cell at RETINA times its resolution, and the size that it has on the screen."""
         file = io.BytesIO()
-        self.savefig(file, format="jpeg", dpi=RETINA * INLINE_DPI, bbox_inches="tight", pil_kwargs={"quality": 66})
+        self.savefig(file, format="jpeg", dpi=RETINA * INLINE_DPI, bbox_inches="tight", pil_kwargs={"quality": 58})
         width, height = Image.open(file).size
         return file.getvalue(), {"width": round(width / RETINA), "height": round(height / RETINA)}
 

@@ -286,8 +286,8 @@ def edit_figure(edit: Edit):
     columns = 3 if third_image else 2
     drawing = Drawing(3.3 * columns, 8)
     grid = drawing.subplots(2, columns)
-    _show_with_nearest(grid[0], pixels(pair.images[0], pair), edit.nearest_before)
-    _show_with_nearest(grid[1], pixels(edit.edited, pair), edit.nearest_after)
+    _show_with_nearest(grid[0], pixels(pair.images[0], pair), edit.nearest_before, edit.corrected)
+    _show_with_nearest(grid[1], pixels(edit.edited, pair), edit.nearest_after, edit.corrected)
     for image in range(2):
         grid[0, image].set_title(f"image {image + 1}")
         _outline(grid[1, image], edit.regions[image], "white")
@@ -306,11 +306,11 @@ def edit_figure(edit: Edit):
     return finished_pair(drawing, pair, "edit", title, text, pair.method, pair.layer)
 
 
-def _show_with_nearest(row, images, nearest):
+def _show_with_nearest(row, images, nearest, corrected):
     for number, image in enumerate(images):
         show(row[number], image)
         if nearest is not None:
-            classes = wrapped(f"nearest training images: {in_classes(nearest[number])}", 46)
+            classes = wrapped(f"nearest training images: {in_classes(nearest[number], corrected)}", 46)
             row[number].set_xlabel(f"{classes}\n{named(f'the very nearest: {nearest[number][0]}', 46)}")
 
 

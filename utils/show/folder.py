@@ -1,6 +1,5 @@
 """Many pairs to files: maps as pictures and numbers, scores in one table. A run that was stopped continues."""
 
-import codecs
 import json
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..data.images import SUBFOLDERS, actual_path, counted, list_folder, print_skipped
 from ..data.reading import DataError
+from ..data.tables import read_table
 from ..device import from_first, progress, rank, to_first, together, world
 from ..explanations.explanation import Explanation
 from ..files import atomic, write_text
@@ -27,7 +27,6 @@ from .drawing import OPACITY, colours_of, overlay, photos, wrapped
 from .words import KINDS, maps_in_short, remark
 
 COLUMNS = ("image1", "image2")  # of a CSV file of pairs
-DELIMITERS = ",;\t"  # of CSV files; Excel writes the second in most of Europe, and the third for "Unicode text"
 CURE = "give tuples of two image files, a CSV file or two folders."
 MADE_BY = "made_by.json"  # what the maps of a folder were made by
 HEIGHT = 224  # pixels of the images in a picture, at most
@@ -161,7 +160,8 @@ def pairs_of(source) -> list[tuple[str, str]]:
 def _pairs_of_csv(path):
     """The pairs of a CSV file, whose paths are relative to its folder; empty lines are skipped."""
     pairs = []
-    for line, *cells in _read_csv(path).itertuples():
+    table = read_table(path, COLUMNS, "pairs")
+    for line, *cells in table[list(COLUMNS)].itertuples():
         if not any(cells):
             continue
         files = []
@@ -169,38 +169,13 @@ def _pairs_of_csv(path):
             files.append(_file_of(path.parent, cell))
             if files[-1] is None:
                 raise DataError(
-                    f"{path}, line {line + 2}: {column} {cell or 'is empty and'} is no file. Correct or delete the "
+                    f"{path}, line {line}: {column} {cell or 'is empty and'} is no file. Correct or delete the "
                     f"line; paths are relative to {path.parent}, with / between folders."
                 )
         pairs.append(tuple(files))
     if not pairs:
         raise DataError(f"{path} holds no pair: add lines of two files.")
     return pairs
-
-
-def _read_csv(path) -> pd.DataFrame:
-    """The COLUMNS of a CSV file in any of the kinds that Excel saves."""
-    try:
-        with open(path, "rb") as file:
-            utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-        encoding = "utf-16" if utf16 else "utf-8-sig"
-        with open(path, encoding=encoding) as file:
-            header = file.readline().strip()
-        for delimiter in DELIMITERS:
-            names = [name.strip('" ') for name in header.split(delimiter)]
-            if set(COLUMNS) <= set(names):
-                columns = [names.index(column) for column in COLUMNS]
-                settings = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False}
-                table = pd.read_csv(path, sep=delimiter, encoding=encoding, usecols=columns, **settings)
-                return table[table.columns[np.argsort(columns)]]
-    except UnicodeDecodeError as error:
-        raise DataError(f'{path} is not UTF-8: save it as "CSV UTF-8" (Excel), or in UTF-8 encoding.') from error
-    except (OSError, pd.errors.ParserError) as error:
-        raise DataError(f"{path} cannot be read as a CSV file of pairs: {error}") from error
-    raise DataError(
-        f"{path} has no columns image1 and image2: its first line is {header!r}. Name the columns of the two files of "
-        "each pair image1 and image2 there, with a comma, a semicolon or a tab between all columns."
-    )
 
 
 def _file_of(folder, cell):
@@ -247,9 +222,10 @@ def _name_of(pair):
 def _made_by(trained, judged, path):
     """What the maps of a folder depend on, as JSON. path: of an image."""
     if isinstance(trained, FromFiles):
-        run, network = "", trained.digest_of(path)
+        run, network, corrections = "", trained.digest_of(path), None
     else:
         run, network = trained.folder.name, network_digest(trained)
+        corrections = trained.corrections.classes or None
     source = trained.source
     calibration, references = [], []
     if source.calibration is not None:
@@ -263,6 +239,7 @@ def _made_by(trained, judged, path):
         "band": list(source.band or ()),
         "calibration": tensors_digest("", calibration),
         "references": tensors_digest("", references),
+        "corrections": corrections,
         "warning": source.warning,
         "judged": judged,
         "explanation": trained.settings.model_dump(mode="json"),

@@ -134,7 +134,7 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
         )
     sentences += [shortcut.sentence() for shortcut in shortcuts.properties if shortcut.sentence()]
     if audit.contradictions():
-        sentences.append("Some pictures are in the folders of two classes: see Images.")
+        sentences.append("Some pictures have two classes: see Images.")
     return sentences + GENERAL
 
 

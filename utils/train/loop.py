@@ -313,6 +313,7 @@ def _save(folder, history, distances, splits, state, config, fingerprint):
             "labels": torch.from_numpy(pairs.labels),
         },
         "classes": list(splits.folder.classes),
+        "corrections": splits.folder.corrections,
     }
     if not history or kept_epoch(history) == len(history):
         runs.save_checkpoint(folder / runs.BEST, content)

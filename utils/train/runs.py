@@ -28,6 +28,7 @@ TRAINING = 5  # raise it when the same settings train in another way, so that no
 FREE_KEYS = {"data_path", "checkpoints_path", "results_path", "explanation", "inference", "cuda", "gpu"}
 FREE_KEYS |= {"cache_path", "gpu_cache_share", "deterministic", "compile"}
 FREE_KEYS |= {"decision", "retrain", "run", "unreadable", "max_megapixels"}
+FREE_KEYS |= {"corrections"}  # their content counts, with the images
 FREE_HYPERPARAMETERS = {"epochs", "verbose", "num_workers"}
 # settings of a trained network that later changes of config.yml cannot change: which images are in which split, ...
 SPLIT_KEYS = ("image", "number_of_iterations", "test_size", "valid_size", "seed")
@@ -89,7 +90,7 @@ def reading(path: Path):
 
 
 def fingerprint_of(config: Config, splits: Splits) -> dict[str, str]:
-    """Return digests of all that a training run depends on: most settings; names and content of the images."""
+    """Return digests of all that a training run depends on: most settings; names, content and corrections of images."""
     return {"settings": settings_digest(config), "images": images_digest(splits)}
 
 
@@ -116,16 +117,19 @@ def settings_digest(config: Config) -> str:
 
 
 def images_digest(splits: Splits) -> str:
-    """Return the digest of the names and content of all readable images, wherever their folder is.
+    """Return the digest of the names, content and corrections of all readable images, wherever their folder is.
 
     No file is read: the digests of the files were computed when they were decoded.
     """
     folder = splits.folder
     images = []
-    for index, content in enumerate(splits.pixels.digests):
-        if index not in splits.pixels.unreadable:
-            name = Path(folder.paths[index]).relative_to(folder.root).as_posix()
-            images.append((name, content))
+    for index, (name, content) in enumerate(zip(folder.names, splits.pixels.digests, strict=True)):
+        if index in splits.pixels.unreadable:
+            continue
+        image = [name, content]
+        if name in folder.corrections:
+            image.append(folder.corrections[name])
+        images.append(image)
     return digest(images)
 
 
@@ -298,7 +302,7 @@ def _named_run(config, fingerprint):
     else:
         print(f"Its training was interrupted after epoch {len(run.history)}.")
     if run.fingerprint["images"] != fingerprint["images"]:
-        print("The images have changed since its training: test pairs may hold training images.")
+        print("The images or their corrections have changed since its training: test pairs may hold training images.")
     return run
 
 

@@ -123,7 +123,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
     inputs = trained.threshold, trained.references
     batches = trained.load_batches(pairs)
     size = len(batches[0])
-    drawn = pairs_of_files(pairs)
+    drawn = pairs_of_files(pairs, trained.corrections.folder_of)
     different = torch.from_numpy(drawn.labels == 1).split(size)
     masks = load_masks(trained.config.data_path, pairs, trained.config.image.size)
     masks = [None] * len(batches) if masks is None else masks.split(size)
