@@ -1,6 +1,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import write_images
 from PIL import Image
@@ -51,7 +52,7 @@ def changed(folder, name, change):
 
 
 def test_no_problems_found(look, folder):
-    assert str(look()).splitlines() == [f"72 images of 3 classes in {folder}", "No problems found."]
+    assert str(look()).splitlines() == [f"72 images of 3 classes in {folder}", "No problems found in the files."]
 
 
 def test_a_class_revealed_by_its_brightness(look, folder):
@@ -136,9 +137,33 @@ def test_small_and_unequal_classes(look, folder):
     assert "Unequal classes (1): few (2). The largest class, a, has 24 images" in str(look())
 
 
-def test_the_command(folder, monkeypatch, capsys):
-    run(monkeypatch, "audit", "--set", f"data_path={folder}", "cache_path=null", "hyperparameters.verbose=False")
-    assert capsys.readouterr().out == f"72 images of 3 classes in {folder}\nNo problems found.\n"
+def test_the_command(folder, monkeypatch, capsys, tmp_path):
+    """Problems, their review by a person, and the corrections that come from it."""
+    (folder / "a" / "broken.png").write_bytes(b"no image")
+    file = tmp_path / "corrections.csv"
+    file.write_text("image,class,by,note\n")
+    settings = "--set", f"data_path={folder}", "cache_path=null", f"results_path={tmp_path}", f"corrections={file}"
+    run(monkeypatch, "audit", *settings)
+    shown = capsys.readouterr().out
+    for text in (
+        f"73 images of 3 classes in {folder}",
+        "Cannot be read (1)",
+        "72 of 73 labels were judged",
+        "review.html",
+    ):
+        assert text in shown
+    assert "to review: " in (tmp_path / "review.html").read_text()
+    table = pd.read_csv(tmp_path / "problems.csv")
+    assert table["image"].iloc[0] == "a/broken.png"
+    reviewed = table[["image", "problem", "suggestion"]].assign(decision="wrong", note="", by="me")
+    reviewed.to_csv(tmp_path / "saved.csv", index=False)
+    run(monkeypatch, "audit", "--apply", str(tmp_path / "saved.csv"), *settings)
+    corrected = pd.read_csv(file).set_index("image")["class"]
+    assert corrected["a/broken.png"] == "drop"
+    assert len(corrected) == len(table)
+    capsys.readouterr()
+    run(monkeypatch, "audit", *settings)
+    assert "Cannot be read" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="data_path: nowhere is not a folder"):
         run(monkeypatch, "audit", "--set", "data_path=nowhere")
 

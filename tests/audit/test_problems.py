@@ -42,7 +42,7 @@ def test_every_problem_has_a_row(make_config, folder, tmp_path):
     assert table.index[table["problem"] == "label"].min() > table.index[table["problem"] != "label"].max()
     problems.write(tmp_path)
     assert len(pd.read_csv(tmp_path / "problems.csv")) == len(table)
-    for text in ("33 of 34 labels were judged", "embedding of tf_efficientnet_lite0", "near-duplicate: 1"):
+    for text in ("33 of 34 labels were judged", "embedding of tf_efficientnet_lite0", "Look like another class: "):
         assert text in str(problems)
 
 

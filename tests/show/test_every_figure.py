@@ -145,6 +145,7 @@ def identified_folder(blind, folder):
 @pytest.mark.parametrize("name", sorted(SHOWN - OF_NO_NETWORK - OF_NUMBERS))
 def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monkeypatch):
     trained, explanation, pair = blind.trained, blind.explanation, blind.pair
+    data = trained.config.data_path
     shown = {
         "edit_figure": lambda show: show(smallest_edit(trained.network, pair)),
         "explain_folder": lambda _: explained_folder(blind, tmp_path / "out", monkeypatch),
@@ -159,6 +160,7 @@ def test_each_says_that_the_network_may_know_nothing(blind, name, tmp_path, monk
         "plane": lambda show: show(trained, gallery(trained), dataset_map(gallery(trained).embeddings)),
         "region_figure": lambda show: show(ask(trained.network, decompose(trained.network, pair), (0, 0, 0.5, 0.5))),
         "report": lambda _: report_of(blind),
+        "review": lambda show: show(suspects_of(trained, blind.splits).problems(), data, warning=trained.warning),
         "suspects_figure": lambda show: show(trained, suspects_of(trained, blind.splits)),
         "view": lambda show: show(pair),
     }

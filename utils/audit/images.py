@@ -87,7 +87,7 @@ class Audit:
             if places:
                 lines.append(f"{problem} ({len(places)}): {listed(places)}. {cure}")
         if len(lines) == 1:
-            lines.append("No problems found.")
+            lines.append("No problems found in the files.")
         return printable("\n".join(lines))
 
     def _problems(self):

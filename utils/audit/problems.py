@@ -47,9 +47,8 @@ class Problems:
         write_text(Path(folder) / "problems.csv", self.table.to_csv(index=False))
 
     def __str__(self):
-        counts = self.table["problem"].value_counts(sort=False)
-        listed = ", ".join(f"{kind}: {count}" for kind, count in counts.items()) or "none"
-        return printable(f"{self.audit}\n{self.judged}\nProblems of images: {listed}")
+        suspected = (self.table["problem"] == "label").sum()
+        return printable(f"{self.audit}\n{self.judged} Look like another class: {suspected}.")
 
 
 def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
@@ -75,7 +74,7 @@ def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
     rows = _rows_of_audit(audit)
     readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
     judged = _judgeable(readable, folder.labels, duplicates)
-    words = f"{len(judged)} of {len(folder.paths)} labels were judged by five-fold cross-validation"
+    words = f"{len(judged)} of {len(folder.paths)} labels were judged by cross-validation"
     if len(np.unique(folder.labels[judged])) < 2:
         words = f"No label was judged: that needs two classes of at least {FOLDS} different images each."
     else:
