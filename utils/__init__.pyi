@@ -1,6 +1,7 @@
 from .audit.diagnosis import diagnose as diagnose
 from .audit.images import audit_images as audit_images
 from .audit.labels import find_suspects as find_suspects
+from .audit.labels import pairs_to_review as pairs_to_review
 from .audit.problems import Problems as Problems
 from .audit.problems import find_problems as find_problems
 from .audit.shortcuts import find_shortcuts as find_shortcuts

@@ -10,7 +10,9 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from sklearn.neighbors import KNeighborsClassifier
 
+from ..data.corrections import DROP
 from ..data.splits import Splits
+from ..explanations.explanation import Explanation
 from ..files import write_text
 from ..train.evaluation import embed_images
 from ..trained import Trained
@@ -80,6 +82,29 @@ class Suspects:
         if self.single:
             text += f"\n{self.single} could not be judged: no other image of their class was."
         return text
+
+
+def pairs_to_review(explanation: Explanation, root) -> pd.DataFrame:
+    """Return both images of each pair as a table of problems, as `find_problems` makes it, for `review`.
+
+    An image that is decided "same" as one of another class may be of that class; one that is "different" from its class
+    may be none of it. What is suggested is the class of the other image, or to drop the image.
+
+    Args:
+        explanation: Of pairs of image files of the dataset: `worst_mistakes`, or `most_uncertain`.
+        root: The folder of the dataset.
+    """
+    rows = []
+    for index, pair in enumerate(explanation):
+        classes = pair.classes()
+        if classes is None:
+            raise ValueError(f"pair {index}: its classes are not known, so its labels cannot be reviewed")
+        names = [Path(path).relative_to(root).as_posix() for path in pair.source.paths[0]]
+        evidence = f"{pair.decision()} (similarity {pair.similarity[0]:.2f}); {pair.classes_in_words()}"
+        for own, other in ((0, 1), (1, 0)):
+            suggestion = classes[other] if classes[0] != classes[1] else DROP
+            rows.append((names[own], "label", evidence, suggestion, names[other]))
+    return pd.DataFrame(rows, columns=list(PROBLEM_COLUMNS)).drop_duplicates("image", ignore_index=True)
 
 
 def find_suspects(trained: Trained, splits: Splits) -> Suspects:

@@ -12,6 +12,7 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from ..config import Config
+from ..data.corrections import DROP
 from ..data.duplicates import groups_of_several
 from ..data.images import ImageFolder
 from ..data.splits import load_images
@@ -24,7 +25,6 @@ from ..train.evaluation import embed_images
 from .images import Audit, audit_images
 
 COLUMNS = ("image", "problem", "evidence", "suggestion", "beside")
-DROP = "drop"  # the suggestion for an image that should not be used
 FOLDS = 5  # and the least number of different images of a class whose labels are judged
 STRENGTH = 10  # inverse of the regularisation of the linear head: 1 and 100 found fewer flipped labels
 

@@ -34,7 +34,7 @@ from .words import maps_in_short
 
 CANDIDATES = 3  # that are shown
 COLUMN = 30  # characters that fit the column of an image
-THUMBNAIL = 128  # pixels of images on the page
+THUMBNAIL = 96  # pixels of images on the page
 EXPLAINED = 10  # images of a page whose choice is explained
 
 

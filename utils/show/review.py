@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from ..audit.problems import COLUMNS, DROP
+from ..audit.problems import COLUMNS
+from ..data.corrections import DROP
 from ..data.reading import DataError
 from ..files import printable
 from .drawing import photo, shrunk
