@@ -114,8 +114,8 @@ def judge_out_of_sample(embeddings: np.ndarray, folder: ImageFolder, indices, gr
         label, suggestion = folder.classes[labels[number]], folder.classes[present[predicted[number]]]
         of_class = np.flatnonzero(codes == predicted[number])
         nearest = of_class[euclidean_distances(embeddings[number][None], embeddings[of_class]).argmin()]
-        evidence = f"looks like {suggestion} (probability {probabilities[number, predicted[number]]:.2f}); "
-        evidence += f"that it is {label} has {quality[number]:.2f}"
+        evidence = f"looks like {suggestion} (probability {probabilities[number, predicted[number]]:.2f}), "
+        evidence += f"less like {label} ({quality[number]:.2f})"
         image, beside = _name(folder, indices[number]), _name(folder, indices[nearest])
         rows.append(dict(zip(COLUMNS, (image, "label", evidence, suggestion, beside), strict=True)))
     return rows
