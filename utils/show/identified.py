@@ -13,7 +13,7 @@ from ..device import progress
 from ..explanations.choice import Choice
 from ..files import printable, write_text
 from ..search.gallery import gallery
-from ..search.identify import Identification, identify_all, search_rule, why
+from ..search.identify import Identification, classes_of, identify_all, search_rule, why
 from ..trained import Trained
 from ..trust.faithfulness import ChoiceVerdict, judge_choice
 from .drawing import (
@@ -172,7 +172,7 @@ def _page(trained, results, searched, images, rule, explained) -> str:
     counts = ", ".join(f"{name}: {count}" for name, count in decisions.most_common())
     title = f"{len(results)} images identified among {len(images)}"
     intro = [
-        f"{len(set(images.classes))} classes in {images.root}. Accepted: {rule}.",
+        f"{len(set(classes_of(images)))} classes in {images.root}. Accepted: {rule}.",
         f"{counts}.",
         "The least certain images come first. A class stands with the mean similarity to its nearest images.",
     ]
