@@ -1,6 +1,7 @@
 """Images identified in a gallery: a figure of one, and a table and a page of many."""
 
 import hashlib
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
@@ -94,8 +95,10 @@ def identification_figure(
         if verdict is not None:
             caption += f"\n{verdict.sentence()}"
     set_texts(drawing, title, caption)
-    digest = hashlib.blake2b(identification.sentence().encode(), digest_size=4).hexdigest()
-    name = f"identified_{Path(identification.path).stem[:24]}_{digest}"
+    shown = printable(identification.path), identification.sentence()
+    digest = hashlib.blake2b(repr(shown).encode(), digest_size=4).hexdigest()
+    stem = re.sub(r"[^\w.-]+", "_", Path(identification.path).stem)[:24]
+    name = f"identified_{stem}_{digest}"
     return finished(drawing, name, identification.warning)
 
 
