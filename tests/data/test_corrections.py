@@ -478,3 +478,18 @@ def test_a_file_that_cannot_be_used_is_not_overwritten(folder, tmp_path, file):
     review.write_text("image,problem\n")
     assert "image, problem, suggestion and decision" in message_of(apply_review, review, file, folder)
     assert "cannot be read" in message_of(apply_review, tmp_path / "absent.csv", tmp_path / "new.csv", folder)
+
+
+def test_a_delimiter_in_the_name_of_a_column(folder, file):
+    file.write_text('image,"note, free",class\na/0.png,"clear, to me",b\n')
+    assert read_corrections(file, folder) == {"a/0.png": "b"}
+
+
+def test_bytes_of_a_name_that_are_not_text_as_tables_write_them(folder, tmp_path, file):
+    odd = folder.root / "a" / "\udcff.png"
+    os.rename(folder.paths[0], odd)
+    folder = scan(folder.root)
+    review = tmp_path / "review.csv"
+    review.write_text(REVIEW + "a/\\udcff.png,label,b,wrong,,me\n")
+    apply_review(review, file, folder)
+    assert read_corrections(file, folder) == {"a/\udcff.png": "b"}

@@ -113,3 +113,12 @@ def test_its_verdict_is_that_of_plain_loops():
     assert sorted(verdict.blind.decisive[:, 0].tolist()) == pytest.approx(expected, abs=1e-5)
     lost = margins(network(image[None]), GREEN, RED) - margins(network(hidden[None]), GREEN, RED)
     assert verdict.span.decisive.item() == pytest.approx(lost.item(), abs=1e-5)
+
+
+def test_a_verdict_takes_62_passes(monkeypatch):
+    network = Coloured()
+    choice = choose(network, half_green_half_red(), GREEN, RED)
+    seen = []
+    monkeypatch.setattr(network, "forward", lambda batch: seen.append(len(batch)) or Coloured.forward(network, batch))
+    judge_choice(network, choice)
+    assert f"in {sum(seen)} passes of one image" in judge_choice.__doc__

@@ -89,3 +89,21 @@ def test_a_folder_that_is_missing(calibrated, folders, tmp_path):
     with pytest.raises(DataError, match="absent is not a folder"):
         identify_folder(calibrated, folders[0], tmp_path / "absent", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_page_counts_the_files_of_a_gallery_without_folders_as_classes(calibrated, folders, tmp_path):
+    write_images(tmp_path / "flat", 4)
+    identify_folder(calibrated, folders[0], tmp_path / "flat", tmp_path / "out", 0.2, explained=0)
+    assert "4 classes in " in (tmp_path / "out" / "identified.html").read_text()
+
+
+def test_figures_of_two_files_have_two_names(calibrated, tmp_path):
+    images = gallery(calibrated)
+    names = set()
+    for folder in "ab":
+        path = tmp_path / folder / 'x\n"1".png'
+        path.parent.mkdir()
+        shutil.copy(images.paths[0], path)
+        names.add(identification_figure(calibrated, identify(calibrated, path, images, 0.2)).get_label())
+    assert len(names) == 2
+    assert all(name.startswith("identified_x_1__") for name in names)

@@ -154,8 +154,10 @@ class _Reader:
 
 
 def _spellings(names) -> dict[str, str]:
-    """Names by themselves and by their Unicode form."""
+    """Names by themselves, as `write_text` writes them, and by their Unicode form."""
     spellings = {one_form(name): name for name in names}
+    for name in names:
+        spellings.setdefault(name.encode(errors="backslashreplace").decode(), name)
     for name in names:
         spellings[name] = name  # of two files whose names differ only in their form, each is found
     return spellings

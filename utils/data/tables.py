@@ -31,7 +31,7 @@ def read_table(path, columns, content: str) -> pd.DataFrame:
         text = _decoded(Path(path).read_bytes())
         header = io.StringIO(text, newline=None).readline().strip()
         for delimiter in DELIMITERS:
-            names = [name.strip('" ') for name in header.split(delimiter)]
+            names = [name.strip('" ') for name in next(csv.reader([header], delimiter=delimiter), [])]
             if set(columns) <= set(names):
                 table = _rows(path, text, names, delimiter)
                 return table.loc[:, ~table.columns.duplicated()]

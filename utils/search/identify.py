@@ -134,7 +134,7 @@ def search_rule(trained: Trained, images: Gallery, fpir: float | None = None) ->
     embeddings = embed_images(trained.network, splits.pixels, splits.valid, trained.config, trained.runtime).numpy()
     count = _choose_neighbours(embeddings, splits.folder.labels[splits.valid], splits.groups[splits.valid])
     names = np.array(splits.folder.classes)[splits.folder.labels[splits.valid]]
-    classes, codes = np.unique(_classes_of(images), return_inverse=True)
+    classes, codes = np.unique(classes_of(images), return_inverse=True)
     distances = euclidean_distances(embeddings, images.embeddings)
     distances[names[:, None] == classes[codes]] = np.inf
     nearest = class_distances(distances, codes, count).min(axis=1)
@@ -169,8 +169,8 @@ def _choose_neighbours(embeddings, labels, groups) -> int:
     return NEIGHBOURS[int(np.argmax(rates))]
 
 
-def _classes_of(images) -> list[str]:
-    """The class of each image of a gallery: its folder; in the gallery's own folder each file is a class of its own."""
+def classes_of(images: Gallery) -> list[str]:
+    """Return the class of each image of a gallery: its folder, or its own file in the gallery's own folder."""
     return [own or name for own, name in zip(images.classes, images.names, strict=True)]
 
 
@@ -222,7 +222,7 @@ def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: Sea
     Raises:
         DataError: The gallery holds nothing but copies of an image.
     """
-    classes, codes = np.unique(_classes_of(images), return_inverse=True)
+    classes, codes = np.unique(classes_of(images), return_inverse=True)
     distances = euclidean_distances(embeddings, images.embeddings)
     for query, index in np.argwhere(distances < COPY):
         if filecmp.cmp(paths[query], images.paths[index], shallow=False):

@@ -1,6 +1,7 @@
 """Images identified in a gallery: a figure of one, and a table and a page of many."""
 
 import hashlib
+import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from html import escape
@@ -13,7 +14,7 @@ from ..device import progress
 from ..explanations.choice import Choice
 from ..files import printable, write_text
 from ..search.gallery import gallery
-from ..search.identify import Identification, identify_all, search_rule, why
+from ..search.identify import Identification, classes_of, identify_all, search_rule, why
 from ..trained import Trained
 from ..trust.faithfulness import ChoiceVerdict, judge_choice
 from .drawing import (
@@ -94,8 +95,10 @@ def identification_figure(
         if verdict is not None:
             caption += f"\n{verdict.sentence()}"
     set_texts(drawing, title, caption)
-    digest = hashlib.blake2b(identification.sentence().encode(), digest_size=4).hexdigest()
-    name = f"identified_{Path(identification.path).stem[:24]}_{digest}"
+    shown = printable(identification.path), identification.sentence()
+    digest = hashlib.blake2b(repr(shown).encode(), digest_size=4).hexdigest()
+    stem = re.sub(r"[^\w.-]+", "_", Path(identification.path).stem)[:24]
+    name = f"identified_{stem}_{digest}"
     return finished(drawing, name, identification.warning)
 
 
@@ -172,7 +175,7 @@ def _page(trained, results, searched, images, rule, explained) -> str:
     counts = ", ".join(f"{name}: {count}" for name, count in decisions.most_common())
     title = f"{len(results)} images identified among {len(images)}"
     intro = [
-        f"{len(set(images.classes))} classes in {images.root}. Accepted: {rule}.",
+        f"{len(set(classes_of(images)))} classes in {images.root}. Accepted: {rule}.",
         f"{counts}.",
         "The least certain images come first. A class stands with the mean similarity to its nearest images.",
     ]

@@ -343,7 +343,7 @@ class ChoiceVerdict(Verdict):
 
 @torch.no_grad()
 def judge_choice(network: Explainable, choice: Choice, seed=0) -> ChoiceVerdict:
-    """Compare the map of a choice with maps that ignore the network, in 64 passes of one image.
+    """Compare the map of a choice with maps that ignore the network, in 62 passes of one image.
 
     Args:
         network: The network that was explained.
