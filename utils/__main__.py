@@ -124,8 +124,9 @@ def search(options):
 def identify(options):
     """Say of each image of a folder which class of a gallery it is of, or that it is unknown: a table and a page."""
     trained = utils.load_trained(utils.load_config(options.config, options.set))
-    table = utils.identify_folder(trained, options.images, options.gallery, options.out)
-    print(f"{len(table)} images: {options.out}/identified.csv, {options.out}/identified.html")
+    out = options.out or trained.config.results_path / "identified"
+    table = utils.identify_folder(trained, options.images, options.gallery, out)
+    print(f"{len(table)} images: {out}/identified.csv, {out}/identified.html")
 
 
 def report(options):
@@ -211,7 +212,7 @@ def _parser():
     command = add_with_config(identify)
     command.add_argument("images", help="folder of the images that are identified")
     command.add_argument("--gallery", required=True, help="folder of known images, with a folder for each class")
-    command.add_argument("--out", default="results/identified", help="folder that is written to (default: %(default)s)")
+    command.add_argument("--out", help="folder that is written to (default: identified in results_path)")
     add_with_config(report)
     command = add_with_config(lab)
     command.add_argument("notebooks", nargs="*", type=Path, help="default: all of the project")

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from utils import review
 from utils.audit.labels import COLUMNS, find_suspects, judge_labels, pairs_to_review
@@ -162,18 +163,19 @@ def test_table_pairs_and_file(trained, tmp_path):
     assert written["quality"].is_monotonic_increasing
 
 
-def test_pairs_and_suspects_as_problems(calibrated):
+def test_mistakes_and_suspects_as_problems(calibrated):
     splits = calibrated.load_splits()
     root, paths = splits.folder.root, splits.folder.paths
     names = [str(path).removeprefix(f"{root}/") for path in paths]
     explanation = calibrated.explain((paths[0], paths[-1]), (paths[0], paths[1]))  # blue and red, both blue
-    table = pairs_to_review(explanation, root)
-    assert table["image"].tolist() == [names[0], names[-1], names[1]]  # each image once
-    assert table["suggestion"].tolist() == ["red", "blue", "drop"]
-    assert table["beside"].tolist() == [names[-1], names[0], names[0]]
+    assert pairs_to_review(explanation, root).empty  # both are decided correctly
+    incorrect = replace(explanation, distance=torch.tensor([0.0, 2.0]))
+    table = pairs_to_review(incorrect, root)
+    assert table["image"].tolist() == [names[0], names[-1], names[0], names[1]]
+    assert table["class"].tolist() == ["blue", "red", "blue", "blue"]
+    assert table["suggestion"].tolist() == ["red", "blue", "drop", "drop"]
+    assert table["beside"].tolist() == [names[-1], names[0], names[1], names[0]]
     assert table["evidence"][2].endswith("both are blue")
-    assert "problem" in review(table, root).title.lower()
+    assert review(table, root).title == "Problems to review: 3"  # each image once
     suspects = find_suspects(calibrated, splits)
     assert suspects.problems()["image"].tolist() == suspects.suspected["image"].tolist()
-    with pytest.raises(ValueError, match="classes are not known"):
-        pairs_to_review(replace(explanation, source=replace(explanation.source, classes=None)), root)

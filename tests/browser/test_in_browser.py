@@ -561,11 +561,18 @@ NOTES = "plain", 'commas, "quotes",\nand lines', "Ümläute ß €, 写真, =1+1
 def reviewed(tiny_data, tmp_path):
     """The page of three problems: a label, a near-duplicate, and a file that cannot be read."""
     rows = [
-        ("blue/blue_0.png", "label", "8 of 10 neighbours are of the class red.", "red", "red/red_1.png"),
-        ("green/green_0.png", "near-duplicate", "3 of 64 bits of the hashes differ.", "drop", "green/green_1.png"),
-        ("red/absent.png", "unreadable", "The file cannot be decoded.", "drop", ""),
+        ("blue/blue_0.png", "blue", "label", "8 of 10 neighbours are of the class red.", "red", "red/red_1.png"),
+        (
+            "green/green_0.png",
+            "green",
+            "near-duplicate",
+            "3 of 64 bits of the hashes differ.",
+            "drop",
+            "green/green_1.png",
+        ),
+        ("red/absent.png", "red", "unreadable", "The file cannot be decoded.", "drop", ""),
     ]
-    problems = pd.DataFrame(rows, columns=["image", "problem", "evidence", "suggestion", "beside"])
+    problems = pd.DataFrame(rows, columns=["image", "class", "problem", "evidence", "suggestion", "beside"])
     return saved(review(problems, tiny_data), tmp_path)
 
 
@@ -714,7 +721,7 @@ def test_a_review_shows_the_focus_and_tells_its_progress(reviewed, open_page):
 
 def test_a_review_shows_hostile_names_as_they_are(tiny_data, open_page, tmp_path):
     name, text = HOSTILE
-    row = {"image": name, "problem": "label", "evidence": text, "suggestion": name, "beside": text}
+    row = {"image": name, "class": text, "problem": "label", "evidence": text, "suggestion": name, "beside": text}
     opened = open_page(saved(review(pd.DataFrame([row]), tiny_data), tmp_path))
     assert opened.page.locator("figcaption").all_inner_texts() == [f"this image: {name}", f"for comparison: {text}"]
     assert opened.page.locator(".evidence").inner_text() == text

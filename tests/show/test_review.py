@@ -23,7 +23,8 @@ def content_of(element):
 
 
 def table(*rows):
-    return pd.DataFrame(rows, columns=COLUMNS)
+    """Problems of images in the class of their folder, without it: (image, problem, evidence, suggestion, beside)."""
+    return pd.DataFrame([(row[0], row[0].split("/")[0], *row[1:]) for row in rows], columns=COLUMNS)
 
 
 @pytest.fixture
@@ -123,20 +124,31 @@ def test_bytes_of_a_name_that_are_not_text_are_written_as_in_other_tables(root):
 
 def test_a_card_of_noise_takes_less_than_50_kilobytes(root):
     def size(count):
-        problems = table(*[("rose/0.png", "near-duplicate", "equal pixels", "drop", "tulip/1.png")] * count)
+        rows = [
+            (f"rose/{number}.png", "near-duplicate", "equal pixels", "drop", "tulip/1.png") for number in range(count)
+        ]
+        problems = table(*rows)
         return len(review(problems, root).html)
 
     assert size(2) - size(1) < 50_000
 
 
+def test_a_corrected_class_is_asked_about_and_a_problem_once(root):
+    row = dict(zip(COLUMNS, ("rose/0.png", "tulip", "label", "now", "rose", ""), strict=True))
+    (card,) = content_of(review(pd.DataFrame([row, row | {"suggestion": "drop"}]), root))["problems"]
+    assert card["question"] == "Is the class tulip correct?"
+    assert card["meanings"]["correct"] == "the image keeps the class tulip"
+    assert card["suggestion"] == "rose"
+
+
 def test_what_cannot_be_reviewed_is_refused(root):
-    row = dict(zip(COLUMNS, ("rose/0.png", "label", "", "tulip", ""), strict=True))
+    row = dict(zip(COLUMNS, ("rose/0.png", "rose", "label", "", "tulip", ""), strict=True))
     for column in COLUMNS:
         with pytest.raises(ValueError, match=f"no column {column}"):
             review(pd.DataFrame([row]).drop(columns=column), root)
     for change in ({"problem": "other"}, {"image": ""}, {"suggestion": np.nan}):
         with pytest.raises(ValueError, match="row 1"):
-            review(pd.DataFrame([row, row | change]), root)
+            review(pd.DataFrame([row, row | {"image": "rose/1.png"} | change]), root)
 
 
 def test_no_problems_and_a_page_of_its_own(root):

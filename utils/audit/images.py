@@ -16,7 +16,7 @@ from ..files import printable
 REVEALING = 0.9  # AUC from which a property reveals a class
 ENOUGH = 20  # images of a class, and of the others: an AUC of REVEALING by chance is six standard deviations away
 DARK = 16  # of 255: the mean brightness below which little can be seen
-ODD = 4  # times the median of all images: a side, or a ratio of sides, beyond which a size is odd
+ODD = 4  # a shorter side of less than one in ODD of the median, or sides in ODD times another ratio, are odd
 NARROW = 256 // 8  # values of 256 that a file should use at least
 BLOCK = 64  # images read at a time
 NARROW_CURE = (
@@ -69,7 +69,7 @@ class Audit:
     dark: dict[int, str]
     """The index of each image of a mean brightness below DARK, and that brightness."""
     odd: dict[int, str]
-    """The index of each image whose size differs from the median by a factor of ODD, and its size."""
+    """The index of each image that is much smaller than the median, or of other proportions (ODD), and its size."""
 
     def contradictions(self) -> list[np.ndarray]:
         """Return the members of each group of copies, byte-identical or not, that have more than one class."""

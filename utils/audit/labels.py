@@ -59,7 +59,7 @@ class Suspects:
         rows = []
         for image, label, suggestion, quality, beside, _ in self.suspected[list(COLUMNS)].itertuples(index=False):
             evidence = f"labelled {label}, its neighbours are {suggestion} (quality of the label {quality:.2f})"
-            rows.append((image, "label", evidence, suggestion, beside))
+            rows.append((image, label, "label", evidence, suggestion, beside))
         return pd.DataFrame(rows, columns=list(PROBLEM_COLUMNS))
 
     def write(self, folder):
@@ -84,27 +84,27 @@ class Suspects:
         return text
 
 
-def pairs_to_review(explanation: Explanation, root) -> pd.DataFrame:
-    """Return both images of each pair as a table of problems, as `find_problems` makes it, for `review`.
+def pairs_to_review(mistakes: Explanation, root) -> pd.DataFrame:
+    """Return both images of each incorrectly decided pair as a table of problems, as `find_problems` makes it.
 
-    An image that is decided "same" as one of another class may be of that class; one that is "different" from its class
-    may be none of it. What is suggested is the class of the other image, or to drop the image.
+    Of two images of different classes that are decided "same", each may be of the class of the other, which is
+    suggested. Of two of one class that are "different", each may be of no class: what is suggested is to drop it.
 
     Args:
-        explanation: Of pairs of image files of the dataset: `worst_mistakes`, or `most_uncertain`.
+        mistakes: Of pairs of image files of the dataset, from `worst_mistakes`; other pairs are left out.
         root: The folder of the dataset.
     """
     rows = []
-    for index, pair in enumerate(explanation):
+    for pair in mistakes:
+        if pair.correct() is not False:
+            continue
         classes = pair.classes()
-        if classes is None:
-            raise ValueError(f"pair {index}: its classes are not known, so its labels cannot be reviewed")
         names = [Path(path).relative_to(root).as_posix() for path in pair.source.paths[0]]
         evidence = f"{pair.decision()} (similarity {pair.similarity[0]:.2f}); {pair.classes_in_words()}"
         for own, other in ((0, 1), (1, 0)):
             suggestion = classes[other] if classes[0] != classes[1] else DROP
-            rows.append((names[own], "label", evidence, suggestion, names[other]))
-    return pd.DataFrame(rows, columns=list(PROBLEM_COLUMNS)).drop_duplicates("image", ignore_index=True)
+            rows.append((names[own], classes[own], "label", evidence, suggestion, names[other]))
+    return pd.DataFrame(rows, columns=list(PROBLEM_COLUMNS))
 
 
 def find_suspects(trained: Trained, splits: Splits) -> Suspects:

@@ -24,7 +24,7 @@ from ..network.variants import folded
 from ..train.evaluation import embed_images
 from .images import Audit, audit_images
 
-COLUMNS = ("image", "problem", "evidence", "suggestion", "beside")
+COLUMNS = ("image", "class", "problem", "evidence", "suggestion", "beside")
 FOLDS = 5  # and the least number of different images of a class whose labels are judged
 STRENGTH = 10  # inverse of the regularisation of the linear head: 1 and 100 found fewer flipped labels
 
@@ -36,9 +36,9 @@ class Problems:
     audit: Audit
     """What was found without any network."""
     table: pd.DataFrame
-    """A row for each problem of an image, with COLUMNS: the file below the root, the kind of problem ("unreadable",
-    "near-duplicate", "dark", "size" or "label"), what shows it, the class that the image should have or DROP, and a
-    file that is shown beside it. Labels come last, the most suspect first."""
+    """A row for each problem of an image, with COLUMNS: the file below the root, its class, the kind of problem
+    ("unreadable", "near-duplicate", "dark", "size" or "label"), what shows it, the class that the image should have or
+    DROP, and a file that is shown beside it. Labels come last, the most suspect first."""
     judged: str
     """Which labels were judged, and by what."""
 
@@ -117,7 +117,7 @@ def judge_out_of_sample(embeddings: np.ndarray, folder: ImageFolder, indices, gr
         evidence = f"looks like {suggestion} (probability {probabilities[number, predicted[number]]:.2f}), "
         evidence += f"less like {label} ({quality[number]:.2f})"
         image, beside = _name(folder, indices[number]), _name(folder, indices[nearest])
-        rows.append(dict(zip(COLUMNS, (image, "label", evidence, suggestion, beside), strict=True)))
+        rows.append(dict(zip(COLUMNS, (image, label, "label", evidence, suggestion, beside), strict=True)))
     return rows
 
 
@@ -149,8 +149,8 @@ def _rows_of_audit(audit: Audit) -> list[dict]:
     rows = []
 
     def add(index, problem, evidence, beside=""):
-        image = _name(folder, index)
-        rows.append(dict(zip(COLUMNS, (image, problem, evidence, DROP, beside), strict=True)))
+        values = _name(folder, index), folder.classes[folder.labels[index]], problem, evidence, DROP, beside
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
 
     for index, cause in audit.unreadable.items():
         add(index, "unreadable", cause)

@@ -8,6 +8,7 @@ of mated searches whose first candidate is of another class or beyond the limit.
 import filecmp
 import math
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from ..data.reading import DataError
 from ..data.splits import Splits
 from ..explanations.choice import Choice, choose
 from ..explanations.methods import replace_auto
-from ..files import printable
+from ..files import ExplanationError, printable
 from ..score.intervals import Interval, independent_mean
 from ..score.metrics import Metric, Metrics
 from ..train.evaluation import embed_images
@@ -32,7 +33,8 @@ UNKNOWN = "unknown"
 MEANINGS = {
     "rank_1": "share of images whose first candidate is of their class",
     "fnir": "false negative identification rate: the same, but missed or beyond the limit",
-    "fpir": "false positive identification rate: share of images identified although their class was left out",
+    "fpir": "false positive identification rate: share of images identified although their class was left out; that "
+    "leaves one class less than the limit is for",
 }
 
 
@@ -48,6 +50,8 @@ class SearchRule:
     """The highest false positive identification rate that is accepted, in (0, 1)."""
     searches: int
     """Validation images that the limit was estimated from."""
+    needed: int
+    """How many of them it takes at least."""
 
     def accepts(self, distances) -> np.ndarray:
         """Return which first candidates, of distances float (Q,), are accepted: bool (Q,)."""
@@ -55,10 +59,9 @@ class SearchRule:
 
     def __str__(self):
         if math.isnan(self.limit):
-            needed = math.ceil(1 / self.fpir) - 1
             return (
-                f"an FPIR of {self.fpir:g} cannot be estimated from {self.searches} validation images (at least "
-                f"{needed} are needed): raise decision.fpir, or valid_size"
+                f"none, as an FPIR of {self.fpir:g} cannot be estimated from {self.searches} validation images (at "
+                f"least {self.needed} are needed): raise decision.fpir, or valid_size"
             )
         return f"similarity above {1 - self.limit / 2:.3f} for an FPIR of {self.fpir:g}"
 
@@ -112,9 +115,11 @@ def search_rule(trained: Trained, images: Gallery, fpir: float | None = None) ->
     """Choose on validation images how the classes of a gallery are ranked, and which first candidate is accepted.
 
     The number of neighbours is the one with the highest rank-1 rate among validation images. For the limit, each
-    validation image is searched in the gallery without its own class. A new image of no class of the gallery then has a
-    candidate within the limit with a probability of `fpir` at most, if it is drawn as the validation images are. The
-    limit falls as the gallery grows: more classes have more chances of a false hit.
+    validation image is searched in the gallery without its own class. Of C classes, C - 1 are left then, so the share
+    of searches with a candidate within the limit may be (C - 1) / C of `fpir`. A new image of no class of the gallery
+    has such a candidate with a probability of `fpir` at most, if it is drawn as the validation images are; with `split:
+    images` these are of classes that the network was trained on. The limit falls as the gallery grows: more classes
+    have more chances of a false hit.
 
     Args:
         trained: The network.
@@ -122,6 +127,7 @@ def search_rule(trained: Trained, images: Gallery, fpir: float | None = None) ->
         fpir: In (0, 1); by default `decision.fpir` of config.yml.
 
     Raises:
+        DataError: A class of the gallery is named "unknown".
         ValueError: `fpir` lies outside (0, 1).
 
     Source: the quantile of split conformal prediction, Vovk et al. 2005, Algorithmic Learning in a Random World.
@@ -135,11 +141,17 @@ def search_rule(trained: Trained, images: Gallery, fpir: float | None = None) ->
     count = _choose_neighbours(embeddings, splits.folder.labels[splits.valid], splits.groups[splits.valid])
     names = np.array(splits.folder.classes)[splits.folder.labels[splits.valid]]
     classes, codes = np.unique(classes_of(images), return_inverse=True)
+    if UNKNOWN in classes:
+        raise DataError(f"{images.root}: a class is named {UNKNOWN}, as what is of no class: rename its folder")
+    folders = np.array([PurePosixPath(name).name for name in classes])
     distances = euclidean_distances(embeddings, images.embeddings)
-    distances[names[:, None] == classes[codes]] = np.inf
+    own = names[:, None] == folders[codes]
+    distances[own | (distances < COPY)] = np.inf
     nearest = class_distances(distances, codes, count).min(axis=1)
-    nearest = nearest[np.isfinite(nearest)]
-    return SearchRule(count, limit_of(nearest, fpir), fpir, len(nearest))
+    possible = np.isfinite(nearest)
+    lost = own[possible].any(axis=1).mean() / len(classes) if possible.any() else 0  # of the classes that are searched
+    rate = fpir * (1 - lost)
+    return SearchRule(count, limit_of(nearest[possible], rate), fpir, int(possible.sum()), math.ceil(1 / rate) - 1)
 
 
 def limit_of(distances, fpir: float) -> float:
@@ -156,6 +168,15 @@ def limit_of(distances, fpir: float) -> float:
     if not allowed:
         return math.nan
     return float(np.sort(distances)[allowed - 1])
+
+
+def check_trained(trained):
+    """Raise ExplanationError for a network that was not trained here."""
+    if not isinstance(trained, Trained):
+        raise ExplanationError(
+            f"{type(trained).__name__} has no validation images, which the limit of an identification needs: pass what "
+            "load_trained returns, or search with most_similar"
+        )
 
 
 def _choose_neighbours(embeddings, labels, groups) -> int:
@@ -206,21 +227,25 @@ def identify(trained: Trained, image, images: Gallery | None = None, fpir: float
         fpir: As `search_rule` takes it.
 
     Raises:
-        DataError: The image cannot be decoded.
+        DataError: The image cannot be decoded, or the gallery has no other image.
+        ExplanationError: `trained` is no Trained.
         ValueError: `fpir` lies outside (0, 1).
     """
+    check_trained(trained)
     images = images or gallery(trained)
     with torch.no_grad():
         embedding = trained.network(trained.load_images(image)).float().cpu().numpy()
-    (result,) = identify_all(trained, [str(image)], embedding, images, search_rule(trained, images, fpir))
-    return result
+    results = identify_all(trained, [str(image)], embedding, images, search_rule(trained, images, fpir))
+    if not results:
+        raise DataError(f"{images.root} has no image besides {image}: name a folder of more images")
+    return results[str(image)]
 
 
-def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: SearchRule) -> list[Identification]:
+def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: SearchRule) -> dict[str, Identification]:
     """Identify Q image files by their embeddings, float32 (Q, D), in a gallery, as `identify` does.
 
-    Raises:
-        DataError: The gallery holds nothing but copies of an image.
+    Returns:
+        By path; without those of which the gallery holds nothing but copies.
     """
     classes, codes = np.unique(classes_of(images), return_inverse=True)
     distances = euclidean_distances(embeddings, images.embeddings)
@@ -228,12 +253,12 @@ def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: Sea
         if filecmp.cmp(paths[query], images.paths[index], shallow=False):
             distances[query, index] = np.inf
     of_classes = class_distances(distances, codes, rule.neighbours)
-    results = []
+    results = {}
     for query, path in enumerate(paths):
         order = of_classes[query].argsort(kind="stable")[:SHOWN]
         order = order[np.isfinite(of_classes[query, order])]
         if not len(order):
-            raise DataError(f"{images.root} has no image besides {path}: name a folder of more images")
+            continue
         members = []  # the nearest images of each candidate
         for code in order:
             own = np.flatnonzero((codes == code) & np.isfinite(distances[query]))
@@ -252,7 +277,7 @@ def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: Sea
             candidates["probability"] = probabilities
         accepted = bool(rule.accepts(of_classes[query, order[0]]))
         neighbours = tuple(images.embeddings[indices] for indices in members)
-        results.append(Identification(str(path), candidates, accepted, rule, neighbours, trained.warning))
+        results[path] = Identification(str(path), candidates, accepted, rule, neighbours, trained.warning)
     return results
 
 

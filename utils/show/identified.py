@@ -14,7 +14,7 @@ from ..device import progress
 from ..explanations.choice import Choice
 from ..files import printable, write_text
 from ..search.gallery import gallery
-from ..search.identify import Identification, classes_of, identify_all, search_rule, why
+from ..search.identify import Identification, check_trained, classes_of, identify_all, search_rule, why
 from ..trained import Trained
 from ..trust.faithfulness import ChoiceVerdict, judge_choice
 from .drawing import (
@@ -124,13 +124,19 @@ def identify_folder(
 
     Raises:
         DataError: A folder is missing or holds no image that can be decoded.
+        ExplanationError: `trained` is no Trained.
         ValueError: `fpir` lies outside (0, 1).
     """
+    check_trained(trained)
     images = gallery(trained, references)
     searched = gallery(trained, queries)
     rule = search_rule(trained, images, fpir)
-    results = identify_all(trained, searched.paths, searched.embeddings, images, rule)
+    identified = identify_all(trained, searched.paths, searched.embeddings, images, rule)
+    results = list(identified.values())
     rows = [_row(result) for result in results]
+    for path in searched.paths:
+        if path not in identified:
+            rows.append({"image": path, "error": "the gallery has no image besides it"})
     for path, cause in searched.unreadable.items():
         rows.append({"image": path, "error": cause})
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)

@@ -1,7 +1,7 @@
 """A page on which a person reviews the problems of a dataset, one after another."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -34,9 +34,10 @@ def review(problems: pd.DataFrame, root, value_range=None, name="review", warnin
     where it was left.
 
     Args:
-        problems: A row for each problem, in the order of the review. Columns: `image`, "class/file" below the root;
-            `problem`, one of QUESTIONS; `evidence`, in words; `suggestion`, a class or "drop"; `beside`, another file
-            below the root that is shown for comparison, or "" or NaN.
+        problems: A row for each problem, in the order of the review; of equal problems of one image, the first counts.
+            Columns: `image`, a file below the root; `class`, the one that it has; `problem`, one of QUESTIONS;
+            `evidence`, in words; `suggestion`, a class or "drop"; `beside`, another file below the root that is shown
+            for comparison, or "" or NaN.
         root: The folder of the dataset.
         value_range: As `read_image` takes it.
         name: Of the page's file, without ending.
@@ -69,7 +70,7 @@ def _checked(problems) -> list[dict[str, str]]:
     missing = [column for column in COLUMNS if column not in problems]
     if missing:
         raise ValueError(f"problems have no column {', '.join(missing)}: {', '.join(COLUMNS)} are needed")
-    table = problems[list(COLUMNS)].astype(object)
+    table = problems[list(COLUMNS)].drop_duplicates(["image", "problem"]).astype(object)
     rows = table.where(table.notna(), "").astype(str).to_dict("records")
     for number, row in enumerate(rows):
         if row["problem"] not in QUESTIONS:
@@ -84,31 +85,24 @@ def _card(row, pictures) -> dict:
     shown = [{"caption": f"this image: {printable(row['image'])}", **pictures[row["image"]]}]
     if row["beside"]:
         shown.append({"caption": f"for comparison: {printable(row['beside'])}", **pictures[row["beside"]]})
-    image_class = printable(_class_of(row["image"]))
-    question = QUESTIONS[row["problem"]].format(name=image_class or "of this image")
+    question = QUESTIONS[row["problem"]].format(name=printable(row["class"]))
     return {
         "image": row["image"].encode(errors="backslashreplace").decode(),  # as `write_text` writes names
         "problem": row["problem"],
         "suggestion": row["suggestion"].encode(errors="backslashreplace").decode(),
         "question": question,
         "evidence": printable(row["evidence"]),
-        "meanings": _meanings(row, image_class),
+        "meanings": _meanings(row),
         "pictures": shown,
     }
 
 
-def _class_of(file) -> str:
-    """The class of "class/file"; "" where there is none."""
-    parent = PurePosixPath(file).parent.as_posix()
-    return "" if parent == "." else parent
-
-
-def _meanings(row, image_class) -> dict[str, str]:
+def _meanings(row) -> dict[str, str]:
     """What each decision means for the dataset."""
     thing = "file" if row["problem"] == "unreadable" else "image"
     correct = f"the {thing} stays"
-    if row["problem"] == "label" and image_class:
-        correct = f"the image keeps the class {image_class}"
+    if row["problem"] == "label":
+        correct = f"the image keeps the class {printable(row['class'])}"
     elif row["problem"] == "near-duplicate":
         correct = "both images stay"
     wrong = f"the {thing} gets the class {printable(row['suggestion'])}"

@@ -372,7 +372,7 @@ def judge_choice(network: Explainable, choice: Choice, seed=0) -> ChoiceVerdict:
         return Effect(values, values, values, different)
 
     blind = effect(torch.cat([gaps[1:], -gaps[1:]])[:, None])
-    turns_without = SHARES[turned[0]] if len(turned) else None
+    turns_without = SHARES[turned[0]] if choice.margin > 0 and len(turned) else None
     return ChoiceVerdict(choice, effect(gaps[:1]), effect(ends[:1] - ends[1:]), blind, effect(gaps[:1]), turns_without)
 
 
