@@ -97,3 +97,12 @@ def test_classes_too_small_to_be_judged(make_config, tmp_path):
     problems = find_problems(make_config({"data_path": str(tmp_path / "data")}))
     assert "No label was judged: that needs two classes of at least 5 different images each." in str(problems)
     assert problems.table.empty
+
+
+def test_a_label_that_a_person_decided_on_is_not_listed_again(make_config, folder, tmp_path):
+    settings = {"data_path": str(folder), "image.size": [64, 64]}
+    assert "blue/moved.png" in find_problems(make_config(settings)).table["image"].tolist()
+    for name in ("red", "blue"):  # corrected, and confirmed
+        (tmp_path / "corrections.csv").write_text(f"image,class\nblue/moved.png,{name}\n")
+        table = find_problems(make_config(settings | {"corrections": str(tmp_path / "corrections.csv")})).table
+        assert "blue/moved.png" not in table["image"][table["problem"] == "label"].tolist()

@@ -14,7 +14,7 @@ from helpers import write_images
 from utils import audit_images, compare, explain, fit, gallery, load_splits, load_trained, scan
 from utils.audit.labels import find_suspects
 from utils.data import cache
-from utils.data.corrections import DROP, Corrections, apply_corrections, apply_review, read_corrections
+from utils.data.corrections import DROP, Corrections, apply_corrections, apply_review, read_corrections, reviewed_images
 from utils.data.images import images_below
 from utils.data.reading import DataError, decode
 from utils.data.splits import load_images, pairs_of_files
@@ -395,14 +395,16 @@ def test_a_review_becomes_corrections(folder, tmp_path, file):
     ]
     review.write_text(REVIEW + "\n".join(lines))
     text = apply_review(review, file, folder)
-    assert "images of another class: 1, dropped: 2, left as they are: 2." in text
+    assert "another class: 1, dropped: 2, labels confirmed: 1, left as they are: 1." in " ".join(text.split())
     assert read_corrections(file, folder) == {"a/0.png": "b", "a/2.png": None, "b/1.png": None}
     table = pd.read_csv(file, keep_default_na=False)
     assert table.columns.tolist() == ["image", "class", "by", "note"]
-    assert table["note"].tolist() == ["clear", "", "small, blurred"]
-    assert table["by"].tolist() == ["me"] * 3
+    assert table[["image", "class"]].to_numpy().tolist()[0] == ["a/1.png", "a"]  # confirmed
+    assert table["note"].tolist() == ["", "clear", "", "small, blurred"]
+    assert table["by"].tolist() == ["me"] * 4
+    assert reviewed_images(file, folder) == {"a/0.png", "a/1.png", "a/2.png", "b/1.png"}
     before = file.read_bytes()
-    assert "3 of these corrections stood in" in apply_review(review, file, folder)
+    assert "4 of these lines stood in" in apply_review(review, file, folder)
     assert file.read_bytes() == before
 
 
@@ -425,11 +427,21 @@ def test_a_second_review_adds_to_the_first_and_wins(folder, tmp_path, file):
     assert table["note"].tolist() == ["x", "kept", "", ""]
 
 
-def test_a_review_without_a_wrong_one_writes_nothing(folder, tmp_path, file):
+def test_a_review_of_unsure_ones_writes_nothing(folder, tmp_path, file):
     review = tmp_path / "review.csv"
-    review.write_text(f"{REVIEW}a/0.png,label,b,correct,,\n")
-    assert "another class: 0, dropped: 0, left as they are: 1." in apply_review(review, file, folder)
+    review.write_text(f"{REVIEW}a/0.png,label,b,unsure,,\n")
+    assert "labels confirmed: 0, left as they are: 1." in apply_review(review, file, folder)
     assert not file.exists()
+
+
+def test_a_change_of_mind_withdraws_a_correction(folder, tmp_path, file):
+    """The suggestion that was taken is now incorrect; a correction to another class is confirmed."""
+    file.write_text("image,class\na/0.png,b\na/1.png,b\n")
+    review = tmp_path / "review.csv"
+    review.write_text(f"{REVIEW}a/0.png,label,b,correct,,\na/1.png,label,a,correct,,\n")
+    text = apply_review(review, file, folder)
+    assert "a/0.png (b, now a)" in text
+    assert read_corrections(file, folder) == {"a/1.png": "b"}
 
 
 def test_leaving_out_wins_over_another_class(folder, tmp_path, file):

@@ -49,7 +49,7 @@ def test_a_region_alone_is_searched_for(trained):
     assert hits.distance.tolist() == pytest.approx(
         distances_by_loops(trained, path, [pair[1] for pair in hits.source.paths]), abs=1e-3
     )  # of the whole images
-    assert hits.source.warning.endswith("the network was trained on whole images.")
+    assert "nearest to a region alone, 10% to 60% down and 0% to 30% across, but" in hits.source.warning
     with pytest.raises(ExplanationError, match=r"box: \(0, 0, 0, 1\) is refused"):
         most_similar(trained, path, 3, images, box=(0, 0, 0, 1))
 

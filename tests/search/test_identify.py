@@ -241,12 +241,16 @@ def test_one_candidate_has_no_reason(trained, tmp_path):
         why(trained, result)
 
 
-def test_a_gallery_of_copies_only(trained, tmp_path):
+def test_the_file_itself_is_left_out_and_a_copy_counts(trained, tmp_path):
     path = gallery(trained).paths[0]
     (tmp_path / "a").mkdir()
-    shutil.copy(path, tmp_path / "a" / "copy.png")
+    copy = tmp_path / "a" / "copy.png"
+    shutil.copy(path, copy)
+    result = identify(trained, path, tmp_path, 0.2)  # a folder will do
+    assert result.candidates["nearest"].tolist() == [str(copy)]
+    assert result.candidates["similarity"].iloc[0] > 0.99
     with pytest.raises(DataError, match="has no image besides"):
-        identify(trained, path, gallery(trained, tmp_path), 0.2)
+        identify(trained, copy, tmp_path, 0.2)
 
 
 def test_the_table_of_an_identification(calibrated):

@@ -12,9 +12,9 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from ..config import Config
-from ..data.corrections import DROP
+from ..data.corrections import DROP, reviewed_images
 from ..data.duplicates import groups_of_several
-from ..data.images import ImageFolder
+from ..data.images import ImageFolder, scan
 from ..data.splits import load_images
 from ..device import Runtime, find_runtime
 from ..files import printable, write_text
@@ -56,7 +56,7 @@ def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
 
     Labels are judged by a linear head on the pretrained embedding, of `backbone_model` if `pretrained` is set and of
     EfficientNet-lite0 otherwise: each image by a head that was fitted to the other four fifths of the images, and to no
-    near-duplicate of it.
+    near-duplicate of it. Labels that `corrections` name, changed or confirmed, are not listed again.
 
     Args:
         config: The settings.
@@ -81,7 +81,10 @@ def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
         if not config.pretrained:
             config = _with_lite0(config)
         embeddings = _embed(config, pixels, judged, runtime)
-        rows += judge_out_of_sample(embeddings, folder, judged, duplicates, config.seed)
+        decided = reviewed_images(config.corrections, scan(config.data_path))
+        for row in judge_out_of_sample(embeddings, folder, judged, duplicates, config.seed):
+            if row["image"] not in decided:
+                rows.append(row)
         words += f" on the pretrained embedding of {config.backbone_model}."
     return Problems(audit, pd.DataFrame(rows, columns=list(COLUMNS)), words)
 

@@ -96,8 +96,26 @@ def read_corrections(file: Path | None, folder: ImageFolder) -> dict[str, str | 
     if file is None:
         return {}
     if not file.is_file():
-        raise DataError(f"corrections: {file} does not exist: name a CSV file, or set corrections: null.")
+        raise DataError(
+            f"corrections: {file} does not exist: name a CSV file, or set corrections: null, until a review is "
+            "applied, which makes it."
+        )
     return _effective(_Reader(folder).classes_of(read_table(file, NEEDED, "corrections"), file))
+
+
+def reviewed_images(file: Path | None, folder: ImageFolder) -> set[str]:
+    """Return the images "class/file" that a line of the file names, also where it confirms their class.
+
+    Args:
+        file: As `read_corrections` takes it.
+        folder: The folder, as `scan` returns it.
+
+    Raises:
+        DataError: The file cannot be used.
+    """
+    if file is None:
+        return set()
+    return set(_Reader(folder).classes_of(read_table(file, NEEDED, "corrections"), file))
 
 
 def _effective(classes) -> dict[str, str | None]:
@@ -174,8 +192,9 @@ def apply_review(review, file: Path, folder: ImageFolder) -> str:
     """Turn the decisions of a review into corrections, and add them to a file.
 
     A label that is "wrong" gives the image the suggested class; any other problem that is "wrong" leaves it out, which
-    wins where an image has both. "correct" and "unsure" change nothing. Where the file has another class for an image,
-    the review wins; all other lines of the file stay.
+    wins where an image has both. A label that is "correct" is written too, so that nobody is asked again: the class
+    that the image has, or that of its folder where an earlier correction made it the one that was suggested. All other
+    decisions change nothing. Where the file has another class for an image, the review wins; all other lines stay.
 
     Args:
         review: A CSV file with columns image, problem, suggestion and decision, and perhaps by and note.
@@ -190,15 +209,21 @@ def apply_review(review, file: Path, folder: ImageFolder) -> str:
         FileError: The file cannot be written.
     """
     reader = _Reader(folder)
-    decided, left = _decisions(review, reader)
+    decided, confirmed, left = _decisions(review, reader)
     earlier = pd.DataFrame(columns=COLUMNS)
     known = {}
     if file.exists():
         earlier = read_table(file, NEEDED, "corrections")
         known = reader.classes_of(earlier, file)
+    for image, row in confirmed.items():
+        own = image.partition("/")[0]
+        name = known.get(image, own) or DROP
+        if name == row["class"]:  # the suggestion, which the review says is incorrect
+            name = own
+        confirmed[image] = row | {"class": name}
     new = []
     replaced = []
-    for image, row in decided.items():
+    for image, row in (confirmed | decided).items():
         name = None if row["class"] == DROP else row["class"]
         if image not in known:
             new.append(row)
@@ -213,23 +238,28 @@ def apply_review(review, file: Path, folder: ImageFolder) -> str:
         write_text(file, table.to_csv(index=False))
     dropped = sum(row["class"] == DROP for row in decided.values())
     moved = len(decided) - dropped
-    lines = [f"{review}: images of another class: {moved}, dropped: {dropped}, left as they are: {left}."]
+    lines = [
+        f"{review}: images of another class: {moved}, dropped: {dropped}, labels confirmed: {len(confirmed)}, left as "
+        f"they are: {left}."
+    ]
     if replaced:
         lines.append(f"Replaced in {file}, as the review is newer: {listed(replaced)}.")
-    same = len(decided) - len(new)
+    same = len(confirmed | decided) - len(new)
     if same:
-        lines.append(f"{same} of these corrections stood in {file} already.")
+        lines.append(f"{same} of these lines stood in {file} already.")
     return printable("\n".join(lines))
 
 
-def _decisions(review, reader) -> tuple[dict[str, dict], int]:
+def _decisions(review, reader) -> tuple[dict[str, dict], dict[str, dict], int]:
     """Read a review.
 
     Returns:
-        The rows to write, by image, and how many other images there are.
+        The rows to write, by image; rows with the suggested class of the other images whose label is correct; how many
+        other images there are.
     """
     table = read_table(review, REVIEWED, "a review")
     rows = {}
+    confirmed = {}
     lines = {}
     judged = {}  # the decision on each problem of each image, with its line
     images = set()
@@ -245,12 +275,14 @@ def _decisions(review, reader) -> tuple[dict[str, dict], int]:
         if before != decision:
             cause = f"{problem} of {image} is {decision} here and {before} in line {at}"
             raise DataError(f"{place}: {cause}. Delete one of the two lines.")
-        if decision == "correct":
-            continue
         name = DROP
         if problem == LABEL:
             name = reader.label(cells["suggestion"], place, "suggestion") or DROP
         row = {"image": image, "class": name, "by": cells.get("by", ""), "note": cells.get("note", "")}
+        if decision == "correct":
+            if problem == LABEL:
+                confirmed[image] = row
+            continue
         other = rows.get(image, row)["class"]
         if DROP not in (name, other) and name != other:
             cause = f"the class of {image} is {name} here and {other} in line {lines[image]}"
@@ -258,7 +290,8 @@ def _decisions(review, reader) -> tuple[dict[str, dict], int]:
         if image not in rows or name == DROP:
             rows[image] = row
             lines[image] = line
-    return rows, len(images - set(rows))
+    confirmed = {image: row for image, row in confirmed.items() if image not in rows}
+    return rows, confirmed, len(images - set(rows) - set(confirmed))
 
 
 def _one_of(values, text, column, place) -> str:

@@ -27,7 +27,10 @@ from ..trained import Trained
 from .from_files import FromFiles, check_reads_files, tensors_digest
 
 CHUNK = 1000  # images that are embedded before the cache is first written
-OF_REGION = "CAUTION: these images are the nearest to a region alone, but the network was trained on whole images."
+OF_REGION = (
+    "CAUTION: these images are the nearest to a region alone, {} to {} down and {} to {} across, but the scores are of "
+    "whole images, as which the network was trained."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +173,8 @@ def most_similar(
     explanation = trained.explain(*pairs)
     if box is None:
         return explanation
-    warning = f"{explanation.source.warning} {OF_REGION}".lstrip()
+    top, left, bottom, right = (f"{end:.0%}" for end in box)
+    warning = f"{explanation.source.warning} {OF_REGION.format(top, bottom, left, right)}".lstrip()
     return replace(explanation, source=replace(explanation.source, warning=warning))
 
 

@@ -5,10 +5,10 @@ has the class of the image. FPIR is the share of other searches that have a cand
 of mated searches whose first candidate is of another class or beyond the limit.
 """
 
-import filecmp
 import math
+import os
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,7 @@ from .gallery import Gallery, gallery
 
 NEIGHBOURS = (1, 3, 5)  # among which the number of a class's images is chosen
 SHOWN = 5  # candidates
-COPY = 0.02  # distance below which an image of the gallery may be a copy of the file that is searched for
+COPY = 0.02  # distance below which an image of the gallery may be the one that is searched for
 UNKNOWN = "unknown"
 MEANINGS = {
     "rank_1": "share of images whose first candidate is of their class",
@@ -94,7 +94,7 @@ class Identification:
     def title(self) -> str:
         """The decision in one line."""
         first = self.candidates.iloc[0]
-        nearest = f"{first['class']} (similarity {first['similarity']:.2f})"
+        nearest = f"{first['class']} (similarity {first['similarity']:.3f})"
         if self.name is None:
             return f"No decision, nearest class: {nearest}"
         return f"Identified as {nearest}" if self.accepted else f"Unknown, nearest class: {nearest}"
@@ -104,7 +104,7 @@ class Identification:
         text = f"{self.warning} {self.title}"
         if len(self.candidates) > 1:
             second = self.candidates.iloc[1]
-            text += f"; then {second['class']} ({second['similarity']:.2f})"
+            text += f"; then {second['class']} ({second['similarity']:.3f})"
         return printable(f"{text}. Accepted: {self.rule}.".lstrip())
 
     def __str__(self):
@@ -146,7 +146,8 @@ def search_rule(trained: Trained, images: Gallery, fpir: float | None = None) ->
     folders = np.array([PurePosixPath(name).name for name in classes])
     distances = euclidean_distances(embeddings, images.embeddings)
     own = names[:, None] == folders[codes]
-    distances[own | (distances < COPY)] = np.inf
+    distances[own] = np.inf
+    _leave_out_itself(distances, [splits.folder.paths[index] for index in splits.valid], images)
     nearest = class_distances(distances, codes, count).min(axis=1)
     possible = np.isfinite(nearest)
     lost = own[possible].any(axis=1).mean() / len(classes) if possible.any() else 0  # of the classes that are searched
@@ -168,6 +169,13 @@ def limit_of(distances, fpir: float) -> float:
     if not allowed:
         return math.nan
     return float(np.sort(distances)[allowed - 1])
+
+
+def _leave_out_itself(distances, paths, images: Gallery):
+    """Set the distance of each of Q image files to itself in a gallery, float (Q, N), to infinity."""
+    for query, index in np.argwhere(distances < COPY):
+        if os.path.samefile(paths[query], images.paths[index]):
+            distances[query, index] = np.inf
 
 
 def check_trained(trained):
@@ -215,15 +223,17 @@ def class_distances(distances, codes, count: int) -> np.ndarray:
     return means
 
 
-def identify(trained: Trained, image, images: Gallery | None = None, fpir: float | None = None) -> Identification:
+def identify(
+    trained: Trained, image, images: Gallery | str | Path | None = None, fpir: float | None = None
+) -> Identification:
     """Say which class of a gallery an image file is of, or that it is of none: "unknown".
 
-    A copy of the file is left out of the gallery.
+    The file itself is left out of the gallery; a copy of it in another place counts.
 
     Args:
         trained: The network.
         image: The path of the image file.
-        images: The gallery, of the same network; the test images by default.
+        images: The gallery, of the same network, or its folder; the test images by default.
         fpir: As `search_rule` takes it.
 
     Raises:
@@ -232,7 +242,8 @@ def identify(trained: Trained, image, images: Gallery | None = None, fpir: float
         ValueError: `fpir` lies outside (0, 1).
     """
     check_trained(trained)
-    images = images or gallery(trained)
+    if not isinstance(images, Gallery):
+        images = gallery(trained, images)
     with torch.no_grad():
         embedding = trained.network(trained.load_images(image)).float().cpu().numpy()
     results = identify_all(trained, [str(image)], embedding, images, search_rule(trained, images, fpir))
@@ -245,13 +256,11 @@ def identify_all(trained: Trained, paths, embeddings, images: Gallery, rule: Sea
     """Identify Q image files by their embeddings, float32 (Q, D), in a gallery, as `identify` does.
 
     Returns:
-        By path; without those of which the gallery holds nothing but copies.
+        By path; without those beside which the gallery holds nothing.
     """
     classes, codes = np.unique(classes_of(images), return_inverse=True)
     distances = euclidean_distances(embeddings, images.embeddings)
-    for query, index in np.argwhere(distances < COPY):
-        if filecmp.cmp(paths[query], images.paths[index], shallow=False):
-            distances[query, index] = np.inf
+    _leave_out_itself(distances, paths, images)
     of_classes = class_distances(distances, codes, rule.neighbours)
     results = {}
     for query, path in enumerate(paths):

@@ -77,7 +77,7 @@ def identification_figure(
         show(other, photo(row.nearest, value_range))
         other.set_title(wrapped(f"{row.Index}: {row[1]}", COLUMN))
         name = named(Path(row.nearest).name, COLUMN)
-        other.set_xlabel(f"similarity {row.similarity:.2f}\n{name}")
+        other.set_xlabel(f"similarity {row.similarity:.3f}\n{name}")
     title = identification.title
     caption = f"Accepted: {identification.rule}."
     if choice is not None:
@@ -171,19 +171,22 @@ def _page(trained, results, searched, images, rule, explained) -> str:
 
     with ThreadPoolExecutor() as pool:
         thumbnails = dict(zip(files, pool.map(thumbnail, files), strict=True))
-    articles = []
-    for number, index in enumerate(progress(order, "Reasons", explained > 0)):
-        reason = ""
-        if number < explained and len(results[index].candidates) > 1:
-            reason = _reason(trained, results[index])
-        articles.append(_article(results[index], thumbnails, reason))
+    reasons = {}
+    for index in progress(order[:explained], "Reasons"):
+        if len(results[index].candidates) > 1:
+            reasons[index] = _reason(trained, results[index])
+    articles = [_article(results[index], thumbnails, reasons.get(index, "")) for index in order]
     decisions = Counter(result.name or "no decision" for result in results)
     counts = ", ".join(f"{name}: {count}" for name, count in decisions.most_common())
-    title = f"{len(results)} images identified among {len(images)}"
+    title = f"{len(results)} images searched for in a gallery of {len(images)}"
     intro = [
         f"{len(set(classes_of(images)))} classes in {images.root}. Accepted: {rule}.",
         f"{counts}.",
-        "The least certain images come first. A class stands with the mean similarity to its nearest images.",
+        f"That lets at most {rule.fpir:.0%} of images of other classes pass, on average (false positive identification "
+        "rate, FPIR). It is stricter than the limit of a pair, as an image is compared with every class: known images "
+        "beyond it are unknown too.",
+        "The least certain images come first. A class stands with the mean similarity to its nearest images. What "
+        f"decides between the first two classes is shown for the first {min(explained, len(results))}.",
     ]
     if trained.warning:
         intro.insert(0, trained.warning)
@@ -209,7 +212,7 @@ def _article(result, thumbnails, reason) -> str:
     """One image with its candidates, as HTML."""
     figures = [_figure(thumbnails[result.path], f"{result.name or 'no decision'}: {Path(result.path).name}")]
     for rank, candidate in result.candidates.head(CANDIDATES).iterrows():
-        words = f"{rank}: {candidate['class']}, {candidate['similarity']:.2f}"
+        words = f"{rank}: {candidate['class']}, {candidate['similarity']:.3f}"
         figures.append(_figure(thumbnails[candidate["nearest"]], words))
     return f'<article class="row">{"".join(figures)}{reason}</article>'
 

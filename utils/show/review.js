@@ -212,7 +212,8 @@ function mountReview(root, content) {
     element("a", { href, download: "review.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(href), LINK_LASTS);
     unsaved = false;
-    show(current, `review.csv has ${rows.length - 1} ${rows.length === 2 ? "decision" : "decisions"}.`);
+    const count = `${rows.length - 1} ${rows.length === 2 ? "decision" : "decisions"}`;
+    show(current, `review.csv has ${count}. Next: python -m utils audit --apply review.csv`);
   }
 
   const keys = {

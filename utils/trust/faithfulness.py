@@ -327,7 +327,11 @@ def _measure_blind(network, explanation, untouched, seed) -> Effect:
 
 @dataclass(frozen=True, eq=False)
 class ChoiceVerdict(Verdict):
-    """Whether the map of a Choice is faithful. Effects are of the margin between both candidates, on the one image."""
+    """Whether the map of a Choice is faithful.
+
+    Effects are of the margin between both candidates, on the one image. The span is from the lowest to the highest
+    margin of all that was hidden: where both candidates are near, hiding everything may change next to nothing.
+    """
 
     turns_without: float | None
     """The smallest of SHARES of the strongest pixels without which the other candidate is nearer; None if it never is.
@@ -335,6 +339,10 @@ class ChoiceVerdict(Verdict):
 
     def sentence(self, index=0) -> str:
         """Return the word with the numbers behind it, and whether hiding the strongest pixels turns the order."""
+        if self.word(index) == HARDLY:
+            return (
+                f"{HARDLY.capitalize()}: whatever is hidden, the margin changes by {self.span.both[index]:.3f} at most."
+            )
         text = super().sentence(index).splitlines()[0]
         if self.turns_without is None:
             return f"{text} Hiding its strongest pixels does not turn the order of both candidates."
@@ -372,8 +380,10 @@ def judge_choice(network: Explainable, choice: Choice, seed=0) -> ChoiceVerdict:
         return Effect(values, values, values, different)
 
     blind = effect(torch.cat([gaps[1:], -gaps[1:]])[:, None])
+    measured = torch.cat([inserted.flatten(), deleted.flatten(), ends])
+    span = effect((measured.max() - measured.min())[None])
     turns_without = SHARES[turned[0]] if choice.margin > 0 and len(turned) else None
-    return ChoiceVerdict(choice, effect(gaps[:1]), effect(ends[:1] - ends[1:]), blind, effect(gaps[:1]), turns_without)
+    return ChoiceVerdict(choice, effect(gaps[:1]), span, blind, effect(gaps[:1]), turns_without)
 
 
 def explain_at_random(network: Explainable, images, threshold: float, references=None, seed=UNLIKELY) -> Explanation:
