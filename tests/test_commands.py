@@ -64,7 +64,7 @@ def test_audit_turns_a_review_into_corrections(command, settings_of_commands, tm
     review.write_text("image,problem,suggestion,decision\nred/red_0.png,label,blue,wrong\nred/red_1.png,dark,,wrong\n")
     made = settings_of_commands.with_name("corrections.csv")
     output = command("audit", "--apply", review)
-    assert "images of another class: 1, dropped: 1, left as they are: 0." in output
+    assert "another class: 1, dropped: 1, labels confirmed: 0, left as they are: 0." in output
     assert output.splitlines()[-1] == f"To use {made}, set in {settings_of_commands}: corrections: corrections.csv"
     assert pd.read_csv(made)["class"].tolist() == ["blue", "drop"]
     assert "30 images" in command("audit")
