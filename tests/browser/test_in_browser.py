@@ -10,13 +10,14 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
+from helpers import ROOT, tiny_images
 
 from utils import (
     ask,
     compare,
     dataset_map,
     decompose,
+    find_problems,
     find_shortcuts,
     find_suspects,
     frozen_baseline,
@@ -25,14 +26,17 @@ from utils import (
     hide_windows,
     identify_folder,
     judge,
+    load_splits,
     methods_of,
     plane,
     report,
     review,
+    scan,
     smallest_edit,
     view,
     write_metrics,
 )
+from utils.data.corrections import apply_review
 from utils.notebooks import NOTEBOOKS, write
 from utils.show.html import page
 
@@ -728,3 +732,24 @@ def test_a_review_shows_hostile_names_as_they_are(tiny_data, open_page, tmp_path
     opened.press("w")
     assert name in opened.told()
     assert opened.table(lambda: opened.press("s"))["image"].tolist() == [name]
+
+
+def test_from_an_incorrect_label_to_its_correction(make_config, open_page, tmp_path):
+    """Two moved images are found before training, reviewed by keys alone, and have their class in the next run."""
+    tiny_images(tmp_path / "Data")
+    for name in ("red_3", "red_4"):
+        shutil.move(tmp_path / "Data" / "red" / f"{name}.png", tmp_path / "Data" / "blue")
+    settings = {"data_path": str(tmp_path / "Data"), "image.size": [64, 64], "corrections": None}
+    config = make_config(settings)
+    problems = find_problems(config)
+    opened = open_page(saved(review(problems.table, config.data_path), tmp_path))
+    for image, suggestion in problems.table[["image", "suggestion"]].to_numpy():
+        opened.press("w" if image.startswith("blue/red_") and suggestion == "red" else "c")
+    opened.table(lambda: opened.press("s")).to_csv(tmp_path / "saved.csv", index=False)
+    file = tmp_path / "corrections.csv"
+    apply_review(tmp_path / "saved.csv", file, scan(config.data_path))
+    folder = load_splits(make_config(settings | {"corrections": str(file)}, "second.yml")).folder
+    actual = dict(zip(folder.names, np.array(folder.classes)[folder.labels], strict=True))
+    assert actual["blue/red_3.png"] == actual["blue/red_4.png"] == "red"
+    assert sum(name.partition("/")[0] != own for name, own in actual.items()) == 2
+    assert find_problems(make_config(settings | {"corrections": str(file)}, "third.yml")).table.empty
