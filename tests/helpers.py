@@ -104,6 +104,17 @@ class Coloured(ReadAtPixels):
         return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
+class Squared(nn.Module):
+    """Adds up the squares of all pixels of each channel: what each place adds is known, wherever a path begins."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Identity()
+
+    def forward(self, images):
+        return self.map(images).square().sum(dim=(2, 3))
+
+
 class ToOther(nn.Module):
     """One image in, its distance to a fixed embedding out (N, 1): what libraries that explain one image can take."""
 

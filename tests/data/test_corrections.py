@@ -402,7 +402,7 @@ def test_a_review_becomes_corrections(folder, tmp_path, file):
     assert table[["image", "class"]].to_numpy().tolist()[0] == ["a/1.png", "a"]  # confirmed
     assert table["note"].tolist() == ["", "clear", "", "small, blurred"]
     assert table["by"].tolist() == ["me"] * 4
-    assert reviewed_images(file, folder) == {"a/0.png", "a/1.png", "a/2.png", "b/1.png"}
+    assert reviewed_images(file, folder.root) == {"a/0.png", "a/1.png", "a/2.png", "b/1.png"}
     before = file.read_bytes()
     assert "4 of these lines stood in" in apply_review(review, file, folder)
     assert file.read_bytes() == before

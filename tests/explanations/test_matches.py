@@ -1,8 +1,7 @@
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
-from helpers import network_and_images
-from torch import nn
+from helpers import Squared, network_and_images
 
 from utils.explanations import matches
 from utils.explanations.explanation import Explanation
@@ -10,17 +9,6 @@ from utils.explanations.matches import Match, Matches, decompose
 from utils.explanations.methods import explain
 from utils.network.cut import Cut
 from utils.network.distance import blurred
-
-
-class Squared(nn.Module):
-    """Adds up the squares of all pixels of each channel: what each place adds is known, wherever a path begins."""
-
-    def __init__(self):
-        super().__init__()
-        self.map = nn.Identity()
-
-    def forward(self, images):
-        return self.map(images).square().sum(dim=(2, 3))
 
 
 def explained_pair(**settings):

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import Chequered, network_and_images, patterned
+from helpers import Chequered, Squared, network_and_images, patterned
 from torch import nn
 
 from utils.explanations.explanation import Source
@@ -18,24 +18,13 @@ from utils.network.distance import blurred, distance, mean_colour
 
 ODD = (0.13, 0.21, 0.68, 0.93)  # cuts places on all sides
 THIN = (0.4, 0.1, 0.43, 0.12)  # within one place
-OTHER = (0.05, 0.3, 0.55, 1.0)
+SECOND = (0.05, 0.3, 0.55, 1.0)
 WHOLE = (0, 0, 1, 1)
-
-
-class Squared(nn.Module):
-    """Adds up the squares of all pixels of each channel, so that its map is the image itself."""
-
-    def __init__(self):
-        super().__init__()
-        self.map = nn.Identity()
-
-    def forward(self, images):
-        return self.map(images).square().sum(dim=(2, 3))
 
 
 @pytest.fixture(scope="module")
 def pair():
-    """A network, and matches of one pair of noise whose map has 4 x 6 places, none of them alike."""
+    """A network, and matches of one pair of noise whose map has 4 x 6 places, no two of them equal."""
     network, images = network_and_images(count=1, size=(64, 96))
     random = torch.Generator().manual_seed(1)
     explanation = explain(network, images, 0.5)
@@ -62,7 +51,7 @@ def sum_by_loops(places, box1, box2):
 
 
 @pytest.mark.parametrize("box1", [None, ODD, THIN, (0.25, 0.5, 0.75, 1.0)])
-@pytest.mark.parametrize("box2", [None, OTHER, THIN])
+@pytest.mark.parametrize("box2", [None, SECOND, THIN])
 def test_what_boxes_add_against_loops(pair, box1, box2):
     network, matches = pair
     if box1 is None and box2 is None:
@@ -89,7 +78,7 @@ def test_a_box_of_one_place_adds_what_the_place_adds(pair):
     network, matches = pair
     answer = ask(network, matches, box2=(2 / 4, 3 / 6, 3 / 4, 4 / 6))
     torch.testing.assert_close(answer.partners, matches.places[:, :, 2, 3].double(), atol=1e-9, rtol=0)
-    answer = ask(network, matches, box1=(2 / 4, 3 / 6, 3 / 4, 4 / 6), box2=OTHER)
+    answer = ask(network, matches, box1=(2 / 4, 3 / 6, 3 / 4, 4 / 6), box2=SECOND)
     torch.testing.assert_close(answer.partners, matches.places[2, 3].double(), atol=1e-9, rtol=0)
 
 
@@ -112,7 +101,7 @@ def test_the_counterpart_is_the_best_of_all_boxes_of_its_size(pair, name, box):
 
 def test_two_boxes_have_no_counterpart(pair):
     network, matches = pair
-    answer = ask(network, matches, ODD, OTHER)
+    answer = ask(network, matches, ODD, SECOND)
     assert answer.counterpart is None
     assert answer.counterpart_value is None
     assert "counterpart" not in str(answer)

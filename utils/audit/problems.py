@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from ..config import Config
 from ..data.corrections import DROP, reviewed_images
 from ..data.duplicates import groups_of_several
-from ..data.images import ImageFolder, scan
+from ..data.images import ImageFolder
 from ..data.splits import load_images
 from ..device import Runtime, find_runtime
 from ..files import printable, write_text
@@ -81,7 +81,7 @@ def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
         if not config.pretrained:
             config = _with_lite0(config)
         embeddings = _embed(config, pixels, judged, runtime)
-        decided = reviewed_images(config.corrections, scan(config.data_path))
+        decided = reviewed_images(config.corrections, config.data_path)
         for row in judge_out_of_sample(embeddings, folder, judged, duplicates, config.seed):
             if row["image"] not in decided:
                 rows.append(row)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..files import printable, write_text
-from .images import ImageFolder, listed, one_form
+from .images import ImageFolder, listed, one_form, scan
 from .reading import DataError
 from .tables import read_table
 
@@ -103,19 +103,19 @@ def read_corrections(file: Path | None, folder: ImageFolder) -> dict[str, str | 
     return _effective(_Reader(folder).classes_of(read_table(file, NEEDED, "corrections"), file))
 
 
-def reviewed_images(file: Path | None, folder: ImageFolder) -> set[str]:
+def reviewed_images(file: Path | None, data_path) -> set[str]:
     """Return the images "class/file" that a line of the file names, also where it confirms their class.
 
     Args:
         file: As `read_corrections` takes it.
-        folder: The folder, as `scan` returns it.
+        data_path: The folder of the dataset, which is listed only if there is a file.
 
     Raises:
-        DataError: The file cannot be used.
+        DataError: The file or the folder cannot be used.
     """
     if file is None:
         return set()
-    return set(_Reader(folder).classes_of(read_table(file, NEEDED, "corrections"), file))
+    return set(_Reader(scan(data_path)).classes_of(read_table(file, NEEDED, "corrections"), file))
 
 
 def _effective(classes) -> dict[str, str | None]:

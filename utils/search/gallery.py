@@ -5,6 +5,7 @@ import hashlib
 import os
 import warnings
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ class Gallery:
         """The files below `root`, as "class/file" where there is a folder for each class."""
         return tuple(Path(path).relative_to(self.root).as_posix() for path in self.paths)
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """The folder below `root` that holds each image, or that of its corrected class; "" for those in `root`."""
         classes = []

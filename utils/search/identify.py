@@ -28,7 +28,6 @@ from .gallery import Gallery, gallery
 
 NEIGHBOURS = (1, 3, 5)  # among which the number of a class's images is chosen
 SHOWN = 5  # candidates
-COPY = 0.02  # distance below which an image of the gallery may be the one that is searched for
 UNKNOWN = "unknown"
 MEANINGS = {
     "rank_1": "share of images whose first candidate is of their class",
@@ -89,6 +88,11 @@ class Identification:
         if math.isnan(self.rule.limit):
             return None
         return self.candidates["class"].iloc[0] if self.accepted else UNKNOWN
+
+    @property
+    def decision(self) -> str:
+        """The name, or "no decision"."""
+        return self.name or "no decision"
 
     @property
     def title(self) -> str:
@@ -173,8 +177,10 @@ def limit_of(distances, fpir: float) -> float:
 
 def _leave_out_itself(distances, paths, images: Gallery):
     """Set the distance of each of Q image files to itself in a gallery, float (Q, N), to infinity."""
-    for query, index in np.argwhere(distances < COPY):
-        if os.path.samefile(paths[query], images.paths[index]):
+    places = {os.path.realpath(path): index for index, path in enumerate(images.paths)}
+    for query, path in enumerate(paths):
+        index = places.get(os.path.realpath(path))
+        if index is not None:
             distances[query, index] = np.inf
 
 
@@ -325,9 +331,8 @@ def identification_metrics(trained: Trained, splits: Splits, fpir: float | None 
     images = gallery(trained)
     rule = search_rule(trained, images, fpir)
     tests = splits.test
-    embeddings = embed_images(trained.network, splits.pixels, tests, trained.config, trained.runtime).numpy()
     labels, groups = splits.folder.labels[tests], splits.groups[tests]
-    distances = euclidean_distances(embeddings)
+    distances = euclidean_distances(images.embeddings)
     distances[groups[:, None] == groups] = np.inf
     mated = class_distances(distances, labels, rule.neighbours)
     distances[labels[:, None] == labels] = np.inf

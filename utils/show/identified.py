@@ -67,17 +67,17 @@ def identification_figure(
     rows = 1 if choice is None else 2
     drawing = Drawing(10.4, 3.1 * rows + 1)
     panels = drawing.subfigures(rows, 1, squeeze=False)[:, 0]
-    axes, *others = panels[0].subplots(1, 1 + CANDIDATES)
+    axes, *of_candidates = panels[0].subplots(1, 1 + CANDIDATES)
     show(axes, image)
     axes.set_title("image")
     axes.set_xlabel(named(Path(identification.path).name, COLUMN))
-    for other in others[len(candidates) :]:
-        other.set_axis_off()
-    for row, other in zip(candidates.itertuples(), others, strict=False):
-        show(other, photo(row.nearest, value_range))
-        other.set_title(wrapped(f"{row.Index}: {row[1]}", COLUMN))
+    for unused in of_candidates[len(candidates) :]:
+        unused.set_axis_off()
+    for row, axes in zip(candidates.itertuples(), of_candidates, strict=False):
+        show(axes, photo(row.nearest, value_range))
+        axes.set_title(wrapped(f"{row.Index}: {row[1]}", COLUMN))
         name = named(Path(row.nearest).name, COLUMN)
-        other.set_xlabel(f"similarity {row.similarity:.3f}\n{name}")
+        axes.set_xlabel(f"similarity {row.similarity:.3f}\n{name}")
     title = identification.title
     caption = f"Accepted: {identification.rule}."
     if choice is not None:
@@ -148,7 +148,7 @@ def identify_folder(
 
 def _row(result: Identification) -> dict:
     """The line of identified.csv of one image."""
-    row = {"image": result.path, "decision": result.name or "no decision"}
+    row = {"image": result.path, "decision": result.decision}
     for rank, values in result.candidates.head(CANDIDATES).to_dict("index").items():
         for column, value in values.items():
             row[f"{column} {rank}"] = value
@@ -176,7 +176,7 @@ def _page(trained, results, searched, images, rule, explained) -> str:
         if len(results[index].candidates) > 1:
             reasons[index] = _reason(trained, results[index])
     articles = [_article(results[index], thumbnails, reasons.get(index, "")) for index in order]
-    decisions = Counter(result.name or "no decision" for result in results)
+    decisions = Counter(result.decision for result in results)
     counts = ", ".join(f"{name}: {count}" for name, count in decisions.most_common())
     title = f"{len(results)} images searched for in a gallery of {len(images)}"
     intro = [
@@ -210,7 +210,7 @@ def _reason(trained, result) -> str:
 
 def _article(result, thumbnails, reason) -> str:
     """One image with its candidates, as HTML."""
-    figures = [_figure(thumbnails[result.path], f"{result.name or 'no decision'}: {Path(result.path).name}")]
+    figures = [_figure(thumbnails[result.path], f"{result.decision}: {Path(result.path).name}")]
     for rank, candidate in result.candidates.head(CANDIDATES).iterrows():
         words = f"{rank}: {candidate['class']}, {candidate['similarity']:.3f}"
         figures.append(_figure(thumbnails[candidate["nearest"]], words))

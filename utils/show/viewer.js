@@ -542,9 +542,9 @@ function mountViewer(root, content) {
     if (!state.box) toggleBox();
     const { image, ends } = state.box;
     const boxes = windows.boxes.map(([top, left, bottom, right]) => [left, top, right, bottom]);
-    const apart = ([left, top, right, bottom]) =>
+    const farFrom = ([left, top, right, bottom]) =>
       Math.hypot(left + right - ends[0] - ends[2], top + bottom - ends[1] - ends[3]);
-    const nearest = boxes.reduce((best, box, number) => (apart(box) < apart(boxes[best]) ? number : best), 0);
+    const nearest = boxes.reduce((best, box, number) => (farFrom(box) < farFrom(boxes[best]) ? number : best), 0);
     setBox(image, boxes[nearest], nearest);
   }
 
