@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -163,14 +164,20 @@ def test_table_pairs_and_file(trained, tmp_path):
     assert written["quality"].is_monotonic_increasing
 
 
-def test_mistakes_and_suspects_as_problems(calibrated):
+def test_mistakes_uncertain_pairs_and_suspects_as_problems(calibrated, tmp_path):
     splits = calibrated.load_splits()
     root, paths = splits.folder.root, splits.folder.paths
     names = [str(path).removeprefix(f"{root}/") for path in paths]
     explanation = calibrated.explain((paths[0], paths[-1]), (paths[0], paths[1]))  # blue and red, both blue
-    assert pairs_to_review(explanation, root).empty  # both are decided correctly
+    outside = tmp_path / "image.png"
+    shutil.copy(paths[0], outside)
+    assert pairs_to_review(calibrated.explain((outside, paths[0])), root).empty
     incorrect = replace(explanation, distance=torch.tensor([0.0, 2.0]))
     table = pairs_to_review(incorrect, root)
+    correct = pairs_to_review(explanation, root)
+    columns = ["image", "class", "suggestion", "beside"]
+    assert correct[columns].equals(table[columns])  # a correct decision may be uncertain
+    assert correct["evidence"][2].startswith("same (similarity")
     assert table["image"].tolist() == [names[0], names[-1], names[0], names[1]]
     assert table["class"].tolist() == ["blue", "red", "blue", "blue"]
     assert table["suggestion"].tolist() == ["red", "blue", "drop", "drop"]

@@ -558,6 +558,7 @@ CLOSING = """() => {
   window.dispatchEvent(event);
   return event.defaultPrevented;
 }"""
+COLUMNS = ["image", "class", "problem", "evidence", "suggestion", "beside"]
 NOTES = "plain", 'commas, "quotes",\nand lines', "Ümläute ß €, 写真, =1+1"
 
 
@@ -576,7 +577,7 @@ def reviewed(tiny_data, tmp_path):
         ),
         ("red/absent.png", "red", "unreadable", "The file cannot be decoded.", "drop", ""),
     ]
-    problems = pd.DataFrame(rows, columns=["image", "class", "problem", "evidence", "suggestion", "beside"])
+    problems = pd.DataFrame(rows, columns=COLUMNS)
     return saved(review(problems, tiny_data), tmp_path)
 
 
@@ -660,14 +661,67 @@ def test_a_review_continues_after_a_reload_and_in_another_tab(reviewed, browser)
     first.page.get_by_text("2 of 3 reviewed.").wait_for()
     first.page.reload()
     first.page.get_by_text("2 of 3 reviewed.").wait_for()
-    first.press("z", "z")  # undo goes back before the reload
-    first.press("1")
+    first.press("ArrowLeft", "ArrowLeft", "1")
     table = first.table(lambda: first.press("s"))
-    assert table[["decision", "note", "by"]].to_numpy().tolist() == [["correct", NOTES[1], "Ada"]]
+    assert table[["decision", "by"]].to_numpy().tolist() == [["correct", "Ada"], ["unsure", "Ada"]]
+    assert table["note"][0] == NOTES[1]
     first.page.reload()
-    first.page.get_by_text("1 of 3 reviewed.").wait_for()  # also after it was saved
+    first.page.get_by_text("2 of 3 reviewed.").wait_for()  # also after it was saved
     assert first.page.locator(".refused").is_hidden()
     context.close()
+
+
+def test_a_later_page_continues_with_the_answers_of_an_earlier_one(reviewed, tiny_data, browser):
+    context = browser.new_context(viewport=LAPTOP)
+    opened = Opened(context.new_page(), [])
+    opened.page.goto(reviewed.as_uri())
+    opened.page.locator("h2").wait_for()
+    opened.press("2", "1")
+    rows = [
+        ("red/red_2.png", "red", "label", "New.", "blue", ""),
+        ("green/green_0.png", "green", "near-duplicate", "Found again.", "drop", "green/green_1.png"),
+        ("green/green_0.png", "green", "label", "New.", "red", ""),
+        ("blue/blue_0.png", "blue", "label", "Suggested by another network.", "green", ""),
+    ]
+    later = saved(review(pd.DataFrame(rows, columns=COLUMNS), tiny_data, name="later"), reviewed.parent)
+    opened.page.goto(later.as_uri())
+    opened.page.get_by_text("2 of 4 reviewed.").wait_for()
+    assert question_of(opened) == "Is the class red correct?"  # the first open one
+    opened.press("3")
+    assert question_of(opened) == "Is the class green correct?"
+    table = opened.table(lambda: opened.press("s"))
+    assert table[["image", "suggestion", "decision"]].to_numpy().tolist() == [
+        ["red/red_2.png", "blue", "unsure"],
+        ["green/green_0.png", "drop", "correct"],
+        ["blue/blue_0.png", "red", "wrong"],  # the class that was decided
+    ]
+    context.close()
+
+
+def test_a_label_gets_a_third_class_or_is_dropped(reviewed, open_page):
+    opened = open_page(reviewed)
+    page = opened.page
+    choice = page.locator("[name=class]")
+    assert choice.locator("option").all_inner_texts() == ["green", "red", "none: drop the image"]
+    assert choice.input_value() == "red"
+    opened.press("o")  # the keys of the field are its own
+    opened.press("g")
+    opened.press("Escape")
+    assert "the image gets the class green" in page.locator("[name=wrong]").inner_text()
+    opened.press("2")
+    assert "Problem 1: wrong, the image gets the class green." in opened.told()
+    assert choice.is_hidden()  # of a near-duplicate
+    opened.press("o", "p")
+    assert opened.table(lambda: opened.press("s"))["suggestion"].tolist() == ["green"]
+    choice.select_option("drop")
+    assert "Problem 1: wrong, this image is dropped." in opened.told()
+    assert opened.page.evaluate(CLOSING) is False  # the browser keeps it
+    opened.press("Escape")
+    table = opened.table(lambda: opened.press("s"))
+    assert table[["suggestion", "decision"]].to_numpy().tolist() == [["drop", "wrong"]]
+    opened.press("1")
+    opened.press("p")
+    assert opened.table(lambda: opened.press("s"))["suggestion"].tolist() == ["red"]  # which is not correct
 
 
 def test_where_storage_is_refused_the_review_works_and_says_so(reviewed, open_page):
@@ -714,7 +768,7 @@ def test_a_review_shows_the_focus_and_tells_its_progress(reviewed, open_page):
         focused = opened.page.evaluate_handle("document.activeElement.shadowRoot.activeElement")
         names.append(focused.evaluate("node => node.name"))
         assert focused.evaluate("node => getComputedStyle(node).outlineWidth") == "3px"
-    assert names == ["correct", "wrong", "unsure", "note", "previous", "next", "undo", "by", "save"]
+    assert names == ["correct", "wrong", "unsure", "class", "note", "previous", "next", "undo", "by", "save"]
     opened.page.locator("[name=unsure]").focus()
     opened.press("Enter")
     assert status.inner_text() == "1 of 3 reviewed. Problem 1: unsure, nothing changes."

@@ -84,21 +84,22 @@ class Suspects:
         return text
 
 
-def pairs_to_review(mistakes: Explanation, root) -> pd.DataFrame:
-    """Return both images of each incorrectly decided pair as a table of problems, as `find_problems` makes it.
+def pairs_to_review(pairs: Explanation, root) -> pd.DataFrame:
+    """Return both images of each pair as a table of problems, as `find_problems` makes it, in the order of the pairs.
 
-    Of two images of different classes that are decided "same", each may be of the class of the other, which is
-    suggested. Of two of one class that are "different", each may be of no class: what is suggested is to drop it.
+    Of two images of different classes, each may be of the class of the other, which is suggested. Of two of one class,
+    each may be of no class: what is suggested is to drop it.
 
     Args:
-        mistakes: Of pairs of image files of the dataset, from `worst_mistakes`; other pairs are left out.
+        pairs: Of image files of the dataset, from `worst_mistakes` or `most_uncertain`; of other files, pairs are left
+            out.
         root: The folder of the dataset.
     """
     rows = []
-    for pair in mistakes:
-        if pair.correct() is not False:
-            continue
+    for pair in pairs:
         classes = pair.classes()
+        if classes is None:
+            continue
         names = [Path(path).relative_to(root).as_posix() for path in pair.source.paths[0]]
         evidence = f"{pair.decision()} (similarity {pair.similarity[0]:.2f}); {pair.classes_in_words()}"
         for own, other in ((0, 1), (1, 0)):

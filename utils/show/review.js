@@ -31,23 +31,30 @@ function store(name, text) {
 }
 
 function mountReview(root, content) {
-  const { problems } = content;
+  const { problems, choices } = content;
   if (problems.length === 0) {
     root.append(element("p", { textContent: content.nothing }));
     return;
   }
-  const place = `review ${root.host.dataset.view}`; // the digest of the content
   let current = 0; // number of the problem that is shown
-  let state; // decisions and notes by number of the problem; history: [number, its decision before] of each decision
+  let answers; // of each problem: decision, suggestion and note
   let unsaved = false; // whether a decision is newer than the last table
+  const history = []; // number of the problem and its decision before, of each decision
+
+  const place = (index) => `review ${problems[index].key}`;
+  const choiceOf = (value) => choices.find((choice) => choice.value === value);
 
   function restore() {
-    state = { decisions: {}, notes: {}, history: [] };
-    try {
-      Object.assign(state, JSON.parse(stored(place)));
-    } catch {
-      // what is damaged is replaced by the next decision
-    }
+    answers = problems.map(({ suggestion }, index) => {
+      const answer = { suggestion, note: "" };
+      try {
+        Object.assign(answer, JSON.parse(stored(place(index))));
+      } catch {
+        // what is damaged is replaced by the next decision
+      }
+      if (!choiceOf(answer.suggestion)) answer.suggestion = suggestion; // of a class that is gone
+      return answer;
+    });
   }
 
   // The parts of the page.
@@ -81,10 +88,12 @@ function mountReview(root, content) {
     name: "note",
     rows: 2,
     oninput: () => {
-      state.notes[current] = note.value;
-      keep();
+      answers[current].note = note.value;
+      keep(current);
     },
   });
+  const other = element("select", { name: "class", onchange: choose });
+  const choice = element("label", { className: "choice" }, ["if wrong, the class is (o) ", other]);
   const by = element("input", {
     name: "by",
     value: stored(REVIEWER) ?? "",
@@ -103,6 +112,7 @@ function mountReview(root, content) {
   ]);
   const answer = element("div", { className: "answer" }, [
     decisions,
+    choice,
     element("label", { className: "note" }, ["note, saved with the decision", note]),
     steps,
     table,
@@ -113,6 +123,7 @@ function mountReview(root, content) {
       ["1 c", "correct"],
       ["2 w", "wrong"],
       ["3 u", "unsure"],
+      ["o", "another class"],
       ["\u2190 \u2192", "previous, next"],
       ["z", "undo"],
       ["s", "save"],
@@ -140,9 +151,16 @@ function mountReview(root, content) {
         : element("p", { className: "missing", textContent: `No picture: ${cause}` }),
     ]);
 
+  function meaning(index, decision) {
+    const problem = problems[index];
+    if (decision !== "wrong" || problem.problem !== "label") return problem.meanings[decision];
+    return choiceOf(answers[index].suggestion).meaning;
+  }
+
   function draw() {
     const problem = problems[current];
-    const reviewed = Object.keys(state.decisions).length;
+    const answer = answers[current];
+    const reviewed = answers.filter(({ decision }) => decision).length;
     bar.style.width = `${(100 * reviewed) / problems.length}%`;
     progress.textContent = `${reviewed} of ${problems.length} reviewed.`;
     number.textContent = `Problem ${current + 1} of ${problems.length}: ${problem.problem}`;
@@ -151,10 +169,14 @@ function mountReview(root, content) {
     images.classList.toggle("tall", problem.pictures.every(({ tall }) => tall));
     images.replaceChildren(...problem.pictures.map(picture));
     for (const node of buttons) {
-      meanings[node.name].textContent = problem.meanings[node.name];
-      node.setAttribute("aria-pressed", state.decisions[current] === node.name);
+      meanings[node.name].textContent = meaning(current, node.name);
+      node.setAttribute("aria-pressed", answer.decision === node.name);
     }
-    note.value = state.notes[current] ?? "";
+    choice.hidden = problem.problem !== "label";
+    const others = choices.filter(({ value }) => value !== problem.class);
+    other.replaceChildren(...others.map(({ value, name }) => element("option", { value, textContent: name })));
+    other.value = answer.suggestion;
+    note.value = answer.note;
   }
 
   function show(index, text) {
@@ -163,37 +185,47 @@ function mountReview(root, content) {
     draw();
   }
 
-  function keep() {
-    refused.hidden = store(place, JSON.stringify(state));
+  function keep(index) {
+    refused.hidden = store(place(index), JSON.stringify(answers[index]));
   }
 
   // The next problem without a decision, from the shown one on and then from the first; undefined if there is none.
   function nextOpen() {
     const order = problems.map((_, index) => (current + index) % problems.length);
-    return order.find((index) => !(index in state.decisions));
+    return order.find((index) => !answers[index].decision);
+  }
+
+  function told(index) {
+    const { decision } = answers[index];
+    return `Problem ${index + 1}: ${decision}, ${meaning(index, decision)}.`;
   }
 
   function decide(decision) {
-    state.history.push([current, state.decisions[current]]);
-    state.decisions[current] = decision;
+    history.push([current, answers[current].decision]);
+    answers[current].decision = decision;
     unsaved = true;
-    keep();
-    const text = `Problem ${current + 1}: ${decision}, ${problems[current].meanings[decision]}.`;
+    keep(current);
     const next = nextOpen();
-    if (next === undefined) show(current, `${text} This was the last one: save as CSV (s).`);
-    else show(next, text);
+    if (next === undefined) show(current, `${told(current)} This was the last one: save as CSV (s).`);
+    else show(next, told(current));
+  }
+
+  function choose() {
+    answers[current].suggestion = other.value;
+    unsaved = true;
+    keep(current);
+    show(current, answers[current].decision === "wrong" ? told(current) : "");
   }
 
   function undo() {
-    if (state.history.length === 0) {
+    if (history.length === 0) {
       show(current, "There is no decision to undo.");
       return;
     }
-    const [index, before] = state.history.pop();
-    if (before) state.decisions[index] = before;
-    else delete state.decisions[index];
+    const [index, before] = history.pop();
+    answers[index].decision = before;
     unsaved = true;
-    keep();
+    keep(index);
     show(index, `The decision on problem ${index + 1} is undone.`);
   }
 
@@ -204,9 +236,10 @@ function mountReview(root, content) {
   function save() {
     const rows = [REVIEW_COLUMNS];
     problems.forEach((problem, index) => {
-      const decision = state.decisions[index];
+      const { decision, suggestion, note } = answers[index];
       if (!decision) return;
-      rows.push([problem.image, problem.problem, problem.suggestion, decision, state.notes[index] ?? "", by.value]);
+      const proposed = decision === "wrong" ? suggestion : problem.suggestion;
+      rows.push([problem.image, problem.problem, proposed, decision, note, by.value]);
     });
     const href = URL.createObjectURL(new Blob([csvOf(rows)], { type: "text/csv" }));
     element("a", { href, download: "review.csv" }).click();
@@ -222,6 +255,7 @@ function mountReview(root, content) {
     ArrowRight: () => step(1),
     n: () => step(1),
     z: undo,
+    o: () => choice.hidden || other.focus(),
     s: save,
   };
   for (const [decision, key] of Object.entries(DECISIONS)) {
@@ -235,7 +269,7 @@ function mountReview(root, content) {
   body.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (target === note || target === by) {
+    if (target === note || target === by || target === other) {
       if (event.key === "Escape") body.focus({ preventScroll: true });
       event.stopPropagation(); // no key of a page around it
       return;
@@ -247,8 +281,8 @@ function mountReview(root, content) {
     if (!event.repeat) keys[key](); // a key that is held decides once
   });
   addEventListener("storage", (event) => {
-    if (event.key !== place) return;
-    restore(); // the same page in another tab
+    if (!problems.some((_, index) => event.key === place(index))) return;
+    restore(); // from another tab
     draw();
   });
   addEventListener("beforeunload", (event) => {
@@ -256,7 +290,7 @@ function mountReview(root, content) {
   });
 
   restore();
-  keep(); // which shows at once whether the browser refuses
+  refused.hidden = store(REVIEWER, by.value); // which shows at once whether the browser refuses
   show(nextOpen() ?? 0, "");
   focus();
 }

@@ -1,5 +1,6 @@
 """A page on which a person reviews the problems of a dataset, one after another."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..audit.problems import COLUMNS
-from ..data.corrections import DROP
+from ..data.corrections import DROP, LABEL
+from ..data.images import list_folder
 from ..data.reading import DataError
 from ..files import printable
 from .drawing import photo, shrunk
@@ -30,8 +32,9 @@ QUALITIES = (88, 75, 60, 45, 30, 15, 5)  # of JPEG, tried in turn
 def review(problems: pd.DataFrame, root, value_range=None, name="review", warning="") -> Element:
     """Make a page that asks about one problem after another and saves the answers as review.csv.
 
-    It works without a network, by mouse, finger or keys. The browser keeps the answers, so that the same page continues
-    where it was left.
+    It works without a network, by mouse, finger or keys. Of a label, any other class of the dataset can be chosen in
+    place of the suggested one. The browser keeps the answers: this page, and any later one that asks the same of the
+    same picture, continues with them.
 
     Args:
         problems: A row for each problem, in the order of the review; of equal problems of one image, the first counts.
@@ -48,6 +51,7 @@ def review(problems: pd.DataFrame, root, value_range=None, name="review", warnin
 
     Raises:
         ValueError: A column is missing, a problem is none of QUESTIONS, or an image or a suggestion is empty.
+        DataError: The folder cannot be listed.
     """
     rows = _checked(problems)
     files = set()
@@ -60,7 +64,7 @@ def review(problems: pd.DataFrame, root, value_range=None, name="review", warnin
 
     with ThreadPoolExecutor() as pool:
         pictures = dict(zip(files, pool.map(picture, files), strict=True))
-    content = {"problems": [_card(row, pictures) for row in rows], "nothing": NOTHING}
+    content = {"problems": [_card(row, pictures) for row in rows], "choices": _choices(rows, root), "nothing": NOTHING}
     title = f"Problems to review: {len(rows)}"
     return component("review", content, name, title, warning)
 
@@ -80,6 +84,19 @@ def _checked(problems) -> list[dict[str, str]]:
     return rows
 
 
+def _choices(rows, root) -> list[dict[str, str]]:
+    """What an image can get in place of its class: the classes of the dataset, in order, and to be dropped."""
+    classes = {entry.name for entry in list_folder(root).folders}
+    for row in rows:
+        classes.update([row["class"], row["suggestion"]])
+    choices = []
+    for name in sorted(classes - {DROP}):
+        shown = printable(name)
+        choices.append({"value": _written(name), "name": shown, "meaning": f"the image gets the class {shown}"})
+    choices.append({"value": DROP, "name": "none: drop the image", "meaning": "this image is dropped"})
+    return choices
+
+
 def _card(row, pictures) -> dict:
     """What the script shows of a problem, and what it writes to the table."""
     shown = [{"caption": f"this image: {printable(row['image'])}", **pictures[row["image"]]}]
@@ -87,9 +104,11 @@ def _card(row, pictures) -> dict:
         shown.append({"caption": f"for comparison: {printable(row['beside'])}", **pictures[row["beside"]]})
     question = QUESTIONS[row["problem"]].format(name=printable(row["class"]))
     return {
-        "image": row["image"].encode(errors="backslashreplace").decode(),  # as `write_text` writes names
+        "key": _key(row, pictures),
+        "image": _written(row["image"]),
+        "class": _written(row["class"]),
         "problem": row["problem"],
-        "suggestion": row["suggestion"].encode(errors="backslashreplace").decode(),
+        "suggestion": _written(row["suggestion"]),
         "question": question,
         "evidence": printable(row["evidence"]),
         "meanings": _meanings(row),
@@ -97,18 +116,31 @@ def _card(row, pictures) -> dict:
     }
 
 
+def _key(row, pictures) -> str:
+    """A fingerprint of what is asked, of which pictures: the browser keeps the answer under it."""
+    files = [row["image"]]
+    if row["problem"] != LABEL:  # whose answer is the same beside any picture
+        files.append(row["beside"])
+    asked = [row["class"], row["problem"]]
+    for file in files:
+        asked += [file, pictures.get(file)]
+    return hashlib.blake2b(repr(asked).encode(), digest_size=12).hexdigest()
+
+
 def _meanings(row) -> dict[str, str]:
-    """What each decision means for the dataset."""
+    """What each decision means for the dataset; of a label, a choice says what "wrong" means."""
     thing = "file" if row["problem"] == "unreadable" else "image"
     correct = f"the {thing} stays"
-    if row["problem"] == "label":
+    if row["problem"] == LABEL:
         correct = f"the image keeps the class {printable(row['class'])}"
     elif row["problem"] == "near-duplicate":
         correct = "both images stay"
-    wrong = f"the {thing} gets the class {printable(row['suggestion'])}"
-    if row["suggestion"] == DROP:
-        wrong = f"this {thing} is dropped"
-    return {"correct": correct, "wrong": wrong, "unsure": "nothing changes"}
+    return {"correct": correct, "wrong": f"this {thing} is dropped", "unsure": "nothing changes"}
+
+
+def _written(name: str) -> str:
+    """A name as `write_text` writes it."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _picture(path, value_range) -> dict:
