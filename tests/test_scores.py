@@ -116,7 +116,7 @@ def test_a_network_of_other_splits_is_not_tested(make_config, abstaining):
     """As when another run of the same folder has become the current one."""
     others = load_splits(make_config({"seed": 5}))
     distances = abstaining.distances(others, others.test_pairs)
-    with pytest.raises(CheckpointError, match="is a run with other splits: its training images may be among"):
+    with pytest.raises(CheckpointError, match="was trained or calibrated on other splits: its training images"):
         write_metrics(abstaining, others, distances, Baseline(None))
     assert not abstaining.config.results_path.exists()
 

@@ -36,6 +36,7 @@ from .explanations.regions import Answer as Answer
 from .explanations.regions import ask as ask
 from .explanations.regions import hide_windows as hide_windows
 from .measured import calibrate as calibrate
+from .measured import trained_elsewhere as trained_elsewhere
 from .measured import write_metrics as write_metrics
 from .network.cut import Cut as Cut
 from .network.distance import Explainable as Explainable

@@ -220,10 +220,13 @@ class Section(BaseModel):
         except ValidationError as error:
             raise ConfigError("\n".join(_messages(error, type(self)))) from error
 
+    def as_text(self, without=()) -> str:
+        """Return the settings as YAML, without those keys."""
+        content = self.model_dump(mode="json", exclude=set(without))
+        return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, allow_unicode=True).strip()
+
     def __str__(self):
-        return yaml.safe_dump(
-            self.model_dump(mode="json"), sort_keys=False, default_flow_style=None, allow_unicode=True
-        ).strip()
+        return self.as_text()
 
 
 class Normalization(Section):

@@ -7,19 +7,25 @@ from pathlib import Path
 
 import numpy as np
 
+from .config import Config
+from .data.corrections import Corrections
 from .data.splits import Splits
+from .device import Runtime, find_runtime
 from .explanations.references import embed_references
-from .files import write_text
+from .files import ExplanationError, write_text
+from .network.cut import Cut
+from .network.distance import copy_of, evaluating, example_of, place_of
 from .score.calibration import fit_calibration
 from .score.intervals import auc_interval
 from .score.metrics import Metric, Metrics, evaluate, retrieval_metrics, retrieval_rates
 from .train import runs
-from .train.evaluation import Baseline, embed_images
+from .train.evaluation import Baseline, embed_images, pair_distances
 from .train.runs import CheckpointError
-from .trained import Measurements, Trained
+from .trained import Measurements, Trained, limits
 
 REFERENCES = 96  # training images, at least
 OF_EACH_CLASS = 5  # at least: enough to show what images of the class look like
+NO_BASELINE = Baseline(None)
 
 
 def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Trained:
@@ -35,18 +41,75 @@ def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Traine
     """
     if trained.measurements is not None:
         return trained
+    return save_measurements(trained, _measure(trained, splits, distances))
+
+
+def trained_elsewhere(network: Cut, splits: Splits, config: Config, runtime: Runtime | None = None) -> Trained:
+    """Return a network that was trained elsewhere as `load_trained` and `calibrate` return one of a run.
+
+    Threshold, band and probabilities are chosen on the validation pairs of `splits`; nothing is trained or saved. All
+    that takes a Trained takes it: explanations, search, identification, suspects, shortcuts, `report`. Of the settings,
+    those of the network and of its training do not count.
+
+    Args:
+        network: A `Cut` of any module that embeds images, float32 (N, 3, H, W). It is copied, not changed.
+        splits: Of the images in `data_path`. The network should not have been trained on those of its test.
+        config: The settings. `image.size` and `image.normalization` must be those that the network expects.
+        runtime: Where to compute.
+
+    Raises:
+        ExplanationError: The network is no `Cut`, or a copy of it does not run on its own.
+        ValueError: As `Cut` raises it.
+    """
+    if not isinstance(network, Cut):
+        kind = type(network).__name__
+        raise ExplanationError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...) of it")
+    runtime = runtime or find_runtime(config)
+    images = example_of(config.image.size)
+    with evaluating(network):
+        network.features(images.to(*(place_of(network) or ())))  # measures the layer
+    network = runtime.place(copy_of(network).float())
+    try:
+        with evaluating(network):
+            network.features(runtime.place(images))
+    except ValueError as error:
+        raise ExplanationError(
+            f"{network.layer}: a copy of this Cut does not run its own module, so that no control can be made: pass a "
+            "method of the module as forward=, such as module.encode_image, or cut an nn.Module that has this forward."
+        ) from error
+    pairs = splits.valid_pairs
+    distances = pair_distances(network, splits, pairs, config, runtime)
+    threshold, band = limits(distances, pairs, config.decision)
+    trained = Trained(
+        network=network,
+        config=config,
+        runtime=runtime,
+        threshold=threshold,
+        band=band,
+        validation=(pairs, distances),
+        classes=splits.folder.classes,
+        history=(),
+        images_digest=runs.images_digest(splits),
+        folder=None,
+        corrections=Corrections(splits.folder.root, splits.folder.corrections),
+    )
+    measurements = _measure(trained, splits, trained.distances(splits, splits.test_pairs))
+    return replace(trained, measurements=measurements)
+
+
+def _measure(trained, splits, distances) -> Measurements:
+    """Choose references, fit probabilities, and measure the AUC of the test pairs, of these distances."""
     files = [Path(splits.folder.paths[index]) for index in _reference_images(splits)]
     names = tuple(file.relative_to(splits.folder.root).as_posix() for file in files)
     references = embed_references(trained.network, trained.load_images(*files), names)
     seed = trained.config.seed
     valid_pairs, valid_distances = trained.validation
-    measurements = Measurements(
+    return Measurements(
         names,
         references.embeddings.cpu(),
         auc_interval(distances, splits.test_pairs, seed),
         fit_calibration(valid_distances, valid_pairs, seed),
     )
-    return save_measurements(trained, measurements)
 
 
 def save_measurements(trained: Trained, measurements: Measurements) -> Trained:
@@ -81,7 +144,7 @@ def _spread(values, count) -> list:
     return np.asarray(values)[places].tolist()
 
 
-def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline) -> Metrics:
+def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, baseline: Baseline = NO_BASELINE) -> Metrics:
     """Compute all metrics of the test pairs and of the test images as a gallery; write results_path/metrics.json.
 
     The file also has the run, the rule of the decision, and `seconds`: training time up to the chosen epoch.
@@ -90,18 +153,18 @@ def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, basel
         trained: The network.
         splits: Those of the training run.
         distances: Of the test pairs, float32 (P,).
-        baseline: Of the same test pairs.
+        baseline: Of the same test pairs, or none.
 
     Raises:
-        CheckpointError: The network was trained on other splits.
+        CheckpointError: The network was trained, or calibrated, on other splits.
     """
     pairs = splits.test_pairs
     config = trained.config
     images = trained.validation[0].first, trained.validation[0].second
     if not np.array_equal(images, (splits.valid_pairs.first, splits.valid_pairs.second)):
         raise CheckpointError(
-            f"{trained.folder} is a run with other splits: its training images may be among these test images. "
-            "Give each config its own checkpoints_path, or run notebook 01 from its beginning."
+            f"{trained.run} was trained or calibrated on other splits: its training images may be among these test "
+            "images. Give each config its own checkpoints_path, or run notebook 01 from its beginning."
         )
     metrics = evaluate(distances, pairs, trained.threshold, trained.band, trained.probabilities(distances), config.seed)
     embeddings = embed_images(trained.network, splits.pixels, splits.test, config, trained.runtime)
@@ -111,7 +174,7 @@ def write_metrics(trained: Trained, splits: Splits, distances: np.ndarray, basel
     facts = metrics.facts | {
         "decision": config.decision.model_dump(),
         "seconds": round(sum(epoch["seconds"] for epoch in trained.history), 1),
-        "run": trained.folder.name,
+        "run": trained.run,
     }
     metrics = Metrics(metrics.metrics + retrieval, facts)
     write_text(config.results_path / "metrics.json", json.dumps(metrics.as_dict(), indent=2) + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .config import AUTO, Config, ExplanationSettings
+from .config import AUTO, Config, DecisionSettings, ExplanationSettings
 from .data.batches import evaluation_transform
 from .data.corrections import Corrections, read_corrections
 from .data.images import listed, scan
@@ -19,7 +19,7 @@ from .explanations.explanation import UNTESTED, Explanation, Source, embed_expla
 from .explanations.methods import explain, methods_of, name_of, replace_auto
 from .explanations.references import References, class_of
 from .files import printable
-from .network.distance import distance, evaluating, paired
+from .network.distance import Explainable, distance, evaluating, paired
 from .network.siamese import SiameseNetwork
 from .network.variants import folded
 from .score.calibration import Calibration
@@ -64,7 +64,8 @@ class Measurements:
 class Trained:
     """A trained network with all that its use needs. A pair of image files is a tuple of two paths."""
 
-    network: SiameseNetwork
+    network: Explainable
+    """A SiameseNetwork, or a `Cut` that was trained elsewhere."""
     config: Config
     """The current settings, with the TRAINED_KEYS of the training run."""
     runtime: Runtime
@@ -79,12 +80,26 @@ class Trained:
     """One dict per epoch, up to the chosen one."""
     images_digest: str
     """Of the image files and their corrections during training."""
-    folder: Path
-    """Of the run."""
+    folder: Path | None
+    """Of the run; None for a network that was trained elsewhere."""
     corrections: Corrections
     """Of the images in `data_path`, as they are now."""
     measurements: Measurements | None = None
     """None before `calibrate`."""
+
+    @property
+    def run(self) -> str:
+        """The name of the run; of a network that was trained elsewhere, the name of its class."""
+        if self.folder is None:
+            return type(getattr(self.network, "module", self.network)).__name__
+        return self.folder.name
+
+    @property
+    def description(self) -> str:
+        """What the network is, in words."""
+        if self.folder is None:
+            return f"{self.run}, trained elsewhere"
+        return self.config.backbone_model + (", pretrained" if self.config.pretrained else "")
 
     @property
     def settings(self) -> ExplanationSettings:
@@ -271,9 +286,15 @@ class Trained:
         state = "without training (epochs: 0)"
         if self.history:
             state = f"after epoch {len(self.history)}, validation AUC {self.history[-1]['valid_auc']:.3f}"
+        if self.folder is None:
+            network = [f"{self.description}, config {self.config.source}"]
+        else:
+            network = [
+                f"Run {self.run} of {self.folder.parent}, config {self.config.source}",
+                f"{self.config.backbone_model} {state}",
+            ]
         lines = [
-            f"Run {self.folder.name} of {self.folder.parent}, config {self.config.source}",
-            f"{self.config.backbone_model} {state}",
+            *network,
             f"{len(self.classes)} classes: {', '.join(self.classes)}",
             *self._decision_lines(),
             str(self.measurements or UNCALIBRATED),
@@ -325,10 +346,7 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
     config = Config.model_validate(settings).from_source(config.source)
     if config.explanation.layer != AUTO:
         network.check_layer(config.explanation.layer)
-    threshold = threshold_by_rule(distances, pairs.labels, config.decision)
-    band = None
-    if config.decision.abstain is not None:
-        band = choose_band(distances, pairs, threshold, config.decision.abstain)
+    threshold, band = limits(distances, pairs, config.decision)
     network = runtime.place(folded(network, runtime.dtype))
     validation = pairs, distances
     return Trained(
@@ -345,6 +363,21 @@ def load_trained(config: Config, runtime: Runtime | None = None) -> Trained:
         corrections,
         measurements,
     )
+
+
+def limits(distances: np.ndarray, pairs: Pairs, decision: DecisionSettings) -> tuple[float, tuple[float, float] | None]:
+    """Choose the threshold and the band of undecided distances (None without one) on validation pairs.
+
+    Args:
+        distances: float32 (P,).
+        pairs: The P pairs.
+        decision: The section `decision` of config.yml.
+    """
+    threshold = threshold_by_rule(distances, pairs.labels, decision)
+    band = None
+    if decision.abstain is not None:
+        band = choose_band(distances, pairs, threshold, decision.abstain)
+    return threshold, band
 
 
 def _corrections_now(config, then) -> Corrections:

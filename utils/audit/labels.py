@@ -35,7 +35,7 @@ class Suspects:
     """A row for each, with COLUMNS: files below the root, the quality of the label in [0, 1], and whether cleanlab
     counts it as an issue."""
     training: int
-    """How many training images were not judged."""
+    """How many training images were not judged; 0 for a network that was trained elsewhere."""
     single: int = 0
     """How many images were not judged because no other image of their class was."""
 
@@ -68,17 +68,19 @@ class Suspects:
 
     def __str__(self):
         issues = int(self.suspected["label issue"].sum())
+        kind = "validation and test images" if self.training else "images"
         text = (
-            f"{len(self.images)} validation and test images were judged by their neighbours among them: "
+            f"{len(self.images)} {kind} were judged by their neighbours among them: "
             f"{len(self.suspected)} look like another class, {issues} of which are label issues to cleanlab. "
             "Look at them: the label or the network may be wrong."
         )
         if len(self.suspected) > MANY * len(self.images):
             text += " So many are more likely mistakes of the network, which confuses classes, than of the labels."
-        text += (
-            f"\nThe {self.training} training images were not judged, because the network learned their labels: train "
-            "with another `seed` to judge other images."
-        )
+        if self.training:
+            text += (
+                f"\nThe {self.training} training images were not judged, because the network learned their labels: "
+                "train with another `seed` to judge other images."
+            )
         if self.single:
             text += f"\n{self.single} could not be judged: no other image of their class was."
         return text
@@ -109,19 +111,22 @@ def pairs_to_review(pairs: Explanation, root) -> pd.DataFrame:
 
 
 def find_suspects(trained: Trained, splits: Splits) -> Suspects:
-    """Judge the labels of all validation and test images.
+    """Judge the labels of all validation and test images; of all images by a network that was trained elsewhere.
 
     Neighbours are searched among these images only: embeddings of training images have learned their labels, also
     incorrect ones, and with `split: classes` they have other classes.
     """
-    unseen = np.sort(np.concatenate([splits.valid, splits.test]))
+    training = splits.train
+    if trained.folder is None:
+        training = training[:0]
+    unseen = np.setdiff1d(np.concatenate([splits.train, splits.valid, splits.test]), training)
     labels = splits.folder.labels[unseen]
     judged = unseen[np.bincount(labels)[labels] > 1]
     embeddings = embed_images(trained.network, splits.pixels, judged, trained.config, trained.runtime).numpy()
     root = splits.folder.root
     files = np.array(splits.folder.names)[judged]
     names = np.array(splits.folder.classes)[splits.folder.labels[judged]]
-    return Suspects(root, judge_labels(embeddings, names, files), len(splits.train), len(unseen) - len(judged))
+    return Suspects(root, judge_labels(embeddings, names, files), len(training), len(unseen) - len(judged))
 
 
 def judge_labels(embeddings: np.ndarray, labels: np.ndarray, files: np.ndarray) -> pd.DataFrame:

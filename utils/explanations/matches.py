@@ -172,6 +172,18 @@ class Matches:
         )
 
 
+class InexactError(ValueError):
+    """The sum over places would not be exact in one step."""
+
+
+def decompose_exactly(network: Explainable, explanation: Explanation) -> Matches | None:
+    """Decompose one explained pair at the last layer in one step; None where the sum would not be exact."""
+    try:
+        return decompose(network, explanation)
+    except InexactError:
+        return None
+
+
 def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=1) -> Matches:
     """Decompose the inner product of the embeddings of one explained pair, place by place of a layer.
 
@@ -210,7 +222,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     lengths = vectors.norm(dim=1)
     error = (parts.sum(dim=(2, 3)) + biases - vectors).norm(dim=1)
     if steps == 1 and (error > EXACT * lengths).any():
-        raise ValueError(
+        raise InexactError(
             f"matches in one step need average pooling and one linear layer behind {name!r}: there is something else, "
             "so the sum would not be exact. Name the layer before the pooling, or pass more steps."
         )

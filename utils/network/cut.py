@@ -52,6 +52,21 @@ class Cut(nn.Module):
         """The only layer that is read."""
         return [self.layer]
 
+    def stages(self) -> dict[str, list[nn.Module]]:
+        """Return the modules of each part of the module, in the order of their making: of each child, with all below.
+
+        A module that only wraps another one counts with its own parameters, as the first part, and so does this one.
+        """
+        module = self.module
+        outer = [module]
+        while len(list(module.children())) == 1:
+            (module,) = module.children()
+            outer.append(module)
+        stages = {type(self.module).__name__: outer}
+        for name, child in module.named_children():
+            stages[name] = list(child.modules())
+        return stages
+
     def forward(self, images):
         """Return the embeddings of images (N, C, H, W), float (N, D), of length 1."""
         return unit(self._layers(images))

@@ -9,6 +9,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..config import ConfigError
 from ..vision import create_backbone, timm
+from .cut import Cut
 from .distance import copy_of, example_of
 from .hooks import watched
 from .places import close
@@ -76,7 +77,7 @@ def dilated(network: SiameseNetwork, output_stride: int) -> SiameseNetwork:
     return network
 
 
-def randomised(network: SiameseNetwork, seed=0):
+def randomised(network: SiameseNetwork | Cut, seed=0):
     """Yield (stage, network) with the weights shuffled from the top down to that stage: embedding, layer4, ..., stem.
 
     Each tensor keeps its values, but not their places. The network is the same copy, shuffled further at each turn.
@@ -85,8 +86,10 @@ def randomised(network: SiameseNetwork, seed=0):
     """
     network = copy_of(network)
     generator = torch.Generator().manual_seed(seed)
-    stages = reversed(list(network.stages().items()))
-    for name, modules in [("embedding", [network.embedding]), *stages]:
+    stages = list(network.stages().items())
+    if isinstance(network, SiameseNetwork):
+        stages.append(("embedding", [network.embedding]))
+    for name, modules in reversed(stages):
         parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
         for parameter in parameters:
             order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
@@ -95,7 +98,7 @@ def randomised(network: SiameseNetwork, seed=0):
             yield name, network
 
 
-def fully_random(network: SiameseNetwork, seed=0) -> SiameseNetwork:
+def fully_random(network: SiameseNetwork | Cut, seed=0) -> SiameseNetwork | Cut:
     """Copy a network with all weights shuffled."""
     _, shuffled = list(randomised(network, seed))[-1]
     return shuffled

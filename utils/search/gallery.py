@@ -290,7 +290,7 @@ def embed_files(trained: Trained | FromFiles, paths, name: str, group=None) -> t
     """
     if isinstance(trained, FromFiles):
         return _embed_share(_embed_one_by_one, trained, paths, group)
-    if trained.config.cache_path is None:
+    if trained.config.cache_path is None or trained.folder is None:  # whose digest does not tell forward= of two Cuts
         return _embed_share(_embed, trained, paths, group)
     name = f"{tensors_digest(name, [])}_{network_digest(trained)}.npz"
     return _embed_new(trained, paths, trained.config.cache_path / "embeddings" / name, group)

@@ -224,7 +224,7 @@ def _made_by(trained, judged, path):
     if isinstance(trained, FromFiles):
         run, network, corrections = "", trained.digest_of(path), None
     else:
-        run, network = trained.folder.name, network_digest(trained)
+        run, network = trained.run, network_digest(trained)
         corrections = trained.corrections.classes or None
     source = trained.source
     calibration, references = [], []

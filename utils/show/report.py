@@ -12,10 +12,11 @@ from ..audit.images import Audit, audit_images
 from ..audit.labels import Suspects
 from ..audit.shortcuts import Shortcuts
 from ..data.splits import Splits
-from ..explanations.matches import decompose
+from ..explanations.matches import decompose_exactly
 from ..score.calibration import reliability
 from ..score.metrics import Metrics
 from ..search.ranked import typical_pairs, worst_mistakes
+from ..train import runs
 from ..trained import Trained
 from ..trust.comparison import Row, table
 from ..trust.faithfulness import judge
@@ -24,10 +25,10 @@ from .figures import figure
 from .html import Element
 from .viewer import grid, view
 
-WHAT = (
-    "A Siamese network scores how similar two images are, from 0 to 1. It was trained on pairs of images of one class "
-    "and of different classes. Heatmaps over both images show what supports its decision, and what contradicts it."
-)
+SCORES = "A Siamese network scores how similar two images are, from 0 to 1."
+TRAINED_HERE = "It was trained on pairs of images of one class and of different classes."
+TRAINED_ELSEWHERE = "It was trained elsewhere; here its threshold and probabilities were chosen on validation pairs."
+MAPS = "Heatmaps over both images show what supports its decision, and what contradicts it."
 FAITHFUL = (
     "Insertion minus deletion: how much more of the decision the strongest pixels of a map carry than all others; near "
     "0, any other pixels would do as well. Where maps are faithful, it is at least four fifths of the best that was "
@@ -39,7 +40,7 @@ WIDE = 0.05  # of an AUC's interval, from end to end
 GENERAL = [
     "Probabilities are for pairs of which half are of one class. Where same pairs are rarer, they are too high.",
     "Maps show what this network uses, correct or not, and nothing of other networks or of the world.",
-    "All numbers are of one training run on one split of the images.",
+    "All numbers are of one network on one split of the images.",
 ]
 
 
@@ -77,16 +78,13 @@ def report(
         _image(roc_figure(distances, labels, trained.threshold)),
         reliability_image,
     ]
-    training = [_paragraphs(" ".join(diagnose(trained, splits, distances).split()))]
-    if trained.history:
-        training.append(_image(history_figure(trained.history)))
     methods = [_paragraphs(FAITHFUL), _table(table(comparison)[COLUMNS])]
     typical_image = ""
     for pair in typical_pairs(trained, splits):
         explanation = trained.explain(pair)
         verdict = judge(trained.network, explanation, seed)
         typical_image = typical_image or _image(figure(explanation, verdict, ["factual"]))
-        methods.append(view(explanation, verdict, decompose(trained.network, explanation)).html)
+        methods.append(view(explanation, verdict, decompose_exactly(trained.network, explanation)).html)
     mistakes = worst_mistakes(trained, splits)
     warnings = limitations(trained, metrics, row, shortcuts, audit)
     answers = {
@@ -95,21 +93,23 @@ def report(
         "What does it look at?": (f"Heatmaps of {trained.method} are faithful for {_faithful(row)}.", typical_image),
         "What should I watch out for?": (warnings[0], shortcuts_image),
     }
-    run = f"Run {trained.folder.name}, torch {torch.__version__}"
+    run = f"Run {trained.run}, torch {torch.__version__}"
     sections = {
-        "Summary": [_tiles(answers), _paragraphs(WHAT)],
+        "Summary": [_tiles(answers), _paragraphs(_what(trained))],
         "Limitations": [_list(warnings)],
         "Images": [_paragraphs(str(audit)), _table(splits.table())],
-        "Training": training,
+        "Training": _training(trained, splits, distances),
         "Score": score,
         "Explanations": methods,
         "Worst mistakes": [grid(mistakes, trained.network, judge(trained.network, mistakes, seed)).html],
         "Suspect labels": [_paragraphs(str(suspects)), _table(suspects.table())],
         "Shortcuts": [_paragraphs(str(shortcuts)), shortcuts_image],
-        "Settings": [_paragraphs(f"{run}\n{trained}"), f"<pre>{escape(str(trained.config))}</pre>"],
+        "Settings": [_paragraphs(f"{run}\n{trained}"), f"<pre>{escape(_settings(trained))}</pre>"],
     }
     links, body = [], []
     for name, parts in sections.items():
+        if not parts:
+            continue
         anchor = name.lower().replace(" ", "-")
         links.append(f'<li><a href="#{anchor}">{name}</a></li>')
         body += [f'<h2 id="{anchor}">{name}</h2>', *parts]
@@ -123,6 +123,8 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
     sentences = []
     if trained.warning:
         sentences.append(trained.warning)
+    if trained.folder is None:
+        sentences.append("The network was trained elsewhere: test images may be among its training images.")
     auc = metrics["auc"].interval
     if auc.high - auc.low > WIDE:
         images = metrics.facts["images"]
@@ -136,6 +138,28 @@ def limitations(trained: Trained, metrics: Metrics, row: Row, shortcuts: Shortcu
     if audit.contradictions():
         sentences.append("Some pictures have two classes: see Images.")
     return sentences + GENERAL
+
+
+def _what(trained) -> str:
+    """What the network does, and where it was trained."""
+    return f"{SCORES} {TRAINED_ELSEWHERE if trained.folder is None else TRAINED_HERE} {MAPS}"
+
+
+def _training(trained, splits, distances) -> list[str]:
+    """The section about the training; empty for a network that was trained elsewhere."""
+    if trained.folder is None:
+        return []
+    parts = [_paragraphs(" ".join(diagnose(trained, splits, distances).split()))]
+    if trained.history:
+        parts.append(_image(history_figure(trained.history)))
+    return parts
+
+
+def _settings(trained) -> str:
+    """The settings that count."""
+    if trained.folder is None:
+        return trained.config.as_text(without=runs.COURSE_KEYS | {"backbone_model", "embedding_size", "margin"})
+    return str(trained.config)
 
 
 def _faithful(row: Row) -> str:

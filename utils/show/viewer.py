@@ -5,10 +5,9 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from scipy.spatial.distance import cdist
 
-from ..config import LAST
 from ..explanations.edits import Edit
 from ..explanations.explanation import Explanation, only_pair
-from ..explanations.matches import FAINT, Matches, decompose
+from ..explanations.matches import FAINT, Matches, decompose_exactly
 from ..explanations.regions import Windows, scores_at
 from ..network.distance import Explainable
 from ..search.gallery import Gallery
@@ -191,18 +190,17 @@ def grid(explanation: Explanation, network: Explainable | None = None, verdict: 
 
     Args:
         explanation: Of any number of pairs.
-        network: The one that was explained. With it, viewers show what matches what at its last feature map, where the
-            sum over places is exact.
+        network: The one that was explained. With it, viewers show what matches what at its last feature map, if the
+            sum over places is exact: if there are only average pooling and one linear layer behind it.
         verdict: On this explanation.
 
     Raises:
-        ValueError: The verdict is of another explanation; or the network is another one, or has more than average
-            pooling and one linear layer behind its last feature map.
+        ValueError: The verdict is of another explanation, or the network is another one.
     """
     check_verdict(verdict, explanation)
     pairs = []
     for index, pair in enumerate(explanation):
-        matches = network and decompose(network, pair, LAST)
+        matches = network and decompose_exactly(network, pair)
         content = view_content(pair, verdict and verdict[index], matches)
         text = f"{content['title']}. {caption(pair)} {maps_in_short(verdict, index)}"
         pairs.append({"caption": text, "view": content})

@@ -160,7 +160,7 @@ def compare(methods: dict, trained: Trained, pairs, splits: Splits, seed=0, prob
         columns["stable"] = pd.Series(steady).mean()  # NaN is left out
         row = Row(
             dataset=trained.config.data_path.name,
-            network=trained.config.backbone_model + (", pretrained" if trained.config.pretrained else ""),
+            network=trained.description,
             method=name,
             default=name == trained.method,
             pairs=len(pairs),

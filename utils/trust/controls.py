@@ -12,8 +12,7 @@ from ..data.splits import Splits
 from ..device import progress
 from ..explanations.explanation import Explanation
 from ..explanations.references import References, embed_references
-from ..network.distance import paired
-from ..network.siamese import SiameseNetwork
+from ..network.distance import Explainable, paired
 from ..network.variants import fully_random, randomised
 from ..trained import Trained
 
@@ -62,7 +61,7 @@ def copies(explanation: Explanation) -> np.ndarray:
 
 
 def cascading_randomisation(
-    methods: dict, network: SiameseNetwork, images, threshold: float, reference_images=None, seed=0, show=False
+    methods: dict, network: Explainable, images, threshold: float, reference_images=None, seed=0, show=False
 ) -> dict[str, dict[str, float]]:
     """Compare the maps of a network with those of copies of it whose weights are shuffled from the top down.
 
@@ -100,7 +99,7 @@ def sanity_curves(methods: dict, trained: Trained, pairs) -> dict[str, dict[str,
     return cascading_randomisation(methods, trained.network, images, trained.threshold, references, seed, show)
 
 
-def random_network(trained: Trained, seed=0) -> tuple[SiameseNetwork, References | None]:
+def random_network(trained: Trained, seed=0) -> tuple[Explainable, References | None]:
     """Return the network with all weights shuffled, and its embeddings of the references."""
     network = fully_random(trained.network, seed)
     return network, _references(network, trained.load_references())

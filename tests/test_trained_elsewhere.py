@@ -1,0 +1,176 @@
+"""A network that was trained elsewhere takes the place of a run: against the run itself, and against the module."""
+
+import re
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import warmed
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torchvision import models
+
+from utils import (
+    Cut,
+    choose_pairs,
+    compare,
+    explain_folder,
+    find_shortcuts,
+    find_suspects,
+    gallery,
+    identify,
+    load_splits,
+    methods_of,
+    most_similar,
+    report,
+    sanity_curves,
+    trained_elsewhere,
+    write_metrics,
+)
+from utils.data.batches import evaluation_transform
+from utils.files import ExplanationError
+from utils.network.variants import randomised
+
+
+class Model(nn.Module):
+    """A classifier whose embedding is a method, as in CLIP."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = models.ResNet(models.resnet.BasicBlock, [1, 1, 1, 1])
+        self.encoder.fc = nn.Linear(512, 16)
+        self.head = nn.Linear(16, 3)
+
+    def encode_image(self, images):
+        return self.encoder(images)
+
+    def forward(self, images):
+        return self.head(self.encode_image(images))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return warmed(Model())
+
+
+def cut(model, layer="encoder.layer2"):
+    return Cut(model, layer=layer, forward=model.encode_image)
+
+
+def test_the_network_of_a_run_has_the_numbers_of_the_run(calibrated):
+    splits = calibrated.load_splits()
+    network = Cut(calibrated.network, layer="backbone.layer3")
+    elsewhere = trained_elsewhere(network, splits, calibrated.config, calibrated.runtime)
+    assert elsewhere.threshold == pytest.approx(calibrated.threshold, abs=1e-5)
+    assert elsewhere.measurements.names == calibrated.measurements.names
+    assert elsewhere.measurements.auc == calibrated.measurements.auc
+    np.testing.assert_allclose(
+        elsewhere.measurements.calibration.distances, calibrated.measurements.calibration.distances, atol=1e-5
+    )
+    distances = elsewhere.distances(splits, splits.test_pairs)
+    np.testing.assert_allclose(distances, calibrated.distances(splits, splits.test_pairs), atol=1e-5)
+    metrics, expected = (write_metrics(one, splits, distances) for one in (elsewhere, calibrated))
+    for metric, own in zip(metrics.metrics, expected.metrics, strict=True):
+        assert metric.name == own.name
+        np.testing.assert_allclose(astuple(metric.interval), astuple(own.interval), atol=1e-6, err_msg=own.name)
+    assert metrics.facts["run"] == "SiameseNetwork"
+    assert metrics.facts["seconds"] == 0
+    pair = tuple(splits.folder.paths[index] for index in splits.test[:2])
+    own = calibrated.explain(pair, method="gradcam", layer="layer3")
+    torch.testing.assert_close(elsewhere.explain(pair, method="gradcam").evidence, own.evidence, atol=1e-6, rtol=1e-4)
+
+
+def test_distances_and_auc_are_those_of_the_module(model, make_config):
+    config = make_config()
+    splits = load_splits(config)
+    trained = trained_elsewhere(cut(model), splits, config)
+    pixels = torch.from_numpy(splits.pixels[np.arange(len(splits.pixels))])
+    with torch.no_grad():
+        embeddings = F.normalize(model.encode_image(evaluation_transform(config.image)(pixels)), dim=1)
+    pairs = splits.test_pairs
+    expected = (embeddings[pairs.first] - embeddings[pairs.second]).norm(dim=1).numpy()
+    distances = trained.distances(splits, pairs)
+    np.testing.assert_allclose(distances, expected, atol=1e-5)
+    assert trained.measurements.auc.value == pytest.approx(roc_auc_score(pairs.labels, expected))
+    valid = (embeddings[splits.valid_pairs.first] - embeddings[splits.valid_pairs.second]).norm(dim=1).numpy()
+    np.testing.assert_allclose(trained.validation[1], valid, atol=1e-5)
+
+
+def test_the_module_stays_as_it_is(model, make_config):
+    model.double().train()
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    config = make_config()
+    trained = trained_elsewhere(cut(model), load_splits(config), config)
+    assert model.training
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert next(trained.network.parameters()).dtype == torch.float32
+
+
+def test_all_that_takes_a_run_takes_it(model, make_config, tmp_path):
+    config = make_config()
+    splits = load_splits(config)
+    trained = trained_elsewhere(cut(model), splits, config)
+    assert str(trained).startswith("Model, trained elsewhere, config")
+    assert config.backbone_model not in str(trained)
+    distances = trained.distances(splits, splits.test_pairs)
+    methods = {trained.method: methods_of(trained.settings)[trained.method]}
+    rows = compare(methods, trained, choose_pairs(splits, 2), splits)
+    assert rows[0].network == "Model, trained elsewhere"
+    assert abs(rows[0].sanity) < 0.99  # maps change with the weights
+    suspects = find_suspects(trained, splits)
+    assert len(suspects.images) == len(splits.folder.paths)
+    assert "not judged" not in str(suspects)
+    metrics = write_metrics(trained, splits, distances)
+    page = report(trained, splits, distances, metrics, rows, suspects, find_shortcuts(trained, splits))
+    text = re.sub(r"<script>.*?</script>", "", page.html, flags=re.DOTALL)
+    assert "The network was trained elsewhere: test images may be among its training images." in text
+    for word in (config.backbone_model, "was trained on pairs", "learning_rate", 'id="training"'):
+        assert word not in text
+    assert "image:" in text
+    query = splits.folder.paths[0]
+    images = gallery(trained)
+    assert len(most_similar(trained, query, 2, images)) == 2
+    assert len(identify(trained, query, images).candidates) == len(splits.folder.classes)
+    table = explain_folder(trained, [(query, splits.folder.paths[-1])], tmp_path / "maps")
+    assert table["distance"].notna().all()
+    curves = sanity_curves(methods, trained, choose_pairs(splits, 2))
+    assert list(curves[trained.method]) == ["head", "encoder"]
+
+
+def test_two_cuts_of_one_module_share_no_embeddings(model, make_config):
+    config = make_config()
+    splits = load_splits(config)
+    embedded = []
+    for network in (cut(model), Cut(model, layer="encoder.layer2")):
+        embedded.append(gallery(trained_elsewhere(network, splits, config)).embeddings.shape[1])
+    assert embedded == [16, 3]
+
+
+def test_a_cut_is_shuffled_part_by_part(model):
+    network = Cut(model.encoder, layer="layer2")
+    before = {name: values.clone() for name, values in network.module.named_parameters()}
+    seen = []
+    for stage, shuffled in randomised(network, seed=1):
+        seen.append(stage)
+        for name, values in shuffled.module.named_parameters():
+            own = name.partition(".")[0]
+            same_values = torch.equal(values.flatten().sort().values, before[name].flatten().sort().values)
+            assert same_values
+            varied = before[name].unique().numel() > 8
+            assert torch.equal(values, before[name]) == (own not in seen) or not varied
+    assert seen == ["fc", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
+    assert all(torch.equal(values, before[name]) for name, values in network.module.named_parameters())
+
+
+def test_what_cannot_take_the_place_of_a_run_is_refused(model, make_config):
+    config = make_config()
+    splits = load_splits(config)
+    with pytest.raises(ExplanationError, match=r"Model cannot be read at a layer: pass Cut\(module"):
+        trained_elsewhere(model, splits, config)
+    other = Cut(model, layer="encoder.layer2", forward=lambda images: model.encode_image(images))
+    with pytest.raises(ExplanationError, match="a copy of this Cut does not run its own module"):
+        trained_elsewhere(other, splits, config)
