@@ -612,6 +612,7 @@ function mountViewer(root, content) {
       corner = pointOf(event, stage);
       if (state.box) stage.setPointerCapture(event.pointerId); // a box may be drawn beyond the border
     });
+    stage.addEventListener("selectstart", (event) => event.preventDefault()); // a drag selects no words around it
     for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
       stage.addEventListener(end, () => {
         dragged = null;
