@@ -6,7 +6,8 @@ const FINE = 512; // pixels of a canvas along its longer side
 const STEP = 0.04; // of a side: how far an arrow key moves a box, and the smallest box
 const MIDDLE = [0.3, 0.3, 0.7, 0.7]; // the first box
 const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-const BLUR = 12; // sides of the image in a standard deviation, as in the function `blurred`
+const BLUR = 12; // standard deviations of a blur in a side of the image, as in the function `blurred`
+const COARSE = 96; // pixels of a side of the blurred image
 
 function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -42,6 +43,34 @@ function drawHeatmap(canvas, map, height, width, look) {
   const source = element("canvas", { width, height });
   source.getContext("2d").putImageData(small, 0, 0);
   canvas.getContext("2d").drawImage(source, 0, 0, canvas.width, canvas.height);
+}
+
+// A canvas with an image, squeezed to a square and blurred as by the function `blurred`. Not every browser can blur.
+function blurredCanvas(picture) {
+  const canvas = element("canvas", { width: COARSE, height: COARSE });
+  const context = canvas.getContext("2d");
+  context.drawImage(picture, 0, 0, COARSE, COARSE);
+  const image = context.getImageData(0, 0, COARSE, COARSE);
+  const sigma = COARSE / BLUR;
+  const reach = Math.floor(2 * sigma);
+  const weights = Float32Array.from({ length: 2 * reach + 1 }, (_, tap) => Math.exp(-(((tap - reach) / sigma) ** 2) / 2));
+  const whole = weights.reduce((sum, weight) => sum + weight, 0);
+  const mirrored = (place) => COARSE - 1 - Math.abs(COARSE - 1 - Math.abs(place)); // beyond the border
+  for (const [along, across] of [[4, 4 * COARSE], [4 * COARSE, 4]]) { // in bytes: along rows, then along columns
+    const before = image.data.slice();
+    for (let place = 0; place < COARSE; place += 1) {
+      const taps = Array.from(weights, (_, tap) => along * mirrored(place + tap - reach));
+      for (let line = 0; line < COARSE; line += 1) {
+        for (let colour = 0; colour < 4; colour += 1) {
+          const start = across * line + colour;
+          const sum = weights.reduce((total, weight, tap) => total + weight * before[start + taps[tap]], 0);
+          image.data[start + along * place] = sum / whole;
+        }
+      }
+    }
+  }
+  context.putImageData(image, 0, 0);
+  return canvas;
 }
 
 // The index of the cell that holds a share in [0, 1) of a side. edges: of the cells, from 0 to 1.
@@ -349,9 +378,7 @@ function mountViewer(root, content) {
     context.beginPath();
     context.rect(left * width, top * height, (right - left) * width, (bottom - top) * height);
     context.clip();
-    context.drawImage(picture, 0, 0, width, height); // below the blur, which is transparent at the border
-    context.filter = `blur(${Math.max(width, height) / BLUR}px)`;
-    context.drawImage(picture, 0, 0, width, height);
+    context.drawImage(blurredCanvas(picture), 0, 0, width, height);
     context.restore();
   }
 
@@ -585,6 +612,7 @@ function mountViewer(root, content) {
       corner = pointOf(event, stage);
       if (state.box) stage.setPointerCapture(event.pointerId); // a box may be drawn beyond the border
     });
+    stage.addEventListener("selectstart", (event) => event.preventDefault()); // a drag selects no words around it
     for (const end of ["pointerup", "pointerleave", "pointercancel"]) {
       stage.addEventListener(end, () => {
         dragged = null;
