@@ -119,7 +119,7 @@ def reliability_figure(reliability: Reliability):
     axes.errorbar(predicted, observed, errors, fmt="o", capsize=3, label=label)
     for place, count in zip(zip(predicted, observed, strict=True), reliability.counts, strict=True):
         axes.annotate(str(count), place, xytext=(5, -10), textcoords="offset points")
-    error = f"calibration error {reliability.error}; by chance alone {reliability.error_by_chance:.3f}"
+    error = f"calibration error {reliability.error}; by chance {reliability.error_by_chance:.3f}"
     drawing.suptitle(f"On the line, probabilities are as they should be\n{error}")
     axes.set(xlabel='predicted probability of "same class"', ylabel="observed share of same pairs")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
@@ -257,8 +257,10 @@ def shortcuts_figure(shortcuts: Shortcuts):
     height = 0.4 * len(properties) + 1
     drawing = Drawing(9.6, height + SIDE + 0.9)
     worst = max(properties, key=lambda shortcut: shortcut.share.value)
-    message = "The score loses nothing measurable once one of these is equal in all images"
-    if worst.matters:
+    message = "None of these properties carries much of the score"
+    if warning:
+        message = "What these properties carry of the score cannot be measured"
+    elif worst.matters:
         message = f"The score loses {worst.share.value:.0%} once this is equal in all images: {worst.name}"
     drawing.suptitle(message)
     upper, lower = drawing.subfigures(2, 1, height_ratios=(height, SIDE + 0.4))

@@ -93,7 +93,6 @@ def report(
         "What does it look at?": (f"Heatmaps of {trained.method} are faithful for {_faithful(row)}.", typical_image),
         "What should I watch out for?": (warnings[0], shortcuts_image),
     }
-    run = f"Run {trained.run}, torch {torch.__version__}"
     sections = {
         "Summary": [_tiles(answers), _paragraphs(_what(trained))],
         "Limitations": [_list(warnings)],
@@ -104,7 +103,7 @@ def report(
         "Worst mistakes": [grid(mistakes, trained.network, judge(trained.network, mistakes, seed)).html],
         "Suspect labels": [_paragraphs(str(suspects)), _table(suspects.table())],
         "Shortcuts": [_paragraphs(str(shortcuts)), shortcuts_image],
-        "Settings": [_paragraphs(f"{run}\n{trained}"), f"<pre>{escape(_settings(trained))}</pre>"],
+        "Settings": [_paragraphs(f"{trained}\ntorch {torch.__version__}"), f"<pre>{escape(_settings(trained))}</pre>"],
     }
     links, body = [], []
     for name, parts in sections.items():
