@@ -96,7 +96,7 @@ def test_without_a_score_there_are_no_whiskers_and_no_warning():
     nothing = Interval(np.nan, np.nan, np.nan)
     found = (replace(shortcut("size", 0.1, np.nan, 0.5, 99), share=nothing),)
     made = shortcuts_figure(Shortcuts(found, Interval(0.0, -0.1, 0.1), 20, 160))
-    assert made.get_suptitle() == "What these properties carry of the score cannot be measured"
+    assert made.get_suptitle().endswith("\nWhat these properties carry of the score cannot be measured")
     assert drawn(made).std() > 0
 
 
