@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from helpers import network_and_images
 
+from utils import choose, judge, judge_choice
 from utils.explanations.explanation import Explanation, Source, only_pair
 from utils.explanations.maps import explained
 from utils.explanations.methods import explain
@@ -164,3 +165,18 @@ def test_images_and_weights_that_are_not_finite_are_refused(method):
         network.embedding.weight[0, 0] = torch.inf
     with pytest.raises(ExplanationError, match=r"are not finite"):
         explain(network, images, 0.5, method=method)
+
+
+def test_it_prints_sentences_and_no_tensors(calibrated):
+    splits = calibrated.load_splits()
+    explanation = calibrated.explain(*splits.files(splits.test_pairs, 7), method="gradcam")
+    lines = str(explanation).splitlines()
+    assert lines == [*map(explanation.sentence, range(5)), "and 2 more pairs"]
+    assert repr(explanation[0]) == explanation.sentence(0)
+    assert repr(explanation[:0]) == "no pairs"
+    verdict = judge(calibrated.network, explanation[:1])
+    assert repr(verdict) == verdict.sentence()
+    choice = choose(calibrated.network, explanation.images[0, 0], *calibrated.references.embeddings[:2, None])
+    assert repr(choice).startswith(f"nearer by {choice.margin:.3f} in similarity, thorough at")
+    reason = judge_choice(calibrated.network, choice)
+    assert repr(reason) == reason.sentence()

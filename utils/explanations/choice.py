@@ -32,6 +32,9 @@ class Choice:
     def __len__(self):
         return 1
 
+    def __repr__(self):
+        return f"nearer by {self.margin:.3f} in similarity, {self.description}"
+
     @property
     def shares(self) -> torch.Tensor:
         """The evidence as a share of the strongest: float32 (H, W) in [-1, 1]."""

@@ -13,6 +13,7 @@ from ..network.distance import Explainable, distance, embed_pairs, similarity
 
 ROUNDING = 0.02  # of a distance: what bfloat16 may move it by from one batch to another
 SLACK = 1e-5  # below a distance of 0, where a threshold lies that not even equal images pass
+PRINTED = 5  # pairs
 EXTREME = 1e-3  # distances this close to 0 or 2 have almost no gradient
 UNTESTED = "CAUTION: this network was not tested on labelled pairs, so it may know nothing."
 
@@ -233,6 +234,9 @@ class Explanation:
         text = f"{self.source.warning} {text}{self._actual(index)}."
         return printable(text.lstrip())
 
+    def __repr__(self):
+        return sentences_of(self)
+
     def cause_of_blank(self, index=0, image=0) -> str:
         """Return why a map of an image (0 or 1) holds nothing, in words."""
         if self.evidence[index, image].any():
@@ -314,6 +318,15 @@ def pairs_of(index: int | slice, count: int) -> slice:
         return index
     start = range(count)[index]
     return slice(start, start + 1)
+
+
+def sentences_of(explained) -> str:
+    """Return what is printed of an Explanation or a Verdict: the sentences of its first PRINTED pairs."""
+    count = len(explained)
+    lines = [explained.sentence(index) for index in range(min(count, PRINTED))]
+    if count > PRINTED:
+        lines.append(f"and {count - PRINTED} more pairs")
+    return "\n".join(lines) or "no pairs"
 
 
 def only_pair(explanation: Explanation) -> Explanation:

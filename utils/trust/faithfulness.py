@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..device import progress
 from ..explanations.choice import Choice, margins
-from ..explanations.explanation import ROUNDING, Explanation, embed_explained, pairs_of, ranks_of
+from ..explanations.explanation import ROUNDING, Explanation, embed_explained, pairs_of, ranks_of, sentences_of
 from ..explanations.maps import Task
 from ..explanations.paths import thorough
 from ..network.distance import (
@@ -230,6 +230,9 @@ class Verdict:
         """Return the word for each pair."""
         return [self.word(index) for index in range(len(self))]
 
+    def __repr__(self):
+        return sentences_of(self)
+
     def sentence(self, index=0) -> str:
         """Return the word for a pair with the numbers behind it, then those of each image by itself."""
         word = self.word(index)
@@ -325,7 +328,7 @@ def _measure_blind(network, explanation, untouched, seed) -> Effect:
     return Effect(*torch.stack(gaps, dim=1), explanation.different)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChoiceVerdict(Verdict):
     """Whether the map of a Choice is faithful.
 
