@@ -116,17 +116,23 @@ def audit(options):
 
 def search(options):
     """List the images of a folder, or the test images, that are most similar to one image."""
+    from .device import leave
+
     trained = utils.load_trained(utils.load_config(options.config, options.set))
     pairs = utils.most_similar(trained, options.image, options.count, utils.gallery(trained, options.folder))
-    print(utils.scores_table(pairs).to_string(index=False))
+    if leave():
+        print(utils.scores_table(pairs).to_string(index=False))
 
 
 def identify(options):
     """Say of each image of a folder which class of a gallery it is of, or that it is unknown: a table and a page."""
+    from .device import leave
+
     trained = utils.load_trained(utils.load_config(options.config, options.set))
     out = options.out or trained.config.results_path / "identified"
     table = utils.identify_folder(trained, options.images, options.gallery, out)
-    print(f"{len(table)} images: {out}/identified.csv, {out}/identified.html")
+    if leave():
+        print(f"{len(table)} images: {out}/identified.csv, {out}/identified.html")
 
 
 def report(options):

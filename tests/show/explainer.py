@@ -14,6 +14,7 @@ from utils.__main__ import main
 from utils.device import rank
 from utils.files import UserError
 from utils.show import folder
+from utils.show import identified as identified_module
 
 gallery_module = importlib.import_module("utils.search.gallery")  # `utils.gallery` is the function
 
@@ -48,6 +49,17 @@ def by_command(path):
     with patched:
         main()
     return sorted(names)
+
+
+def identified(path):
+    """Run the command; returns how many pages this process has written."""
+    data_path = str(load_config(path).data_path)
+    sys.argv = ["utils", "identify", data_path, "--gallery", data_path, "--config", str(path)]
+    sys.argv += ["--out", str(path.parent / "out")]
+    pages = []
+    with patch.object(identified_module, "_page", lambda *content: pages.append(content) or "page"):
+        main()
+    return len(pages)
 
 
 def embedded(path):

@@ -100,6 +100,15 @@ def test_a_gallery_is_embedded_by_both_and_stored_by_the_first(make_config, trai
     torch.testing.assert_close(expected, alone, atol=1e-3, rtol=0)
 
 
+def test_both_identify_and_the_first_writes(make_config, checkpoints, tmp_path):
+    make_config({"checkpoints_path": str(checkpoints)})
+    (first, second), results = in_processes(2, explainer.identified, tmp_path, tmp_path / "config.yml")
+    assert first.endswith(f"30 images: {tmp_path}/out/identified.csv, {tmp_path}/out/identified.html\n")
+    assert second == ""
+    assert [result[str(tmp_path / "config.yml")] for result in results] == [1, 0]
+    assert len(pd.read_csv(tmp_path / "out" / "identified.csv")) == 30
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(path, tmp_path, victim):
     task = (explainer.first_killed, explainer.second_killed)[victim]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..device import progress
+from ..device import progress, rank
 from ..explanations.choice import Choice
 from ..files import printable, write_text
 from ..search.gallery import gallery
@@ -109,7 +109,8 @@ def identify_folder(
 
     identified.csv has a row for each image: the decision, and class, similarity, nearest image and probability of its
     first candidates. identified.html shows them, the least certain first. Embeddings are stored as `gallery` stores
-    them, so a run that was stopped continues, and a gallery grows by adding files.
+    them, so a run that was stopped continues, and a gallery grows by adding files. Under torchrun all processes embed,
+    and the first one writes.
 
     Args:
         trained: The network.
@@ -140,18 +141,19 @@ def identify_folder(
     for path, cause in searched.unreadable.items():
         rows.append({"image": path, "error": cause})
     table = pd.DataFrame(rows).dropna(axis="columns", how="all").round(4)
-    folder = Path(folder)
-    write_text(folder / "identified.csv", table.to_csv(index=False))
-    write_text(folder / "identified.html", _page(trained, results, searched, images, rule, explained))
+    if rank() == 0:
+        folder = Path(folder)
+        write_text(folder / "identified.csv", table.to_csv(index=False))
+        write_text(folder / "identified.html", _page(trained, results, searched, images, rule, explained))
     return table
 
 
 def _row(result: Identification) -> dict:
     """The line of identified.csv of one image."""
     row = {"image": result.path, "decision": result.decision}
-    for rank, values in result.candidates.head(CANDIDATES).to_dict("index").items():
+    for number, values in result.candidates.head(CANDIDATES).to_dict("index").items():
         for column, value in values.items():
-            row[f"{column} {rank}"] = value
+            row[f"{column} {number}"] = value
     row["warning"] = result.warning or None
     return row
 
@@ -210,9 +212,10 @@ def _reason(trained, result) -> str:
 
 def _article(result, thumbnails, reason) -> str:
     """One image with its candidates, as HTML."""
-    figures = [_figure(thumbnails[result.path], f"{result.decision}: {Path(result.path).name}")]
-    for rank, candidate in result.candidates.head(CANDIDATES).iterrows():
-        words = f"{rank}: {candidate['class']}, {candidate['similarity']:.3f}"
+    sign = "\u2713" if result.accepted else "?"
+    figures = [_figure(thumbnails[result.path], f"{sign} {result.decision}: {Path(result.path).name}")]
+    for number, candidate in result.candidates.head(CANDIDATES).iterrows():
+        words = f"{number}: {candidate['class']}, {candidate['similarity']:.3f}"
         figures.append(_figure(thumbnails[candidate["nearest"]], words))
     return f'<article class="row">{"".join(figures)}{reason}</article>'
 
