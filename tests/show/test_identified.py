@@ -72,6 +72,8 @@ def test_a_folder_is_identified_in_a_table_and_a_page(calibrated, folders, tmp_p
     assert page.count('<article class="row">') == len(table) - 1
     assert page.count("rather than") == 2
     assert "broken.png was left out" in page
+    known = table["decision"].dropna() != "unknown"
+    assert (page.count("<figcaption>\u2713"), page.count("<figcaption>?")) == (known.sum(), (~known).sum())
     assert page.count("<figure>") <= (len(table) - 1) * (1 + CANDIDATES) + 2
 
 
