@@ -92,8 +92,8 @@ function mountReview(root, content) {
       keep(current);
     },
   });
-  const other = element("select", { name: "class", onchange: choose });
-  const choice = element("label", { className: "choice" }, ["if wrong, the class is (o) ", other]);
+  const classSelect = element("select", { name: "class", onchange: choose });
+  const classField = element("label", { className: "choice" }, ["if wrong, the class is (o) ", classSelect]);
   const by = element("input", {
     name: "by",
     value: stored(REVIEWER) ?? "",
@@ -112,7 +112,7 @@ function mountReview(root, content) {
   ]);
   const answer = element("div", { className: "answer" }, [
     decisions,
-    choice,
+    classField,
     element("label", { className: "note" }, ["note, saved with the decision", note]),
     steps,
     table,
@@ -172,10 +172,10 @@ function mountReview(root, content) {
       meanings[node.name].textContent = meaning(current, node.name);
       node.setAttribute("aria-pressed", answer.decision === node.name);
     }
-    choice.hidden = problem.problem !== "label";
+    classField.hidden = problem.problem !== "label";
     const others = choices.filter(({ value }) => value !== problem.class);
-    other.replaceChildren(...others.map(({ value, name }) => element("option", { value, textContent: name })));
-    other.value = answer.suggestion;
+    classSelect.replaceChildren(...others.map(({ value, name }) => element("option", { value, textContent: name })));
+    classSelect.value = answer.suggestion;
     note.value = answer.note;
   }
 
@@ -195,7 +195,7 @@ function mountReview(root, content) {
     return order.find((index) => !answers[index].decision);
   }
 
-  function told(index) {
+  function outcome(index) {
     const { decision } = answers[index];
     return `Problem ${index + 1}: ${decision}, ${meaning(index, decision)}.`;
   }
@@ -206,15 +206,15 @@ function mountReview(root, content) {
     unsaved = true;
     keep(current);
     const next = nextOpen();
-    if (next === undefined) show(current, `${told(current)} This was the last one: save as CSV (s).`);
-    else show(next, told(current));
+    if (next === undefined) show(current, `${outcome(current)} This was the last one: save as CSV (s).`);
+    else show(next, outcome(current));
   }
 
   function choose() {
-    answers[current].suggestion = other.value;
+    answers[current].suggestion = classSelect.value;
     unsaved = true;
     keep(current);
-    show(current, answers[current].decision === "wrong" ? told(current) : "");
+    show(current, answers[current].decision === "wrong" ? outcome(current) : "");
   }
 
   function undo() {
@@ -255,7 +255,7 @@ function mountReview(root, content) {
     ArrowRight: () => step(1),
     n: () => step(1),
     z: undo,
-    o: () => choice.hidden || other.focus(),
+    o: () => classField.hidden || classSelect.focus(),
     s: save,
   };
   for (const [decision, key] of Object.entries(DECISIONS)) {
@@ -269,7 +269,7 @@ function mountReview(root, content) {
   body.addEventListener("keydown", (event) => {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (target === note || target === by || target === other) {
+    if (target === note || target === by || target === classSelect) {
       if (event.key === "Escape") body.focus({ preventScroll: true });
       event.stopPropagation(); // no key of a page around it
       return;
