@@ -30,6 +30,7 @@ from utils import (
     write_metrics,
 )
 from utils.data.batches import evaluation_transform
+from utils.data.reading import DataError
 from utils.files import ExplanationError
 from utils.network.variants import randomised
 
@@ -148,6 +149,16 @@ def test_two_cuts_of_one_module_share_no_embeddings(model, make_config):
     for network in (cut(model), Cut(model, layer="encoder.layer2")):
         embedded.append(gallery(trained_elsewhere(network, splits, config)).embeddings.shape[1])
     assert embedded == [16, 3]
+
+
+def test_maps_of_another_layer_do_not_stand_in_one_folder(model, make_config, tmp_path):
+    config = make_config()
+    splits = load_splits(config)
+    pairs = [tuple(splits.folder.paths[:2])]
+    explain_folder(trained_elsewhere(cut(model), splits, config), pairs, tmp_path / "maps")
+    other_layer = trained_elsewhere(cut(model, "encoder.layer3"), splits, config)
+    with pytest.raises(DataError, match=r"holds maps of other settings \(network\)"):
+        explain_folder(other_layer, pairs, tmp_path / "maps")
 
 
 def test_a_cut_is_shuffled_part_by_part(model):
