@@ -31,8 +31,9 @@ from utils import (
     write_metrics,
 )
 from utils.data.batches import evaluation_transform
+from utils.data.reading import DataError
 from utils.files import ExplanationError
-from utils.network.variants import randomised
+from utils.network.variants import fully_random, randomised
 
 
 class Model(nn.Module):
@@ -49,6 +50,16 @@ class Model(nn.Module):
 
     def forward(self, images):
         return self.head(self.encode_image(images))
+
+
+class ToDouble:
+    """A function of images that converts them, also where the module was converted to float32."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, images):
+        return self.model.encode_image(images.double())
 
 
 @pytest.fixture
@@ -151,6 +162,16 @@ def test_two_cuts_of_one_module_share_no_embeddings(model, make_config):
     assert embedded == [16, 3]
 
 
+def test_maps_of_another_layer_do_not_stand_in_one_folder(model, make_config, tmp_path):
+    config = make_config()
+    splits = load_splits(config)
+    pairs = [tuple(splits.folder.paths[:2])]
+    explain_folder(trained_elsewhere(cut(model), splits, config), pairs, tmp_path / "maps")
+    other_layer = trained_elsewhere(cut(model, "encoder.layer3"), splits, config)
+    with pytest.raises(DataError, match=r"holds maps of other settings \(network\)"):
+        explain_folder(other_layer, pairs, tmp_path / "maps")
+
+
 class Wrapped(nn.Module):
     """A module around another one, with a parameter of its own."""
 
@@ -185,5 +206,24 @@ def test_what_cannot_take_the_place_of_a_run_is_refused(model, make_config):
     with pytest.raises(ExplanationError, match=r"Model cannot be read at a layer: pass Cut\(module"):
         trained_elsewhere(model, splits, config)
     other = Cut(model, layer="encoder.layer2", forward=lambda images: model.encode_image(images))
-    with pytest.raises(ExplanationError, match="a copy of this Cut does not run its own module"):
+    with pytest.raises(ExplanationError, match=r"a copy of this Cut in float32 .* runs 0 times"):
         trained_elsewhere(other, splits, config)
+    model.images = (number for number in range(3))  # which nothing can copy
+    with pytest.raises(ExplanationError, match=r"a copy of this Cut .* The cause: cannot pickle"):
+        trained_elsewhere(cut(model), splits, config)
+
+
+def test_the_cause_is_named_where_a_module_cannot_run_in_float32(model, make_config):
+    config = make_config()
+    double = Cut(model.double(), "encoder.layer2", forward=ToDouble(model))
+    with pytest.raises(ExplanationError, match=r"a copy of this Cut in float32 .* The cause: Model fails on images"):
+        trained_elsewhere(double, load_splits(config), config)
+
+
+def test_without_parameters_there_is_no_control(model):
+    for name, values in list(model.encoder.named_parameters()):
+        owner = model.encoder.get_submodule(name.rpartition(".")[0])
+        delattr(owner, name.rpartition(".")[2])
+        owner.register_buffer(name.rpartition(".")[2], values.detach())
+    with pytest.raises(ExplanationError, match="layer2: there are no parameters to shuffle"):
+        fully_random(Cut(model.encoder, "layer2"))

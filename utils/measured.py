@@ -52,13 +52,14 @@ def trained_elsewhere(network: Cut, splits: Splits, config: Config, runtime: Run
     those of the network and of its training do not count.
 
     Args:
-        network: A `Cut` of any module that embeds images, float32 (N, 3, H, W). It is copied, not changed.
+        network: A `Cut` of any module that embeds images, float32 (N, 3, H, W). It is not changed: what
+            computes is a copy, in float32.
         splits: Of the images in `data_path`. The network should not have been trained on those of its test.
         config: The settings. `image.size` and `image.normalization` must be those that the network expects.
         runtime: Where to compute.
 
     Raises:
-        ExplanationError: The network is no `Cut`, or a copy of it does not run on its own.
+        ExplanationError: The network is no `Cut`, or it cannot be copied, or a copy of it does not run on its own.
         ValueError: As `Cut` raises it.
     """
     if not isinstance(network, Cut):
@@ -68,14 +69,15 @@ def trained_elsewhere(network: Cut, splits: Splits, config: Config, runtime: Run
     images = example_of(config.image.size)
     with evaluating(network):
         network.features(images.to(*(place_of(network) or ())))  # measures the layer
-    network = runtime.place(copy_of(network).float())
     try:
+        network = runtime.place(copy_of(network).float())
         with evaluating(network):
             network.features(runtime.place(images))
-    except ValueError as error:
+    except (RuntimeError, TypeError, ValueError) as error:  # of copying, or of running the copy
         raise ExplanationError(
-            f"{network.layer}: a copy of this Cut does not run its own module, so that no control can be made: pass a "
-            "method of the module as forward=, such as module.encode_image, or cut an nn.Module that has this forward."
+            f"{network.layer}: a copy of this Cut in float32 does not run on its own, so that no control can be made. "
+            "If it has a lambda as forward=, pass a method of the module, such as module.encode_image, or cut an "
+            f"nn.Module that has this forward. The cause: {error}"
         ) from error
     pairs = splits.valid_pairs
     distances = pair_distances(network, splits, pairs, config, runtime)

@@ -704,6 +704,22 @@ def test_a_later_page_continues_with_the_answers_of_an_earlier_one(reviewed, tin
     context.close()
 
 
+def test_a_later_page_offers_its_own_suggestion_where_none_was_taken(reviewed, tiny_data, browser):
+    context = browser.new_context(viewport=LAPTOP)
+    opened = Opened(context.new_page(), [])
+    opened.page.goto(reviewed.as_uri())
+    opened.page.locator("h2").wait_for()
+    opened.press("3")  # unsure whether the class is red
+    row = ("blue/blue_0.png", "blue", "label", "Suggested by another network.", "green", "")
+    later = saved(review(pd.DataFrame([row], columns=COLUMNS), tiny_data, name="later"), reviewed.parent)
+    opened.page.goto(later.as_uri())
+    opened.page.get_by_text("1 of 1 reviewed.").wait_for()
+    assert "the image gets the class green" in opened.page.locator("[name=wrong]").inner_text()
+    opened.press("2")
+    assert opened.table(lambda: opened.press("s"))["suggestion"].tolist() == ["green"]
+    context.close()
+
+
 def test_a_label_gets_a_third_class_or_is_dropped(reviewed, open_page):
     opened = open_page(reviewed)
     page = opened.page

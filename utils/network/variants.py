@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..config import ConfigError
+from ..files import ExplanationError
 from ..vision import create_backbone, timm
 from .cut import Cut
 from .distance import copy_of, example_of
@@ -99,8 +100,11 @@ def randomised(network: SiameseNetwork | Cut, seed=0):
 
 
 def fully_random(network: SiameseNetwork | Cut, seed=0) -> SiameseNetwork | Cut:
-    """Copy a network with all weights shuffled."""
-    _, shuffled = list(randomised(network, seed))[-1]
+    """Copy a network with all weights shuffled. Raises ExplanationError where it has none."""
+    stages = list(randomised(network, seed))
+    if not stages:
+        raise ExplanationError(f"{network.layers[-1]}: there are no parameters to shuffle, so no control can be made")
+    _, shuffled = stages[-1]
     return shuffled
 
 

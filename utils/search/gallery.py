@@ -234,8 +234,10 @@ def dataset_map(embeddings: np.ndarray, seed=0) -> np.ndarray:
 
 
 def network_digest(trained: Trained) -> str:
-    """Return a fingerprint of a network: its weights and how images are given to it."""
+    """Return a fingerprint of a network: its weights, how images are given to it, and the layer of a `Cut`."""
     settings = trained.config.image.model_dump(), str(trained.runtime.dtype)
+    if trained.folder is None:
+        settings += (trained.network.layers,)
     return tensors_digest(repr(settings), trained.network.state_dict().values())
 
 

@@ -185,11 +185,11 @@ def _leave_out_itself(distances, paths, images: Gallery):
 
 
 def check_trained(trained):
-    """Raise ExplanationError for a network that was not trained here."""
+    """Raise ExplanationError for a network without validation images."""
     if not isinstance(trained, Trained):
         raise ExplanationError(
             f"{type(trained).__name__} has no validation images, which the limit of an identification needs: pass what "
-            "load_trained returns, or search with most_similar"
+            "load_trained or trained_elsewhere returns, or search with most_similar"
         )
 
 

@@ -52,7 +52,8 @@ function mountReview(root, content) {
       } catch {
         // what is damaged is replaced by the next decision
       }
-      if (!choiceOf(answer.suggestion)) answer.suggestion = suggestion; // of a class that is gone
+      // Another page may suggest another class; a class may be gone.
+      if (answer.decision !== "wrong" || !choiceOf(answer.suggestion)) answer.suggestion = suggestion;
       return answer;
     });
   }
