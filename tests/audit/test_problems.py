@@ -106,3 +106,15 @@ def test_a_label_that_a_person_decided_on_is_not_listed_again(make_config, folde
         (tmp_path / "corrections.csv").write_text(f"image,class\nblue/moved.png,{name}\n")
         table = find_problems(make_config(settings | {"corrections": str(tmp_path / "corrections.csv")})).table
         assert "blue/moved.png" not in table["image"][table["problem"] == "label"].tolist()
+
+
+@pytest.mark.parametrize("name", ["a.png", "z.png"])  # before and after the other images of its class
+def test_of_copies_in_two_classes_the_suspect_one_is_dropped(make_config, tmp_path, name):
+    tiny_images(tmp_path / "data")
+    shutil.copy(tmp_path / "data" / "red" / "red_3.png", tmp_path / "data" / "blue" / name)
+    shutil.copy(tmp_path / "data" / "blue" / "blue_3.png", tmp_path / "data" / "red" / name)
+    table = find_problems(make_config({"data_path": str(tmp_path / "data"), "image.size": [64, 64]})).table
+    copies = table[table["problem"] == "near-duplicate"].sort_values("image")
+    assert copies["image"].tolist() == [f"blue/{name}", f"red/{name}"]
+    assert copies["beside"].tolist() == ["red/red_3.png", "blue/blue_3.png"]
+    assert copies["evidence"].str.endswith("in another class: one label is incorrect").all()

@@ -71,7 +71,7 @@ def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
     runtime = runtime or find_runtime(config)
     folder, pixels, duplicates = load_images(config)
     audit = audit_images(folder, pixels, duplicates)
-    rows = _rows_of_audit(audit)
+    labels = []
     readable = np.setdiff1d(np.arange(len(folder.paths)), list(pixels.unreadable))
     judged = _judgeable(readable, folder.labels, duplicates)
     words = f"{len(judged)} of {len(folder.paths)} labels were judged by cross-validation"
@@ -84,8 +84,9 @@ def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:
         decided = reviewed_images(config.corrections, config.data_path)
         for row in judge_out_of_sample(embeddings, folder, judged, duplicates, config.seed):
             if row["image"] not in decided:
-                rows.append(row)
+                labels.append(row)
         words += f" on the pretrained embedding of {config.backbone_model}."
+    rows = _rows_of_audit(audit, {row["image"] for row in labels}) + labels
     return Problems(audit, pd.DataFrame(rows, columns=list(COLUMNS)), words)
 
 
@@ -146,8 +147,8 @@ def _embed(config, pixels, indices, runtime) -> np.ndarray:
     return embed_images(network, pixels, indices, config, runtime).float().numpy()
 
 
-def _rows_of_audit(audit: Audit) -> list[dict]:
-    """The images that an audit would drop."""
+def _rows_of_audit(audit: Audit, suspects: set[str]) -> list[dict]:
+    """The images that an audit would drop; of copies those whose label is suspect, and all others but the first."""
     folder = audit.folder
     rows = []
 
@@ -158,8 +159,8 @@ def _rows_of_audit(audit: Audit) -> list[dict]:
     for index, cause in audit.unreadable.items():
         add(index, "unreadable", cause)
     for group in groups_of_several(audit.duplicates):
-        first = group[0]
-        for index in group[1:]:
+        first, *others = sorted(group, key=lambda index: _name(folder, index) in suspects)
+        for index in others:
             kind = "same bytes as" if audit.contents[index] == audit.contents[first] else "same picture as"
             evidence = f"{kind} {_name(folder, first)}"
             if folder.labels[index] != folder.labels[first]:
