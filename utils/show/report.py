@@ -1,4 +1,4 @@
-"""The report of a run, one page for a colleague: answers and limitations first, no code."""
+"""The report of a network, one page for a colleague: answers and limitations first, no code."""
 
 import base64
 import io
@@ -53,11 +53,11 @@ def report(
     suspects: Suspects,
     shortcuts: Shortcuts,
 ) -> Element:
-    """Make one page about a run; `report(...).saved(folder)` writes report.html.
+    """Make one page about a network; `report(...).saved(folder)` writes report.html.
 
     Args:
-        trained: The run.
-        splits: Of the run.
+        trained: Of a run, or `trained_elsewhere`.
+        splits: Those that it was trained or calibrated on.
         distances: float32 (P,), of the test pairs.
         metrics: Of `write_metrics`.
         comparison: Of `compare`.
