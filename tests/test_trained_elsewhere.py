@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
@@ -15,8 +15,10 @@ from torchvision import models
 
 from utils import (
     Cut,
+    calibrate,
     choose_pairs,
     compare,
+    diagnose,
     explain_folder,
     find_shortcuts,
     find_suspects,
@@ -75,7 +77,7 @@ def cut(model, layer="encoder.layer2"):
 def test_the_network_of_a_run_has_the_numbers_of_the_run(calibrated):
     splits = calibrated.load_splits()
     network = Cut(calibrated.network, layer="backbone.layer3")
-    elsewhere = trained_elsewhere(network, splits, calibrated.config, calibrated.runtime)
+    elsewhere = trained_elsewhere(network, calibrated.config, splits, calibrated.runtime)
     assert elsewhere.threshold == pytest.approx(calibrated.threshold, abs=1e-5)
     assert elsewhere.measurements.names == calibrated.measurements.names
     assert elsewhere.measurements.auc == calibrated.measurements.auc
@@ -98,7 +100,7 @@ def test_the_network_of_a_run_has_the_numbers_of_the_run(calibrated):
 def test_distances_and_auc_are_those_of_the_module(model, make_config):
     config = make_config()
     splits = load_splits(config)
-    trained = trained_elsewhere(cut(model), splits, config)
+    trained = trained_elsewhere(cut(model), config, splits)
     pixels = torch.from_numpy(splits.pixels[np.arange(len(splits.pixels))])
     with torch.no_grad():
         embeddings = F.normalize(model.encode_image(evaluation_transform(config.image)(pixels)), dim=1)
@@ -115,7 +117,7 @@ def test_the_module_stays_as_it_is(model, make_config):
     model.double().train()
     before = {name: values.clone() for name, values in model.state_dict().items()}
     config = make_config()
-    trained = trained_elsewhere(cut(model), load_splits(config), config)
+    trained = trained_elsewhere(cut(model), config, load_splits(config))
     assert model.training
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
@@ -125,9 +127,11 @@ def test_the_module_stays_as_it_is(model, make_config):
 def test_all_that_takes_a_run_takes_it(model, make_config, tmp_path):
     config = make_config()
     splits = load_splits(config)
-    trained = trained_elsewhere(cut(model), splits, config)
+    trained = trained_elsewhere(cut(model), config, splits)
     assert str(trained).startswith("Model, trained elsewhere, config")
     assert config.backbone_model not in str(trained)
+    assert repr(trained) == str(trained)
+    assert calibrate(trained, splits, None) is trained
     distances = trained.distances(splits, splits.test_pairs)
     methods = {trained.method: methods_of(trained.settings)[trained.method]}
     rows = compare(methods, trained, choose_pairs(splits, 2), splits)
@@ -153,12 +157,24 @@ def test_all_that_takes_a_run_takes_it(model, make_config, tmp_path):
     assert list(curves[trained.method]) == ["head", "encoder"]
 
 
+def test_no_setting_of_training_is_advised(model, make_config):
+    config = make_config()
+    splits = load_splits(config)
+    trained = trained_elsewhere(cut(model), config, splits)
+    text = diagnose(trained, splits, trained.distances(splits, splits.test_pairs))
+    assert "uncertain by" in text  # an AUC of few images
+    for word in ("hyperparameters", "pretrained", "margin", "backbone", "memorised"):
+        assert word not in text
+    nothing = replace(trained, validation=(trained.validation[0], np.zeros(len(splits.valid_pairs))))
+    assert "image.normalization" in diagnose(nothing, splits, trained.distances(splits, splits.test_pairs))
+
+
 def test_two_cuts_of_one_module_share_no_embeddings(model, make_config):
     config = make_config()
     splits = load_splits(config)
     embedded = []
     for network in (cut(model), Cut(model, layer="encoder.layer2")):
-        embedded.append(gallery(trained_elsewhere(network, splits, config)).embeddings.shape[1])
+        embedded.append(gallery(trained_elsewhere(network, config, splits)).embeddings.shape[1])
     assert embedded == [16, 3]
 
 
@@ -166,8 +182,8 @@ def test_maps_of_another_layer_do_not_stand_in_one_folder(model, make_config, tm
     config = make_config()
     splits = load_splits(config)
     pairs = [tuple(splits.folder.paths[:2])]
-    explain_folder(trained_elsewhere(cut(model), splits, config), pairs, tmp_path / "maps")
-    other_layer = trained_elsewhere(cut(model, "encoder.layer3"), splits, config)
+    explain_folder(trained_elsewhere(cut(model), config, splits), pairs, tmp_path / "maps")
+    other_layer = trained_elsewhere(cut(model, "encoder.layer3"), config, splits)
     with pytest.raises(DataError, match=r"holds maps of other settings \(network\)"):
         explain_folder(other_layer, pairs, tmp_path / "maps")
 
@@ -204,20 +220,20 @@ def test_what_cannot_take_the_place_of_a_run_is_refused(model, make_config):
     config = make_config()
     splits = load_splits(config)
     with pytest.raises(ExplanationError, match=r"Model cannot be read at a layer: pass Cut\(module"):
-        trained_elsewhere(model, splits, config)
+        trained_elsewhere(model, config, splits)
     other = Cut(model, layer="encoder.layer2", forward=lambda images: model.encode_image(images))
     with pytest.raises(ExplanationError, match=r"a copy of this Cut in float32 .* runs 0 times"):
-        trained_elsewhere(other, splits, config)
+        trained_elsewhere(other, config, splits)
     model.images = (number for number in range(3))  # which nothing can copy
     with pytest.raises(ExplanationError, match=r"a copy of this Cut .* The cause: cannot pickle"):
-        trained_elsewhere(cut(model), splits, config)
+        trained_elsewhere(cut(model), config, splits)
 
 
 def test_the_cause_is_named_where_a_module_cannot_run_in_float32(model, make_config):
     config = make_config()
     double = Cut(model.double(), "encoder.layer2", forward=ToDouble(model))
     with pytest.raises(ExplanationError, match=r"a copy of this Cut in float32 .* The cause: Model fails on images"):
-        trained_elsewhere(double, load_splits(config), config)
+        trained_elsewhere(double, config, load_splits(config))
 
 
 def test_without_parameters_there_is_no_control(model):

@@ -44,7 +44,7 @@ def calibrate(trained: Trained, splits: Splits, distances: np.ndarray) -> Traine
     return save_measurements(trained, _measure(trained, splits, distances))
 
 
-def trained_elsewhere(network: Cut, splits: Splits, config: Config, runtime: Runtime | None = None) -> Trained:
+def trained_elsewhere(network: Cut, config: Config, splits: Splits, runtime: Runtime | None = None) -> Trained:
     """Return a network that was trained elsewhere as `load_trained` and `calibrate` return one of a run.
 
     Threshold, band and probabilities are chosen on the validation pairs of `splits`; nothing is trained or saved. All
@@ -54,8 +54,8 @@ def trained_elsewhere(network: Cut, splits: Splits, config: Config, runtime: Run
     Args:
         network: A `Cut` of any module that embeds images, float32 (N, 3, H, W). It is not changed: what
             computes is a copy, in float32.
-        splits: Of the images in `data_path`. The network should not have been trained on those of its test.
         config: The settings. `image.size` and `image.normalization` must be those that the network expects.
+        splits: Of the images in `data_path`. The network should not have been trained on those of its test.
         runtime: Where to compute.
 
     Raises:

@@ -282,6 +282,9 @@ class Trained:
                 lines.append(f'no pair is decided "{word}": {why}')
         return lines
 
+    def __repr__(self):
+        return str(self)
+
     def __str__(self):
         state = "without training (epochs: 0)"
         if self.history:

@@ -13,6 +13,10 @@ from ..train.loop import COLLAPSE_WARNING, COLLAPSED
 
 BEYOND = 0.98  # share of the different training pairs beyond the margin that is nearly all of them
 GOOD = 0.95  # an AUC that leaves little to learn
+COLLAPSED_ELSEWHERE = (
+    "All images lie at nearly one point: check that image.size and image.normalization are those that the network "
+    "expects."
+)
 FAR = 0.05  # a difference of AUCs that matters, and half an interval that is wide
 
 
@@ -33,10 +37,10 @@ class SplitScores:
 
 
 def diagnose(trained, splits: Splits, distances: np.ndarray) -> str:
-    """Describe the problems of a network that `load_trained` returned, in one paragraph.
+    """Describe the problems of a network, in one paragraph.
 
     Args:
-        trained: The network; its checkpoint holds the distances of the validation pairs.
+        trained: The network, with the distances of the validation pairs.
         splits: The splits; the distances of training pairs are measured.
         distances: float32 (P,), of the test pairs.
     """
@@ -46,9 +50,10 @@ def diagnose(trained, splits: Splits, distances: np.ndarray) -> str:
     train = score_pairs(trained.distances(splits, training_pairs), training_pairs, seed)
     valid = score_pairs(valid_distances, valid_pairs, seed)
     test = score_pairs(distances, splits.test_pairs, seed)
-    problems = findings(
-        train, valid, test, trained.config, len(trained.history), len(splits.test), len(splits.folder.paths)
-    )
+    epochs = len(trained.history)
+    if trained.folder is None:
+        epochs = None
+    problems = findings(train, valid, test, trained.config, epochs, len(splits.test), len(splits.folder.paths))
     if not problems:
         problems = [
             f"No problems found: the AUC is {train.auc.value:.3f} on training pairs, {valid.auc} on validation pairs "
@@ -78,7 +83,7 @@ def findings(
     valid: SplitScores,
     test: SplitScores,
     config: Config,
-    epochs: int,
+    epochs: int | None,
     test_images: int,
     images: int,
 ) -> list[str]:
@@ -89,7 +94,7 @@ def findings(
         valid: The validation pairs.
         test: The test pairs.
         config: The settings.
-        epochs: How many the network was trained for; 0 for none.
+        epochs: How many the network was trained for; 0 for none, None if it was trained elsewhere.
         test_images: How many images the test has.
         images: How many images there are.
 
@@ -97,7 +102,7 @@ def findings(
         The sentences; of a collapsed network, that finding only.
     """
     if valid.distances.mean() < COLLAPSED:
-        return [COLLAPSE_WARNING]
+        return [COLLAPSE_WARNING if epochs is not None else COLLAPSED_ELSEWHERE]
     cures = _cures(config, epochs)
     problems = []
     name, auc = "test", test.auc
@@ -151,11 +156,13 @@ def _margin_problems(train, valid, test, margin, cures):
 
 def _cures(config, epochs) -> dict[str, str]:
     """The cures that the settings leave; what they do already is not advised."""
-    cures = {
-        "images": "add images",
-        "learning_rate": "raise hyperparameters.learning_rate",
-        "lower_margin": "lower margin",
-    }
+    cures = {"images": "add images"}
+    if config.test_size < 0.3:
+        cures["test_size"] = ", or a larger test_size"
+    if epochs is None:  # no setting changes the network
+        return cures
+    cures["learning_rate"] = "raise hyperparameters.learning_rate"
+    cures["lower_margin"] = "lower margin"
     if epochs == 0:
         cures["epochs"] = "train it (hyperparameters.epochs above 0)"
     elif epochs >= config.hyperparameters.epochs:  # else later epochs were no better
@@ -170,8 +177,6 @@ def _cures(config, epochs) -> dict[str, str]:
         cures["margin"] = "raise margin (up to 2)"
     if config.hyperparameters.weight_decay < 0.1:
         cures["weight_decay"] = "raise hyperparameters.weight_decay"
-    if config.test_size < 0.3:
-        cures["test_size"] = ", or a larger test_size"
     unused = []
     for name, none in (("RandomCropScale", 1), ("brightness", 0), ("contrast", 0)):
         if getattr(config.image, name) == none:
