@@ -35,7 +35,9 @@ from .words import maps_in_short
 
 CANDIDATES = 3  # that are shown
 COLUMN = 30  # characters that fit the column of an image
-THUMBNAIL = 96  # pixels of images on the page
+SIDE = 200  # pixels of images on the page
+THUMBNAIL = 96  # pixels where there are more than FEW, so that a browser can show the page
+FEW = 100
 EXPLAINED = 10  # images of a page whose choice is explained
 
 
@@ -168,8 +170,10 @@ def _page(trained, results, searched, images, rule, explained) -> str:
     files = sorted(files)
     value_range = trained.config.image.value_range
 
+    side = SIDE if len(results) <= FEW else THUMBNAIL
+
     def thumbnail(path):
-        return data_uri(photo(path, value_range), THUMBNAIL)
+        return data_uri(photo(path, value_range), side)
 
     with ThreadPoolExecutor() as pool:
         thumbnails = dict(zip(files, pool.map(thumbnail, files), strict=True))
@@ -204,7 +208,7 @@ def _reason(trained, result) -> str:
     verdict = judge_choice(trained.network, choice, trained.config.seed)
     heatmap = choice.shares.clamp(min=0).cpu().numpy()
     image = photo(result.path, trained.config.image.value_range)
-    source = data_uri(overlay(image, heatmap, OPACITY, colours_of(verdict)), THUMBNAIL)
+    source = data_uri(overlay(image, heatmap, OPACITY, colours_of(verdict)), SIDE)
     first, second = result.candidates["class"].iloc[:2]
     words = f"What supports {first} rather than {second}. {maps_in_short(verdict)}"
     return _figure(source, words)
