@@ -32,6 +32,7 @@ from utils import (
     trained_elsewhere,
     write_metrics,
 )
+from utils.config import ConfigError
 from utils.data.batches import evaluation_transform
 from utils.data.reading import DataError
 from utils.files import ExplanationError
@@ -130,6 +131,7 @@ def test_all_that_takes_a_run_takes_it(model, make_config, tmp_path):
     trained = trained_elsewhere(cut(model), config, splits)
     assert str(trained).startswith("Model, trained elsewhere, config")
     assert config.backbone_model not in str(trained)
+    assert "takes images of 32 x 40, normalised by mean [" in str(trained)
     assert repr(trained) == str(trained)
     assert calibrate(trained, splits, None) is trained
     distances = trained.distances(splits, splits.test_pairs)
@@ -221,6 +223,11 @@ def test_what_cannot_take_the_place_of_a_run_is_refused(model, make_config):
     splits = load_splits(config)
     with pytest.raises(ExplanationError, match=r"Model cannot be read at a layer: pass Cut\(module"):
         trained_elsewhere(model, config, splits)
+    with pytest.raises(ConfigError, match="splits hold images of 32 x 40, and the config asks for 48 x 48"):
+        trained_elsewhere(cut(model), make_config({"image.size": [48, 48]}, "other.yml"), splits)
+    layer = make_config({"explanation.layer": "layer3"}, "layer.yml")
+    with pytest.raises(ConfigError, match=r"explanation.layer: 'layer3' is refused: this Cut reads 'encoder.layer2'"):
+        trained_elsewhere(cut(model), layer, splits)
     other = Cut(model, layer="encoder.layer2", forward=lambda images: model.encode_image(images))
     with pytest.raises(ExplanationError, match=r"a copy of this Cut in float32 .* runs 0 times"):
         trained_elsewhere(other, config, splits)

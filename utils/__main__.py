@@ -100,8 +100,8 @@ def audit(options):
     from .data.corrections import apply_review
 
     config = utils.load_config(options.config, options.set)
-    utils.ensure_sample(config.data_path)
     if options.apply is None:
+        utils.ensure_sample(config.data_path)
         problems = utils.find_problems(config)
         problems.write(config.results_path)
         utils.review(problems.table, config.data_path, config.image.value_range).saved(config.results_path)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import Config
+from .config import AUTO, LAST, Config, ConfigError
 from .data.corrections import Corrections
+from .data.reading import stored_size
 from .data.splits import Splits
 from .device import Runtime, find_runtime
 from .explanations.references import embed_references
@@ -59,12 +60,24 @@ def trained_elsewhere(network: Cut, config: Config, splits: Splits, runtime: Run
         runtime: Where to compute.
 
     Raises:
+        ConfigError: The splits are of another image size, or `explanation.layer` is not that of the `Cut`.
         ExplanationError: The network is no `Cut`, or it cannot be copied, or a copy of it does not run on its own.
         ValueError: As `Cut` raises it.
     """
     if not isinstance(network, Cut):
         kind = type(network).__name__
         raise ExplanationError(f"{kind} cannot be read at a layer: pass Cut(module, layer=...) of it")
+    if config.explanation.layer not in (AUTO, LAST, network.layer):
+        raise ConfigError(
+            f"explanation.layer: {config.explanation.layer!r} is refused: this Cut reads {network.layer!r}. Set auto, "
+            "or cut the module at another layer."
+        )
+    size, expected = splits.pixels[splits.train[:1]].shape[1:3], stored_size(config.image)
+    if tuple(size) != tuple(expected):
+        raise ConfigError(
+            f"image: the splits hold images of {size[0]} x {size[1]}, and the config asks for {expected[0]} x "
+            f"{expected[1]}: pass load_splits(config) of the same config."
+        )
     runtime = runtime or find_runtime(config)
     images = example_of(config.image.size)
     with evaluating(network):

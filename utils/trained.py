@@ -290,7 +290,12 @@ class Trained:
         if self.history:
             state = f"after epoch {len(self.history)}, validation AUC {self.history[-1]['valid_auc']:.3f}"
         if self.folder is None:
-            network = [f"{self.description}, config {self.config.source}"]
+            image = self.config.image
+            mean, std = map(list, (image.normalization.mean, image.normalization.std))
+            network = [
+                f"{self.description}, config {self.config.source}",
+                f"takes images of {image.size[0]} x {image.size[1]}, normalised by mean {mean} and std {std}",
+            ]
         else:
             network = [
                 f"Run {self.run} of {self.folder.parent}, config {self.config.source}",

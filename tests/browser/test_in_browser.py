@@ -728,9 +728,9 @@ def test_a_label_gets_a_third_class_or_is_dropped(reviewed, open_page):
     assert choice.input_value() == "red"
     opened.press("o")  # the keys of the field are its own
     opened.press("g")
-    opened.press("Escape")
     assert "the image gets the class green" in page.locator("[name=wrong]").inner_text()
-    opened.press("2")
+    assert opened.told().startswith("0 of 3 reviewed.")
+    opened.press("Enter")
     assert "Problem 1: wrong, the image gets the class green." in opened.told()
     assert choice.is_hidden()  # of a near-duplicate
     opened.press("o", "p")
@@ -744,6 +744,16 @@ def test_a_label_gets_a_third_class_or_is_dropped(reviewed, open_page):
     opened.press("1")
     opened.press("p")
     assert opened.table(lambda: opened.press("s"))["suggestion"].tolist() == ["red"]  # which is not correct
+
+
+def test_a_card_names_the_other_decisions_on_its_image(tiny_data, open_page, tmp_path):
+    rows = [
+        ("blue/blue_0.png", "blue", "near-duplicate", "Equal.", "drop", "blue/blue_1.png"),
+        ("blue/blue_0.png", "blue", "label", "Looks red.", "red", ""),
+    ]
+    opened = open_page(saved(review(pd.DataFrame(rows, columns=COLUMNS), tiny_data), tmp_path))
+    opened.press("2")
+    assert opened.page.locator(".evidence").inner_text() == "Looks red. Problem 1: wrong, this image is dropped."
 
 
 def test_where_storage_is_refused_the_review_works_and_says_so(reviewed, open_page):

@@ -48,7 +48,8 @@ class Problems:
 
     def __str__(self):
         suspected = (self.table["problem"] == "label").sum()
-        return printable(f"{self.audit}\n{self.judged} Look like another class: {suspected}.")
+        order = ", the most suspect first" if suspected > 1 else ""
+        return printable(f"{self.audit}\n{self.judged} Look like another class: {suspected}{order}.")
 
 
 def find_problems(config: Config, runtime: Runtime | None = None) -> Problems:

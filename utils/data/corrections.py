@@ -136,8 +136,9 @@ class _Reader:
         name = _spelled(self.images, text)
         if name is None:
             raise DataError(
-                f"{place}: image {text or 'is empty and'} is no image of {self.root}. Correct or delete the line; an "
-                "image is named by its class and file, with / between them: rose/1.jpg."
+                f"{place}: image {text or 'is empty and'} is no image of {self.root}. Correct or delete the line, or "
+                "name the config of its dataset (--config); an image is named by its class and file, with / between them: "
+                "rose/1.jpg."
             )
         return name
 
@@ -239,8 +240,8 @@ def apply_review(review, file: Path, folder: ImageFolder) -> str:
     dropped = sum(row["class"] == DROP for row in decided.values())
     moved = len(decided) - dropped
     lines = [
-        f"{review}: images of another class: {moved}, dropped: {dropped}, labels confirmed: {len(confirmed)}, left as "
-        f"they are: {left}."
+        f"{review}: of {left + len(confirmed) + len(decided)} images, of another class: {moved}, dropped: {dropped}, "
+        f"labels confirmed: {len(confirmed)}, left as they are: {left}."
     ]
     if replaced:
         lines.append(f"Replaced in {file}, as the review is newer: {listed(replaced)}.")

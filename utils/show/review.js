@@ -124,7 +124,7 @@ function mountReview(root, content) {
       ["1 c", "correct"],
       ["2 w", "wrong"],
       ["3 u", "unsure"],
-      ["o", "another class"],
+      ["o", "another class, then Enter"],
       ["\u2190 \u2192", "previous, next"],
       ["z", "undo"],
       ["s", "save"],
@@ -166,7 +166,9 @@ function mountReview(root, content) {
     progress.textContent = `${reviewed} of ${problems.length} reviewed.`;
     number.textContent = `Problem ${current + 1} of ${problems.length}: ${problem.problem}`;
     question.textContent = problem.question;
-    evidence.textContent = problem.evidence;
+    const decided = problems.map((_, index) => index).filter((index) => index !== current && answers[index].decision);
+    const ofImage = decided.filter((index) => problems[index].image === problem.image);
+    evidence.textContent = [problem.evidence, ...ofImage.map(outcome)].join(" ");
     images.classList.toggle("tall", problem.pictures.every(({ tall }) => tall));
     images.replaceChildren(...problem.pictures.map(picture));
     for (const node of buttons) {
@@ -247,7 +249,7 @@ function mountReview(root, content) {
     setTimeout(() => URL.revokeObjectURL(href), LINK_LASTS);
     unsaved = false;
     const count = `${rows.length - 1} ${rows.length === 2 ? "decision" : "decisions"}`;
-    show(current, `review.csv has ${count}. Next: python -m utils audit --apply review.csv`);
+    show(current, `review.csv has ${count}. Next, with the config of this dataset: python -m utils audit --apply review.csv`);
   }
 
   const keys = {
@@ -271,7 +273,12 @@ function mountReview(root, content) {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (target === note || target === by || target === classSelect) {
-      if (event.key === "Escape") body.focus({ preventScroll: true });
+      const chosen = target === classSelect && event.key === "Enter";
+      if (chosen) {
+        event.preventDefault(); // the list stays closed
+        decide("wrong");
+      }
+      if (chosen || event.key === "Escape") body.focus({ preventScroll: true });
       event.stopPropagation(); // no key of a page around it
       return;
     }
