@@ -137,8 +137,8 @@ class _Reader:
         if name is None:
             raise DataError(
                 f"{place}: image {text or 'is empty and'} is no image of {self.root}. Correct or delete the line, or "
-                "name the config of its dataset (--config); an image is named by its class and file, with / between them: "
-                "rose/1.jpg."
+                "name the config of its dataset (--config); an image is named by its class and file, with / between "
+                "them: rose/1.jpg."
             )
         return name
 
