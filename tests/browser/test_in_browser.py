@@ -602,8 +602,9 @@ def test_a_review_by_mouse(reviewed, open_page):
         page.locator(f"[name={decision}]").click()
     assert opened.told().startswith("3 of 3 reviewed.")
     table = opened.table(page.locator("[name=save]").click)
-    assert list(table) == ["image", "problem", "suggestion", "decision", "note", "by"]
+    assert list(table) == ["image", "class", "problem", "suggestion", "decision", "note", "by"]
     assert table["image"].tolist() == ["blue/blue_0.png", "green/green_0.png", "red/absent.png"]
+    assert table["class"].tolist() == ["blue", "green", "red"]
     assert table["problem"].tolist() == ["label", "near-duplicate", "unreadable"]
     assert table["suggestion"].tolist() == ["red", "drop", "drop"]
     assert table["decision"].tolist() == ["wrong", "correct", "unsure"]

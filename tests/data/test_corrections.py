@@ -444,6 +444,20 @@ def test_a_change_of_mind_withdraws_a_correction(folder, tmp_path, file):
     assert read_corrections(file, folder) == {"a/1.png": "b"}
 
 
+@pytest.mark.parametrize("chosen", ["c", "drop"])
+def test_a_change_of_mind_withdraws_a_choice_that_was_not_suggested(tmp_path, file, chosen):
+    """The page suggests b, another class is chosen and applied, and then the label is found to be correct."""
+    for name in "abc":
+        write_images(tmp_path / "Data" / name, 1, (8, 8))
+    folder = scan(tmp_path / "Data")
+    review = tmp_path / "review.csv"
+    for suggestion, decision in ((chosen, "wrong"), ("b", "correct")):
+        review.write_text(f"image,class,problem,suggestion,decision\na/0.png,a,label,{suggestion},{decision}\n")
+        text = apply_review(review, file, folder)
+    assert f"a/0.png ({chosen}, now a)" in text
+    assert read_corrections(file, folder) == {}
+
+
 def test_leaving_out_wins_over_another_class(folder, tmp_path, file):
     review = tmp_path / "review.csv"
     for lines in (["label,b,wrong", "dark,,wrong"], ["dark,,wrong", "label,b,wrong", "dark,,unsure"]):

@@ -194,11 +194,12 @@ def apply_review(review, file: Path, folder: ImageFolder) -> str:
 
     A label that is "wrong" gives the image the suggested class; any other problem that is "wrong" leaves it out, which
     wins where an image has both. A label that is "correct" is written too, so that nobody is asked again: the class
-    that the image has, or that of its folder where an earlier correction made it the one that was suggested. All other
-    decisions change nothing. Where the file has another class for an image, the review wins; all other lines stay.
+    of the review. A review without classes means the one that the image has, or that of its folder where an earlier
+    correction made it the one that was suggested. All other decisions change nothing. Where the file has another class
+    for an image, the review wins; all other lines stay.
 
     Args:
-        review: A CSV file with columns image, problem, suggestion and decision, and perhaps by and note.
+        review: A CSV file with columns image, problem, suggestion and decision, and perhaps class, by and note.
         file: The CSV file of corrections; it is made if it is missing.
         folder: The images, as `scan` returns them.
 
@@ -218,10 +219,12 @@ def apply_review(review, file: Path, folder: ImageFolder) -> str:
         known = reader.classes_of(earlier, file)
     for image, row in confirmed.items():
         own = image.partition("/")[0]
-        name = known.get(image, own) or DROP
-        if name == row["class"]:  # the suggestion, which the review says is incorrect
-            name = own
-        confirmed[image] = row | {"class": name}
+        name = row.pop("shown")
+        if not name:
+            name = known.get(image, own) or DROP
+            if name == row["class"]:  # the suggestion, which the review says is incorrect
+                name = own
+        row["class"] = name
     new = []
     replaced = []
     for image, row in (confirmed | decided).items():
@@ -255,8 +258,8 @@ def _decisions(review, reader) -> tuple[dict[str, dict], dict[str, dict], int]:
     """Read a review.
 
     Returns:
-        The rows to write, by image; rows with the suggested class of the other images whose label is correct; how many
-        other images there are.
+        The rows to write, by image; rows with the suggested class of the other images whose label is correct, and with
+        the one that was shown, "" if it is unknown; how many other images there are.
     """
     table = read_table(review, REVIEWED, "a review")
     rows = {}
@@ -282,7 +285,8 @@ def _decisions(review, reader) -> tuple[dict[str, dict], dict[str, dict], int]:
         row = {"image": image, "class": name, "by": cells.get("by", ""), "note": cells.get("note", "")}
         if decision == "correct":
             if problem == LABEL:
-                confirmed[image] = row
+                shown = cells.get("class", "")
+                confirmed[image] = row | {"shown": shown and reader.label(shown, place)}
             continue
         other = rows.get(image, row)["class"]
         if DROP not in (name, other) and name != other:

@@ -2,7 +2,7 @@
 // table that is saved.
 
 const DECISIONS = { correct: "1", wrong: "2", unsure: "3" }; // and their keys
-const REVIEW_COLUMNS = ["image", "problem", "suggestion", "decision", "note", "by"];
+const REVIEW_COLUMNS = ["image", "class", "problem", "suggestion", "decision", "note", "by"];
 const REVIEWER = "reviewer"; // where the browser keeps the name, for all reviews
 const LINK_LASTS = 60000; // milliseconds in which a browser has to begin a download
 
@@ -242,7 +242,7 @@ function mountReview(root, content) {
       const { decision, suggestion, note } = answers[index];
       if (!decision) return;
       const proposed = decision === "wrong" ? suggestion : problem.suggestion;
-      rows.push([problem.image, problem.problem, proposed, decision, note, by.value]);
+      rows.push([problem.image, problem.class, problem.problem, proposed, decision, note, by.value]);
     });
     const href = URL.createObjectURL(new Blob([csvOf(rows)], { type: "text/csv" }));
     element("a", { href, download: "review.csv" }).click();
