@@ -123,6 +123,7 @@ def test_the_module_stays_as_it_is(model, make_config):
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     assert next(trained.network.parameters()).dtype == torch.float32
+    assert not any(module.training for module in trained.network.modules())
 
 
 def test_all_that_takes_a_run_takes_it(model, make_config, tmp_path):

@@ -83,7 +83,7 @@ def trained_elsewhere(network: Cut, config: Config, splits: Splits, runtime: Run
     with evaluating(network):
         network.features(images.to(*(place_of(network) or ())))  # measures the layer
     try:
-        network = runtime.place(copy_of(network).float())
+        network = runtime.place(copy_of(network).float().eval())
         with evaluating(network):
             network.features(runtime.place(images))
     except (RuntimeError, TypeError, ValueError) as error:  # of copying, or of running the copy
