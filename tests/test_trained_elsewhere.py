@@ -87,7 +87,7 @@ def test_the_network_of_a_run_has_the_numbers_of_the_run(calibrated):
     )
     distances = elsewhere.distances(splits, splits.test_pairs)
     np.testing.assert_allclose(distances, calibrated.distances(splits, splits.test_pairs), atol=1e-5)
-    metrics, expected = (write_metrics(one, splits, distances) for one in (elsewhere, calibrated))
+    metrics, expected = (write_metrics(network, splits, distances) for network in (elsewhere, calibrated))
     for metric, own in zip(metrics.metrics, expected.metrics, strict=True):
         assert metric.name == own.name
         np.testing.assert_allclose(astuple(metric.interval), astuple(own.interval), atol=1e-6, err_msg=own.name)
@@ -229,9 +229,9 @@ def test_what_cannot_take_the_place_of_a_run_is_refused(model, make_config):
     layer = make_config({"explanation.layer": "layer3"}, "layer.yml")
     with pytest.raises(ConfigError, match=r"explanation.layer: 'layer3' is refused: this Cut reads 'encoder.layer2'"):
         trained_elsewhere(cut(model), layer, splits)
-    other = Cut(model, layer="encoder.layer2", forward=lambda images: model.encode_image(images))
+    closure = Cut(model, layer="encoder.layer2", forward=lambda images: model.encode_image(images))
     with pytest.raises(ExplanationError, match=r"a copy of this Cut in float32 .* runs 0 times"):
-        trained_elsewhere(other, config, splits)
+        trained_elsewhere(closure, config, splits)
     model.images = (number for number in range(3))  # which nothing can copy
     with pytest.raises(ExplanationError, match=r"a copy of this Cut .* The cause: cannot pickle"):
         trained_elsewhere(cut(model), config, splits)

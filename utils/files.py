@@ -191,6 +191,11 @@ def _refuse_existing(targets, cure):
             raise ExistsError(f"{target} exists: {cure}.")
 
 
+def encodable(text: str) -> str:
+    """Return a text as `write_text` writes it, which a name on disk may not be."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def write_text(path, text: str):
     """Write text in UTF-8, whole or not at all; bytes of a file's name that are not text are written as their code."""
     with atomic(path) as file:

@@ -29,7 +29,7 @@ def operations_of(procedure) -> int:
     return counter.get_total_flops()
 
 
-def measure(name, side, runtime) -> dict:
+def procedures_of(name, side, runtime) -> dict:
     """Return the procedures of a network of random weights, by name; their cost does not depend on the weights."""
     torch.manual_seed(0)
     network = runtime.place(folded(SiameseNetwork(name, 64, image_size=(side, side)).eval(), runtime.dtype))
@@ -55,7 +55,7 @@ def main():
     peak = 2 * SIDE**3 / seconds.min()
     print(f"{machine()}; float32, matrix product: {peak / 1e9:.0f} GFLOP/s")
     for name, side in NETWORKS.items():
-        procedures = measure(name, side, runtime)
+        procedures = procedures_of(name, side, runtime)
         for work, times in rounds(procedures, ROUNDS).items():
             operations = operations_of(procedures[work]) / PAIRS
             each = times / PAIRS

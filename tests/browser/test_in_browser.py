@@ -591,6 +591,14 @@ def question_of(opened):
     return opened.page.locator("h2").inner_text()
 
 
+def open_tab(context, path) -> Opened:
+    """Open the page of a review in a tab that shares its storage with those of the context."""
+    opened = Opened(context.new_page(), [])
+    opened.page.goto(path.as_uri())
+    opened.page.locator("h2").wait_for()
+    return opened
+
+
 def test_a_review_by_mouse(reviewed, open_page):
     opened = open_page(reviewed)
     page = opened.page
@@ -652,11 +660,7 @@ def test_a_held_key_decides_once_in_a_review(reviewed, open_page):
 
 def test_a_review_continues_after_a_reload_and_in_another_tab(reviewed, browser):
     context = browser.new_context(viewport=LAPTOP)
-    tabs = [Opened(context.new_page(), []) for _ in range(2)]
-    for opened in tabs:
-        opened.page.goto(reviewed.as_uri())
-        opened.page.locator("h2").wait_for()
-    first, second = tabs
+    first, second = open_tab(context, reviewed), open_tab(context, reviewed)
     first.page.locator("[name=by]").fill("Ada")
     first.page.locator("[name=note]").fill(NOTES[1])
     first.page.locator("[name=wrong]").click()
@@ -680,9 +684,7 @@ def test_a_review_continues_after_a_reload_and_in_another_tab(reviewed, browser)
 
 def test_a_later_page_continues_with_the_answers_of_an_earlier_one(reviewed, tiny_data, browser):
     context = browser.new_context(viewport=LAPTOP)
-    opened = Opened(context.new_page(), [])
-    opened.page.goto(reviewed.as_uri())
-    opened.page.locator("h2").wait_for()
+    opened = open_tab(context, reviewed)
     opened.press("2", "1")
     rows = [
         ("red/red_2.png", "red", "label", "New.", "blue", ""),
@@ -707,9 +709,7 @@ def test_a_later_page_continues_with_the_answers_of_an_earlier_one(reviewed, tin
 
 def test_a_later_page_offers_its_own_suggestion_where_none_was_taken(reviewed, tiny_data, browser):
     context = browser.new_context(viewport=LAPTOP)
-    opened = Opened(context.new_page(), [])
-    opened.page.goto(reviewed.as_uri())
-    opened.page.locator("h2").wait_for()
+    opened = open_tab(context, reviewed)
     opened.press("3")  # unsure whether the class is red
     row = ("blue/blue_0.png", "blue", "label", "Suggested by another network.", "green", "")
     later = saved(review(pd.DataFrame([row], columns=COLUMNS), tiny_data, name="later"), reviewed.parent)

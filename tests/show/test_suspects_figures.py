@@ -101,6 +101,6 @@ def test_without_a_score_there_are_no_whiskers_and_no_warning():
 
 
 def test_a_small_share_is_not_called_nothing():
-    found = (replace(shortcut("size", 0.1, np.nan, 0.5, 99), share=Interval(0.1, 0.05, 0.15)),)
-    made = shortcuts_figure(Shortcuts(found, Interval(1.0, 0.9, 1.1), 20, 160))
+    shortcuts = (replace(shortcut("size", 0.1, np.nan, 0.5, 99), share=Interval(0.1, 0.05, 0.15)),)
+    made = shortcuts_figure(Shortcuts(shortcuts, Interval(1.0, 0.9, 1.1), 20, 160))
     assert made.get_suptitle() == "None of these properties carries much of the score"

@@ -116,17 +116,19 @@ def find_suspects(trained: Trained, splits: Splits) -> Suspects:
     Neighbours are searched among these images only: embeddings of training images have learned their labels, also
     incorrect ones, and with `split: classes` they have other classes.
     """
-    training = splits.train
+    unseen = [splits.valid, splits.test]
+    training = len(splits.train)
     if trained.folder is None:
-        training = training[:0]
-    unseen = np.setdiff1d(np.concatenate([splits.train, splits.valid, splits.test]), training)
+        unseen.append(splits.train)
+        training = 0
+    unseen = np.sort(np.concatenate(unseen))
     labels = splits.folder.labels[unseen]
     judged = unseen[np.bincount(labels)[labels] > 1]
     embeddings = embed_images(trained.network, splits.pixels, judged, trained.config, trained.runtime).numpy()
     root = splits.folder.root
     files = np.array(splits.folder.names)[judged]
     names = np.array(splits.folder.classes)[splits.folder.labels[judged]]
-    return Suspects(root, judge_labels(embeddings, names, files), len(training), len(unseen) - len(judged))
+    return Suspects(root, judge_labels(embeddings, names, files), training, len(unseen) - len(judged))
 
 
 def judge_labels(embeddings: np.ndarray, labels: np.ndarray, files: np.ndarray) -> pd.DataFrame:

@@ -160,8 +160,8 @@ def _rows_of_audit(audit: Audit, suspects: set[str]) -> list[dict]:
     for index, cause in audit.unreadable.items():
         add(index, "unreadable", cause)
     for group in groups_of_several(audit.duplicates):
-        first, *others = sorted(group, key=lambda index: _name(folder, index) in suspects)
-        for index in others:
+        first, *copies = sorted(group, key=lambda index: _name(folder, index) in suspects)
+        for index in copies:
             kind = "same bytes as" if audit.contents[index] == audit.contents[first] else "same picture as"
             evidence = f"{kind} {_name(folder, first)}"
             if folder.labels[index] != folder.labels[first]:

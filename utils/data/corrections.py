@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..files import printable, write_text
+from ..files import encodable, printable, write_text
 from .images import ImageFolder, listed, one_form, scan
 from .reading import DataError
 from .tables import read_table
@@ -176,7 +176,7 @@ def _spellings(names) -> dict[str, str]:
     """Names by themselves, as `write_text` writes them, and by their Unicode form."""
     spellings = {one_form(name): name for name in names}
     for name in names:
-        spellings.setdefault(name.encode(errors="backslashreplace").decode(), name)
+        spellings.setdefault(encodable(name), name)
     for name in names:
         spellings[name] = name  # of two files whose names differ only in their form, each is found
     return spellings

@@ -207,6 +207,7 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     Encoders", section 3.
     """
     layer = layer.removesuffix(MORE)
+    name = network.layers[-1] if layer == LAST else layer
     images = only_pair(explanation).images[0]  # (2, C, H, W)
     with evaluating(network):
         with torch.no_grad():
@@ -216,16 +217,14 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
             if steps > 1:
                 starts = network.features(blurred(images), layer)
             biases = network.project_features(starts, layer)  # (2, D)
+            if steps == 1:  # before a backward pass for each dimension
+                halves = network.project_features(ends / 2, layer)
+                _check_exact(halves - (vectors + biases) / 2, vectors, name)
         with deterministic_or_refused():
             parts = _integrated(network, starts, ends, vectors, layer, steps)
-    name = network.layers[-1] if layer == LAST else layer
+    if steps == 1:
+        _check_exact(parts.sum(dim=(2, 3)) + biases - vectors, vectors, name)
     lengths = vectors.norm(dim=1)
-    error = (parts.sum(dim=(2, 3)) + biases - vectors).norm(dim=1)
-    if steps == 1 and (error > EXACT * lengths).any():
-        raise InexactError(
-            f"matches in one step need average pooling and one linear layer behind {name!r}: there is something else, "
-            "so the sum would not be exact. Name the layer before the pooling, or pass more steps."
-        )
     pooled = _pooled(parts)
     if pooled.shape != parts.shape:
         height, width = pooled.shape[2:]
@@ -237,6 +236,15 @@ def decompose(network: Explainable, explanation: Explanation, layer=LAST, steps=
     with_bias1 = torch.einsum("dyx,d->yx", part2, bias1)
     cosine = F.cosine_similarity(*vectors, dim=0).item()
     return Matches(explanation, name, places, with_bias2, with_bias1, float(bias1 @ bias2), cosine)
+
+
+def _check_exact(errors, vectors, name):
+    """Raise InexactError where errors (2, D) are more than rounding of the vectors (2, D)."""
+    if (errors.norm(dim=1) > EXACT * vectors.norm(dim=1)).any():
+        raise InexactError(
+            f"matches in one step need average pooling and one linear layer behind {name!r}: there is something else, "
+            "so the sum would not be exact. Name the layer before the pooling, or pass more steps."
+        )
 
 
 def _integrated(network, starts, ends, vectors, layer, steps):

@@ -176,8 +176,8 @@ function mountReview(root, content) {
       node.setAttribute("aria-pressed", answer.decision === node.name);
     }
     classField.hidden = problem.problem !== "label";
-    const others = choices.filter(({ value }) => value !== problem.class);
-    classSelect.replaceChildren(...others.map(({ value, name }) => element("option", { value, textContent: name })));
+    const options = choices.filter(({ value }) => value !== problem.class);
+    classSelect.replaceChildren(...options.map(({ value, name }) => element("option", { value, textContent: name })));
     classSelect.value = answer.suggestion;
     note.value = answer.note;
   }

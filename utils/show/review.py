@@ -12,7 +12,7 @@ from ..audit.problems import COLUMNS
 from ..data.corrections import DROP, LABEL
 from ..data.images import list_folder
 from ..data.reading import DataError
-from ..files import printable
+from ..files import encodable, printable
 from .drawing import photo, shrunk
 from .html import Element, component, encoded_uri
 
@@ -92,7 +92,7 @@ def _choices(rows, root) -> list[dict[str, str]]:
     choices = []
     for name in sorted(classes - {DROP}):
         shown = printable(name)
-        choices.append({"value": _written(name), "name": shown, "meaning": f"the image gets the class {shown}"})
+        choices.append({"value": encodable(name), "name": shown, "meaning": f"the image gets the class {shown}"})
     choices.append({"value": DROP, "name": "none: drop the image", "meaning": "this image is dropped"})
     return choices
 
@@ -105,10 +105,10 @@ def _card(row, pictures) -> dict:
     question = QUESTIONS[row["problem"]].format(name=printable(row["class"]))
     return {
         "key": _key(row, pictures),
-        "image": _written(row["image"]),
-        "class": _written(row["class"]),
+        "image": encodable(row["image"]),
+        "class": encodable(row["class"]),
         "problem": row["problem"],
-        "suggestion": _written(row["suggestion"]),
+        "suggestion": encodable(row["suggestion"]),
         "question": question,
         "evidence": printable(row["evidence"]),
         "meanings": _meanings(row),
@@ -136,11 +136,6 @@ def _meanings(row) -> dict[str, str]:
     elif row["problem"] == "near-duplicate":
         correct = "both images stay"
     return {"correct": correct, "wrong": f"this {thing} is dropped", "unsure": "nothing changes"}
-
-
-def _written(name: str) -> str:
-    """A name as `write_text` writes it."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _picture(path, value_range) -> dict:

@@ -45,8 +45,11 @@ function drawHeatmap(canvas, map, height, width, look) {
   canvas.getContext("2d").drawImage(source, 0, 0, canvas.width, canvas.height);
 }
 
+const blurs = new Map(); // blurred canvases by the source of their picture: a redraw needs the same again
+
 // A canvas with an image, squeezed to a square and blurred as by the function `blurred`. Not every browser can blur.
 function blurredCanvas(picture) {
+  if (blurs.has(picture.src)) return blurs.get(picture.src);
   const canvas = element("canvas", { width: COARSE, height: COARSE });
   const context = canvas.getContext("2d");
   context.drawImage(picture, 0, 0, COARSE, COARSE);
@@ -70,6 +73,7 @@ function blurredCanvas(picture) {
     }
   }
   context.putImageData(image, 0, 0);
+  if (picture.complete) blurs.set(picture.src, canvas);
   return canvas;
 }
 
